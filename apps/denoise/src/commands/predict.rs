@@ -1,0 +1,251 @@
+//! `denoise predict`.
+
+use crate::model_file::Trained;
+use crate::task::failure;
+use limpid_cli::{CommonArgs, Failure, HELP, Verbosity, interrupt, report};
+use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
+use limpid_datamodule::predict::{Input, Output, OutputFrame};
+use limpid_engine::infer::{Inferencer, Plan, Slabs, TileConfig, Tta};
+use limpid_engine::{BoxError, Event, Sink};
+use limpid_io::{Axes, DType, WriteOptions, list_images};
+use limpid_nn::Ctx;
+use limpid_track::{JsonLines, Plain, Terminal};
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+/// Restore images with a trained model
+#[derive(clap::Args)]
+#[command(
+    help_template = HELP,
+    before_help = "Examples:
+  denoise predict noisy.tif restored.tif
+  denoise predict noisy/*.tif --out restored/ --model runs/em-demo-0001
+  denoise predict noisy.nii.gz restored.nii.gz --tta flips --deviation"
+)]
+pub(crate) struct Args {
+    /// Image and result; with `--out`, images and folders of images
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Run, model file, or name of runs [default: the last run in runs/]
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Sample type of the result [default: that of the input]
+    #[arg(long, value_name = "TYPE", value_parser = ["input", "u8", "u16", "f32"], default_value = "input")]
+    dtype: String,
+    /// Predict also in other orientations and average [default: as the model was configured]
+    #[arg(long, value_name = "VIEWS", value_parser = ["none", "flips", "dihedral"])]
+    tta: Option<String>,
+    /// Also write the standard deviation over the orientations, as NAME_std in f32
+    #[arg(long)]
+    deviation: bool,
+    /// Axes of the files in their order, slowest first, where they do not say: ZYX
+    #[arg(long, value_name = "AXES")]
+    axes: Option<Axes>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let common = &args.common;
+    common.apply()?;
+    common.device.resolve()?;
+    let jobs = jobs(args)?;
+    let trained = Trained::open(args.model.as_deref())?;
+    let mut tile = tile_config(&trained)?;
+    // `--set` speaks of the keys of `[tile]` here
+    let sets = common.sets.iter().map(|s| s.strip_prefix("tile.").unwrap_or(s).to_owned());
+    let text = toml::to_string(&tile).map_err(Failure::run)?;
+    let request = limpid_config::Request {
+        builtin: Some(("the model's tiling", &text)),
+        sets: sets.collect(),
+        ..limpid_config::Request::default()
+    };
+    tile = limpid_config::load::<TileConfig>(&request)?.value;
+    if let Some(tta) = &args.tta {
+        tile.tta = match tta.as_str() {
+            "flips" => Tta::Flips,
+            "dihedral" => Tta::Dihedral,
+            _ => Tta::None,
+        };
+    }
+    if args.deviation && tile.tta == Tta::None {
+        return Err(Failure::config("`--deviation` needs several orientations").hint("add `--tta flips`"));
+    }
+    let stop = interrupt::install()?;
+    for (input, output) in &jobs {
+        restore(args, &trained, &tile, input, output, &|| stop.flag().load(Ordering::Relaxed))?;
+    }
+    Ok(())
+}
+
+/// How the model's own configuration tiles.
+fn tile_config(trained: &Trained) -> Result<TileConfig, Failure> {
+    let table: toml::Table = trained.card.config.parse().map_err(Failure::data)?;
+    match table.get("tile") {
+        Some(tile) => tile.clone().try_into().map_err(Failure::data),
+        None => Ok(TileConfig::default()),
+    }
+}
+
+/// Inputs with their outputs.
+fn jobs(args: &Args) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
+    let Some(dir) = &args.common.out else {
+        return match args.paths.as_slice() {
+            [input, output] => Ok(vec![(input.clone(), output.clone())]),
+            _ => Err(Failure::config("give one image and one result, or `--out DIR` with any number of images")),
+        };
+    };
+    let mut jobs = Vec::new();
+    for path in &args.paths {
+        for input in list_images(path).map_err(Failure::data)? {
+            let name = input.file_name().map(PathBuf::from).unwrap_or_default();
+            jobs.push((input, dir.join(name)));
+        }
+    }
+    std::fs::create_dir_all(dir).map_err(|e| Failure::data(e).file(dir))?;
+    Ok(jobs)
+}
+
+fn restore(
+    args: &Args,
+    trained: &Trained,
+    tile: &TileConfig,
+    input: &Path,
+    output: &Path,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), Failure> {
+    let dims = trained.card.network.dims();
+    let normalisers = &trained.normalisers;
+    let image = Input::open(input, dims, args.axes.as_ref(), normalisers).map_err(Failure::data)?;
+    let dtype = match args.dtype.as_str() {
+        "u8" => DType::U8,
+        "u16" => DType::U16,
+        "f32" => DType::F32,
+        _ => image.info().dtype,
+    };
+    let plan = Plan::new(tile, &trained.needs(), &image.shape()[1..]).map_err(failure)?;
+    let frames = image.frames() as u64;
+    if args.common.verbosity() > Verbosity::Quiet {
+        let times = if frames > 1 { format!(", {frames} times") } else { String::new() };
+        report(format!("{} → {}: {plan}{times}", input.display(), output.display()));
+    }
+    if args.common.dry_run {
+        return Ok(());
+    }
+    let channels = trained.card.network.out_channels();
+    let options = WriteOptions::default();
+    let mut restored = Output::create(output, &image, normalisers, channels, Some(dtype), &options)
+        .map_err(Failure::data)?;
+    let mut deviation = args
+        .deviation
+        .then(|| {
+            let scales = scales(normalisers)?;
+            let path = beside(output, "_std");
+            Output::create(&path, &image, &scales, channels, Some(DType::F32), &options)
+                .map_err(Failure::data)
+        })
+        .transpose()?;
+    let windows = plan.starts.len() as u64;
+    let inferencer =
+        Inferencer { plan, deviation: args.deviation, device: candle_core::Device::Cpu };
+    let mut sink = progress(&args.common);
+    let _no_grad = trained.params.no_grad();
+    for index in 0..image.frames() {
+        let predict = |x: &candle_core::Tensor| {
+            if stop() {
+                return Err(limpid_engine::Error::Data("interrupted".into()));
+            }
+            Ok(trained.net.forward(x, &Ctx::eval())?)
+        };
+        let done = inferencer.run(
+            &image.frame(index),
+            &mut Both {
+                mean: restored.frame(index),
+                deviation: deviation.as_mut().map(|d| d.frame(index)),
+            },
+            predict,
+            |done, _| {
+                let task = "restoring".to_owned();
+                let (done, total) = (index as u64 * windows + done, frames * windows);
+                sink.event(&Event::Progress { task, done, total });
+            },
+        );
+        if stop() {
+            return Err(Failure::interrupted("stopped; nothing was written"));
+        }
+        done.map_err(failure)?;
+    }
+    let clipped = restored.finish().map_err(Failure::data)?;
+    if let Some(deviation) = deviation {
+        deviation.finish().map_err(Failure::data)?;
+    }
+    if clipped > 0 && args.common.verbosity() > Verbosity::Quiet {
+        report(format!("{clipped} values were beyond the range of {dtype} and clipped"));
+    }
+    Ok(())
+}
+
+fn progress(common: &CommonArgs) -> Box<dyn Sink> {
+    if common.json {
+        Box::new(JsonLines::new(std::io::stdout()))
+    } else if common.quiet {
+        Box::new(limpid_engine::Silent)
+    } else if std::io::stderr().is_terminal() {
+        Box::new(Terminal::new())
+    } else {
+        Box::new(Plain::new(std::io::stderr()))
+    }
+}
+
+/// Hands the first half of the channels to one file, the second to another.
+struct Both<'a> {
+    mean: OutputFrame<'a>,
+    deviation: Option<OutputFrame<'a>>,
+}
+
+impl Slabs for Both<'_> {
+    fn slab(&mut self, start: usize, size: usize, data: &[f32]) -> Result<(), BoxError> {
+        let Some(deviation) = &mut self.deviation else {
+            return self.mean.slab(start, size, data);
+        };
+        let (mean, spread) = data.split_at(data.len() / 2);
+        self.mean.slab(start, size, mean)?;
+        deviation.slab(start, size, spread)
+    }
+}
+
+/// The way back for deviations: they scale with the intensities, but have no offset.
+fn scales(normalisers: &Normalisers) -> Result<Normalisers, Failure> {
+    let base = match (&normalisers.target, &normalisers.input) {
+        (Some(target), _) => target,
+        (None, Normaliser::Dataset { normalisation }) => normalisation,
+        (None, Normaliser::Image { .. }) => {
+            return Err(Failure::config("`--deviation` needs a model normalised by its data set")
+                .hint("train with `data.normalisation_fit = \"dataset\"`"));
+        }
+    };
+    let channels = base
+        .channels
+        .iter()
+        .map(|transfer| match transfer {
+            Transfer::Linear { scale, .. } => Ok(Transfer::Linear { offset: 0.0, scale: *scale }),
+            _ => Err(Failure::config("`--deviation` needs a linear normalisation")
+                .hint("a deviation has no way back through a curve")),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Normalisers { target: Some(Normalisation { channels }), ..normalisers.clone() })
+}
+
+/// `a.nii.gz` with a suffix: `a_std.nii.gz`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let (stem, ending) = match name.strip_suffix(".nii.gz") {
+        Some(stem) => (stem.to_owned(), ".nii.gz".to_owned()),
+        None => match name.rsplit_once('.') {
+            Some((stem, ending)) => (stem.to_owned(), format!(".{ending}")),
+            None => (name, String::new()),
+        },
+    };
+    path.with_file_name(format!("{stem}{suffix}{ending}"))
+}

@@ -1,0 +1,81 @@
+//! The configuration of a denoising task: the crates' own structs, put together.
+
+use limpid_arch::NetworkConfig;
+use limpid_config::{Check, Validate};
+use limpid_datamodule::DataConfig;
+use limpid_engine::TrainConfig;
+use limpid_engine::infer::TileConfig;
+use limpid_models::ModelConfig;
+use limpid_nn::optim::OptimizerConfig;
+use limpid_nn::schedule::ScheduleConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A denoising task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Name of the runs: `runs/NAME-0001`.
+    pub(crate) name: String,
+    /// Seed of everything random.
+    pub(crate) seed: u64,
+    /// Span of valid intensities in the unit of the files (255 for 8-bit images): PSNR and SSIM
+    /// mean nothing without it.
+    pub(crate) data_range: f64,
+    /// Where images come from and what becomes of them before the network.
+    pub(crate) data: DataConfig,
+    /// The network.
+    pub(crate) network: NetworkConfig,
+    /// What the target is, and the loss.
+    pub(crate) model: ModelConfig,
+    /// The optimizer.
+    pub(crate) optimizer: OptimizerConfig,
+    /// The learning rate over the steps.
+    pub(crate) schedule: ScheduleConfig,
+    /// Steps, checkpoints, validation.
+    pub(crate) train: TrainConfig,
+    /// How images larger than a window are predicted.
+    pub(crate) tile: TileConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "denoise".to_owned(),
+            seed: 42,
+            data_range: 1.0,
+            data: DataConfig::default(),
+            network: NetworkConfig::default(),
+            model: ModelConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            train: TrainConfig::default(),
+            tile: TileConfig::default(),
+        }
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, at: &mut Check) {
+        let fine = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+        if self.name.is_empty() || !self.name.chars().all(fine) {
+            at.problem("name", "must be letters, digits, `-` and `_`")
+                .hint("it becomes the name of a folder");
+        }
+        if !(self.data_range.is_finite() && self.data_range > 0.0) {
+            at.problem("data_range", format!("must be above 0, got {}", self.data_range))
+                .hint("the span of valid intensities: 255 for 8-bit images");
+        }
+        at.nested("data", &self.data);
+        at.nested("network", &self.network);
+        at.nested("model", &self.model);
+        at.nested("optimizer", &self.optimizer);
+        at.nested("schedule", &self.schedule);
+        at.nested("train", &self.train);
+        at.nested("tile", &self.tile);
+        if self.network.dims() != self.data.dims {
+            at.problem("network.dims", format!("is {}, but `data.dims` is {}", self.network.dims(), self.data.dims))
+                .hint("use the same number for both");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Finding and reading the model that a command is to use.
+
+use limpid_arch::{ImageToImage, NetworkConfig};
+use limpid_cli::Failure;
+use limpid_datamodule::normalise::Normalisers;
+use limpid_engine::infer::Needs;
+use limpid_export::{Bundle, Card};
+use limpid_kernels::rng::Stream;
+use limpid_nn::Params;
+use std::path::{Path, PathBuf};
+
+/// A trained network, ready to predict.
+pub(crate) struct Trained {
+    pub(crate) path: PathBuf,
+    pub(crate) card: Card,
+    pub(crate) net: Box<dyn ImageToImage>,
+    pub(crate) params: Params,
+    pub(crate) normalisers: Normalisers,
+}
+
+impl Trained {
+    /// Reads the model that the user named: a run, a file, the name of runs, or (none) the last run
+    /// in `runs/`.
+    pub(crate) fn open(named: Option<&Path>) -> Result<Self, Failure> {
+        let path = find(named)?;
+        let bundle = Bundle::load(&path).map_err(Failure::data)?;
+        let normalisers = serde_json::from_value(bundle.card.normalisation.clone()).map_err(|e| {
+            Failure::data(format!("the normalisation of the model cannot be read: {e}"))
+                .hint("the file may come from a newer version")
+                .file(&path)
+        })?;
+        let params = Params::new();
+        let device = candle_core::Device::Cpu;
+        let scope = params.scope(Stream::new(0, "init"), candle_core::DType::F32, &device);
+        let net = bundle.card.network.build(&scope).map_err(Failure::data)?;
+        let report = limpid_nn::compare(&params.shapes(), &bundle.weights);
+        if !report.is_match() {
+            return Err(Failure::data(format!("the weights do not fit the network\n{report}"))
+                .hint("the file is damaged or was put together by hand")
+                .file(&path));
+        }
+        params.set(&bundle.weights).map_err(Failure::data)?;
+        Ok(Self { path, card: bundle.card, net, params, normalisers })
+    }
+
+    /// What the network asks of its windows.
+    pub(crate) fn needs(&self) -> Needs {
+        needs(&self.card.network)
+    }
+}
+
+/// What a network asks of its windows.
+pub(crate) fn needs(network: &NetworkConfig) -> Needs {
+    Needs {
+        divisor: network.divisor(),
+        receptive_field: network.receptive_field(),
+        bytes_per_pixel: network.activation_bytes(),
+    }
+}
+
+/// The file that the user means.
+fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    const FILE: &str = "model.safetensors";
+    let Some(path) = named else {
+        return newest(Path::new("runs"), "").ok_or_else(|| {
+            Failure::data("no model: there is no finished training in `runs/`")
+                .hint("name one with `--model RUN`, or train one with `denoise train CONFIG`")
+        });
+    };
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    if path.join(FILE).is_file() {
+        return Ok(path.join(FILE));
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    if path.is_dir() {
+        return Err(Failure::data("the run has no model yet")
+            .hint("let it train until its first validation")
+            .file(path));
+    }
+    newest(parent, &format!("{name}-")).ok_or_else(|| {
+        Failure::data("no such model").hint("name a run, a model file, or the name of runs").file(path)
+    })
+}
+
+/// The model of the run that was worked on last, among those whose name begins so.
+fn newest(dir: &Path, prefix: &str) -> Option<PathBuf> {
+    let runs = limpid_cli::runs::list(dir).ok()?;
+    runs.into_iter()
+        .filter(|r| r.name.starts_with(prefix))
+        .map(|r| dir.join(r.name).join("model.safetensors"))
+        .filter(|p| p.is_file())
+        .max_by_key(|p| p.metadata().and_then(|m| m.modified()).ok())
+}

@@ -1,0 +1,152 @@
+//! DnCNN: residual learning of noise by plain convolutions (Zhang et al. 2017, arXiv:1608.03981).
+//!
+//! Reference: KAIR `network_dncnn.py` (MIT). Keys `model.N` count every layer of its `Sequential`,
+//! activations included.
+//!
+//! ```text
+//! x [N, in, s…] → conv, act → (conv, [norm], act) × depth-2 → conv → n;  y = x - n
+//! ```
+
+use crate::{ImageToImage, Shapes, rank_of, size_of};
+use candle_core::Tensor;
+use limpid_config::{Check, Validate};
+use limpid_nn::layers::{BatchNorm, Conv};
+use limpid_nn::{Ctx, Result, Scope};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of a DnCNN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Spatial dimensions, 2 or 3.
+    pub dims: usize,
+    /// Channels of the image.
+    pub channels: usize,
+    /// Channels inside.
+    pub width: usize,
+    /// Convolutions in all.
+    pub depth: usize,
+    /// Batch normalisation in the middle layers.
+    pub batch_norm: bool,
+}
+
+impl Default for Config {
+    /// DnCNN-S of the paper without batch normalisation, as KAIR's released weights.
+    fn default() -> Self {
+        Self { dims: 2, channels: 1, width: 64, depth: 17, batch_norm: false }
+    }
+}
+
+impl Config {
+    /// A narrow, shallow one for small data and quick tests.
+    #[must_use]
+    pub fn small() -> Self {
+        Self { width: 32, depth: 8, ..Self::default() }
+    }
+
+    /// Sizes need not be multiples of anything.
+    #[must_use]
+    pub fn divisor(&self) -> Vec<usize> {
+        vec![1; self.dims]
+    }
+
+    /// `2·depth + 1` per axis.
+    #[must_use]
+    pub fn receptive_field(&self) -> Vec<usize> {
+        vec![2 * self.depth + 1; self.dims]
+    }
+
+    /// Bytes of activations per pixel in a forward pass, roughly.
+    #[must_use]
+    pub fn activation_bytes(&self) -> usize {
+        4 * 3 * self.width
+    }
+
+    /// The configuration that a checkpoint's shapes belong to.
+    #[must_use]
+    pub fn recognise(shapes: &Shapes) -> Option<Self> {
+        let dims = rank_of(shapes, "model.0.weight")?;
+        let batch_norm = shapes.contains_key("model.3.running_mean");
+        let depth = shapes
+            .iter()
+            .filter(|(k, s)| k.starts_with("model.") && k.ends_with(".weight") && s.len() == dims + 2)
+            .count();
+        let channels = size_of(shapes, "model.0.weight", 1)?;
+        let width = size_of(shapes, "model.0.weight", 0)?;
+        Some(Self { dims, channels, width, depth, batch_norm })
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, at: &mut Check) {
+        if !(2..=3).contains(&self.dims) {
+            at.problem("dims", format!("must be 2 or 3, got {}", self.dims));
+        }
+        for (key, value, least) in
+            [("channels", self.channels, 1), ("width", self.width, 1), ("depth", self.depth, 2)]
+        {
+            if value < least {
+                at.problem(key, format!("must be at least {least}, got {value}"));
+            }
+        }
+    }
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct DnCnn {
+    layers: Vec<(Conv, Option<BatchNorm>)>,
+}
+
+impl DnCnn {
+    /// Defines the parameters.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    pub fn new(config: &Config, scope: &Scope) -> Result<Self> {
+        let scope = scope.pp("model");
+        let mut index = 0;
+        let layers = (0..config.depth)
+            .map(|i| {
+                let last = i + 1 == config.depth;
+                let inputs = if i == 0 { config.channels } else { config.width };
+                let outputs = if last { config.channels } else { config.width };
+                let conv = Conv::same(config.dims, inputs, outputs, 3, true, &scope.pp(index))?;
+                let norm = (config.batch_norm && i > 0 && !last)
+                    .then(|| BatchNorm::new(outputs, 1e-4, 0.9, true, &scope.pp(index + 1)))
+                    .transpose()?;
+                index += if norm.is_some() { 3 } else { 2 };
+                Ok((conv, norm))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { layers })
+    }
+}
+
+impl ImageToImage for DnCnn {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let mut h = x.clone();
+        for (i, (conv, norm)) in self.layers.iter().enumerate() {
+            h = conv.forward(&h)?;
+            if let Some(norm) = norm {
+                h = norm.forward(&h, ctx)?;
+            }
+            if i + 1 < self.layers.len() {
+                h = limpid_kernels::relu(&h)?;
+            }
+        }
+        Ok((x - h)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::golden;
+
+    #[test]
+    fn equals_kair() {
+        golden::check("net_dncnn_nobn");
+        golden::check("net_dncnn_bn");
+    }
+}

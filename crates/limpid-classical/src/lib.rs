@@ -1,0 +1,54 @@
+//! Classical restoration filters: the baselines every trained network has to beat, and the
+//! geometry that prepares its data.
+//!
+//! * [`apply`] runs any filter from its [`FilterConfig`]; [`tune`] finds the best strength;
+//! * each filter is also a function of its own, next to the struct of its parameters:
+//!   [`gaussian`], [`median`], [`uniform`], [`non_local_means`], [`total_variation`],
+//!   [`bilateral`], [`wavelet`], [`perona_malik`];
+//! * [`resize`] and [`resample_spacing`] change the grid of an image;
+//! * [`valid_centers`] and [`prune_centers`] choose where training patches are worth taking.
+//!
+//! Images are plain row-major `f64` slices of one to three dimensions. Definitions are those of
+//! scipy.ndimage and scikit-image, to rounding; each module names its source. Results have the
+//! same bits for any number of threads.
+//!
+//! Invariants: this crate knows no tensors, networks or files.
+
+mod bilateral;
+mod border;
+mod config;
+mod correlate;
+mod error;
+mod gaussian;
+mod grid;
+mod median;
+mod morphology;
+mod nlm;
+mod patch_centers;
+mod perona_malik;
+mod resample;
+mod tune;
+mod tv;
+mod uniform;
+mod wavelet;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+pub use bilateral::{Bilateral, bilateral};
+pub use border::Border;
+pub use config::{FilterConfig, FilterKind, apply};
+pub use error::{Error, Result};
+pub use gaussian::{Gaussian, gaussian, sigma_from_fwhm};
+pub use grid::PerAxis;
+pub use median::{Median, median};
+pub use nlm::{NonLocalMeans, non_local_means};
+pub use patch_centers::{PatchCenters, prune_centers, valid_centers};
+pub use perona_malik::{PeronaMalik, perona_malik, roughness};
+pub use resample::{Order, resample_spacing, resize, spacing_shape};
+pub use tune::{Tuned, tune};
+pub use tv::{TotalVariation, total_variation};
+pub use uniform::{Uniform, uniform};
+pub use wavelet::{Shrinkage, Threshold, Wavelet, WaveletBasis, estimate_sigma, wavelet};

@@ -1,0 +1,223 @@
+//! The arguments that every verb of every app takes.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use limpid_config::Request;
+
+use crate::failure::Failure;
+use crate::terminal::{Color, choose_color};
+use crate::threads::init_threads;
+
+/// Arguments shared by all verbs; flatten them last, so that a verb's own come first in its help.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CommonArgs {
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto", env = "LIMPID_DEVICE", hide_env_values = true, help_heading = COMPUTE)]
+    pub device: Device,
+
+    /// Threads to compute with [default: all cores]; results do not depend on it
+    #[arg(long, value_name = "N", env = "LIMPID_THREADS", hide_env_values = true, help_heading = COMPUTE)]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Seed of all randomness; the same as `--set seed=N`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = RUN)]
+    pub seed: Option<u64>,
+
+    /// Directory for what the command writes
+    #[arg(long, value_name = "DIR", help_heading = RUN)]
+    pub out: Option<PathBuf>,
+
+    /// Begin anew instead of continuing an unfinished run
+    #[arg(long, help_heading = RUN)]
+    pub fresh: bool,
+
+    /// Set a config key, such as optimizer.lr=1e-4; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = RUN)]
+    pub sets: Vec<String>,
+
+    /// Show the resolved configuration and the plan, and stop
+    #[arg(long, help_heading = RUN)]
+    pub dry_run: bool,
+
+    /// Only say what went wrong
+    #[arg(short, long, conflicts_with = "verbose", help_heading = TERMINAL)]
+    pub quiet: bool,
+
+    /// Say more
+    #[arg(short, long, help_heading = TERMINAL)]
+    pub verbose: bool,
+
+    /// Write events and results as JSON lines to standard output
+    #[arg(long, help_heading = TERMINAL)]
+    pub json: bool,
+
+    /// When to use colour
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = TERMINAL)]
+    pub color: Color,
+}
+
+const COMPUTE: &str = "Compute";
+const RUN: &str = "Run";
+const TERMINAL: &str = "Terminal";
+
+/// How much to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// Progress and warnings.
+    Normal,
+    /// Reasons and details too.
+    Verbose,
+}
+
+/// A device as the user names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The CUDA device of that number.
+    Cuda(usize),
+}
+
+impl CommonArgs {
+    /// Puts the colour choice and the thread count into effect; to be called once, before anything
+    /// is printed or computed.
+    ///
+    /// # Errors
+    /// [`Kind::Run`](crate::Kind::Run) if the threads cannot be started.
+    pub fn apply(&self) -> Result<(), Failure> {
+        choose_color(self.color);
+        init_threads(self.threads)?;
+        Ok(())
+    }
+
+    /// How much to say.
+    #[must_use]
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+
+    /// What to load the configuration from: `file`, the `--set`s and `--seed`, which every config
+    /// has as the top-level key `seed`.
+    #[must_use]
+    pub fn request(&self, file: Option<PathBuf>) -> Request<'static> {
+        let seed = self
+            .seed
+            .and_then(|seed| i64::try_from(seed).ok())
+            .map(|seed| ("seed".to_owned(), toml::Value::Integer(seed), format!("--seed {seed}")));
+        Request {
+            file,
+            sets: self.sets.clone(),
+            flags: seed.into_iter().collect(),
+            ..Request::default()
+        }
+    }
+}
+
+impl Device {
+    /// The device that will be used: never [`Device::Auto`].
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::Kind::Device) if this build cannot use it.
+    pub fn resolve(self) -> Result<Self, Failure> {
+        match self {
+            Self::Auto | Self::Cpu => Ok(Self::Cpu),
+            Self::Cuda(n) => {
+                Err(Failure::device(format!("cannot use cuda:{n}: built without cuda"))
+                    .hint("use `--device cpu`"))
+            }
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| "expected auto, cpu or cuda:N".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        common: CommonArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<CommonArgs, String> {
+        let args = [&["app"], args].concat();
+        Cli::try_parse_from(args).map(|cli| cli.common).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn devices_are_named_as_documented() {
+        let device = |text| parse(&["--device", text]).map(|args| args.device);
+        assert_eq!(device("cpu"), Ok(Device::Cpu));
+        assert_eq!(device("cuda"), Ok(Device::Cuda(0)));
+        assert_eq!(device("cuda:3"), Ok(Device::Cuda(3)));
+        for wrong in ["gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            let error = device(wrong).unwrap_err();
+            assert!(error.contains("expected auto, cpu or cuda:N"), "{error}");
+        }
+    }
+
+    #[test]
+    fn cuda_is_refused_with_the_exit_code_of_devices() {
+        assert_eq!(Device::Auto.resolve().unwrap(), Device::Cpu);
+        let failure = Device::Cuda(1).resolve().unwrap_err();
+        assert_eq!(failure.exit_code(), 4);
+        assert_eq!(
+            failure.to_string(),
+            "error: cannot use cuda:1: built without cuda\nhint: use `--device cpu`"
+        );
+    }
+
+    #[test]
+    fn sets_and_the_seed_reach_the_config() {
+        let args = parse(&["--set", "a=1", "--set", "b.c=[1, 2]", "--seed", "7"]).unwrap();
+        let request = args.request(None);
+        assert_eq!(request.sets, ["a=1", "b.c=[1, 2]"]);
+        assert_eq!(request.flags, [("seed".into(), toml::Value::Integer(7), "--seed 7".into())]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for args in [["--threads", "0"], ["--seed", "18446744073709551615"], ["-q", "-v"]] {
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
+    }
+}

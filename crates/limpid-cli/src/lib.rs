@@ -1,0 +1,45 @@
+//! What the command lines of all apps share: arguments, help, exit codes, how failures look, what
+//! signals do, and the listing of runs. It knows no task.
+//!
+//! An app's `main` is one call:
+//!
+//! ```no_run
+//! use clap::Parser;
+//! use limpid_cli::{CommonArgs, Failure, HELP, main_with};
+//!
+//! /// Denoise images
+//! #[derive(Parser)]
+//! #[command(help_template = HELP, before_help = "Examples:\n  denoise in.tif out.tif")]
+//! struct Cli {
+//!     #[command(flatten)]
+//!     common: CommonArgs,
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     main_with(|cli: Cli| -> Result<(), Failure> {
+//!         cli.common.apply()?;
+//!         limpid_cli::print("done\n")
+//!     })
+//! }
+//! ```
+//!
+//! Exit codes: 0 success, 1 the run failed, 2 wrong usage or configuration, 3 data or files, 4
+//! device, 130 interrupted. Results go to standard output, everything else to standard error.
+
+mod args;
+mod entry;
+mod failure;
+mod format;
+mod help;
+pub mod interrupt;
+pub mod runs;
+mod terminal;
+mod threads;
+
+pub use args::{CommonArgs, Device, Verbosity};
+pub use entry::main_with;
+pub use failure::{Failure, Kind};
+pub use format::{Align, age, bytes, table};
+pub use help::{Completions, HELP};
+pub use terminal::{Color, print, report};
+pub use threads::{init_threads, on_big_stack};

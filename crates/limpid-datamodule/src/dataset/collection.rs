@@ -1,0 +1,204 @@
+//! An opened dataset, and how one sample of it is made.
+
+use super::{DatasetConfig, Scene, SimulatedTarget, View};
+use crate::Result;
+use crate::augment::AugmentConfig;
+use crate::images::ImageFile;
+use crate::noise::{Grid, Realisation};
+use crate::normalise::{Normalisation, Statistics};
+use crate::sampler::Place;
+use limpid_engine::SampleId;
+use limpid_kernels::rng::Stream;
+use rayon::prelude::*;
+
+/// What the parts of a sample's random stream are for.
+mod purpose {
+    pub(super) const PARTNER: u64 = 1;
+    pub(super) const NOISE: u64 = 2;
+    pub(super) const AUGMENT: u64 = 3;
+    pub(super) const MASK: u64 = 4;
+}
+
+/// The opened files of a dataset and what has been learnt about them.
+pub(crate) struct Collection {
+    pub(crate) config: DatasetConfig,
+    pub(crate) files: Vec<ImageFile>,
+    /// One for all files, or one for each.
+    pub(crate) input: Vec<Normalisation>,
+    /// For targets of another kind; without it that of the input.
+    pub(crate) target: Option<Normalisation>,
+    /// File values of no and of full signal, for simulated noise.
+    pub(crate) range: [f64; 2],
+}
+
+/// One sample before it is put into a batch.
+pub(crate) struct Sample {
+    /// Name, channels, and `[channels, size…]` values.
+    pub(crate) tensors: Vec<(&'static str, usize, Vec<f32>)>,
+    pub(crate) size: Vec<usize>,
+    pub(crate) id: SampleId,
+}
+
+/// What decides how a sample is made.
+pub(crate) struct Making<'a> {
+    /// Size of the sample.
+    pub(crate) patch: &'a [usize],
+    /// Random numbers of this sample.
+    pub(crate) stream: Stream,
+    /// Random numbers of the noise of the whole dataset.
+    pub(crate) fixed: Stream,
+    /// How it is changed; nothing in validation.
+    pub(crate) augment: Option<&'a AugmentConfig>,
+    /// Number of the sample in its epoch.
+    pub(crate) index: u64,
+}
+
+impl Collection {
+    /// The normalisation of what comes from that file.
+    pub(crate) fn input_normalisation(&self, file: usize) -> &Normalisation {
+        &self.input[if self.input.len() == 1 { 0 } else { file }]
+    }
+
+    /// The sample at a place of a scene.
+    pub(crate) fn sample(&self, scene: &Scene, place: &Place, how: &Making<'_>) -> Result<Sample> {
+        let training = how.augment.is_some();
+        let read = |view: &View| self.files[view.file].read(view.frame, &place.start, &place.size);
+        let (first, partner) = self.views(scene, training, how.stream.op(purpose::PARTNER));
+        let file = &self.files[first.file];
+        let mut images = vec![("input", file.channels, read(&first)?)];
+        if let Some(partner) = partner {
+            images.push(("target", self.files[partner.file].channels, read(&partner)?));
+        }
+        if let DatasetConfig::Simulated { noise, fixed, target, .. } = &self.config {
+            let stream = if training && !fixed {
+                how.stream.op(purpose::NOISE)
+            } else {
+                let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+                how.fixed.named(&name).op(first.frame as u64)
+            };
+            let grid = Grid { image: &file.spatial, start: &place.start, size: &place.size };
+            let clean = images[0].2.clone();
+            noise.apply(&mut images[0].2, grid, self.range, stream, Realisation::First);
+            match target {
+                SimulatedTarget::Clean => images.push(("target", file.channels, clean)),
+                SimulatedTarget::Noisy => {
+                    let mut second = clean.clone();
+                    noise.apply(&mut second, grid, self.range, stream, Realisation::Second);
+                    images.push(("target", file.channels, second));
+                    if !training {
+                        images.push(("clean", file.channels, clean));
+                    }
+                }
+            }
+        }
+
+        let normal = self.input_normalisation(first.file);
+        for (name, channels, data) in &mut images {
+            match &self.target {
+                Some(target) if *name != "input" => target.apply(data),
+                _ => normal.apply(data),
+            }
+            if place.size != how.patch {
+                *data = reflected(data, *channels, &place.size, how.patch);
+            }
+        }
+        if let Some(augment) = how.augment {
+            let mut draws = how.stream.op(purpose::AUGMENT).draws();
+            let orientation = augment.orientation.draw(how.patch.len(), &mut draws);
+            let intensity = augment.draw_intensity(&mut draws);
+            for (name, _, data) in &mut images {
+                orientation.apply(data, how.patch);
+                if *name == "input" || !augment.input_only {
+                    intensity.apply(data);
+                }
+            }
+        }
+        if let DatasetConfig::Noise2void { mask, .. } = &self.config {
+            let (_, channels, input) = &mut images[0];
+            let (channels, original) = (*channels, input.clone());
+            let mut draws = how.stream.op(purpose::MASK).draws();
+            let hidden = mask.hide(input, how.patch, &mut draws);
+            images.push(("target", channels, original));
+            images.push(("mask", channels, hidden));
+        }
+        let id = self.id(&first, place, how.index);
+        Ok(Sample { tensors: images, size: how.patch.to_vec(), id })
+    }
+
+    /// The view that becomes the input, and the one that becomes the target.
+    fn views(&self, scene: &Scene, training: bool, stream: Stream) -> (View, Option<View>) {
+        let views = &scene.views;
+        match self.config {
+            DatasetConfig::Noise2noise { swap, .. } if training => {
+                let mut draws = stream.draws();
+                let i = draws.below(views.len() as u64) as usize;
+                let j = draws.below(views.len() as u64 - 1) as usize;
+                let j = if j >= i { j + 1 } else { j };
+                let (a, b) = if swap { (i, j) } else { (i.min(j), i.max(j)) };
+                (views[a], Some(views[b]))
+            }
+            _ => (views[0], views.get(1).copied()),
+        }
+    }
+
+    fn id(&self, view: &View, place: &Place, index: u64) -> SampleId {
+        let file = &self.files[view.file];
+        let mut rest = view.frame;
+        let mut region: Vec<[usize; 2]> = Vec::new();
+        for (_, count) in file.leading().iter().rev() {
+            region.insert(0, [rest % count, 1]);
+            rest /= count;
+        }
+        region.extend(place.start.iter().zip(&place.size).map(|(a, b)| [*a, *b]));
+        SampleId { file: file.path.display().to_string(), index, region }
+    }
+
+    /// Checks all files for values that are not finite.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.files.par_iter().try_for_each(ImageFile::check_finite)
+    }
+}
+
+/// Statistics of one view (by its place in [`Scene::views`]; none: of all) of the scenes.
+pub(crate) fn statistics(
+    files: &[ImageFile],
+    scenes: &[Scene],
+    view: Option<usize>,
+) -> Result<Statistics> {
+    let views = |scene: &Scene| match view {
+        Some(v) => vec![scene.views[v]],
+        None => scene.views.clone(),
+    };
+    let voxels = |s: &Scene| views(s).len() * s.size.iter().product::<usize>();
+    let channels = scenes.first().map_or(1, |s| files[views(s)[0].file].channels);
+    let mut statistics = Statistics::new(channels, scenes.iter().map(voxels).sum());
+    for scene in scenes {
+        for view in views(scene) {
+            files[view.file].walk_frame(view.frame, &scene.start, &scene.size, |_, values| {
+                statistics.add(values);
+                Ok(())
+            })?;
+        }
+    }
+    Ok(statistics)
+}
+
+/// Grows `[channels, from…]` to `[channels, to…]` by mirroring about the border pixels, as often as
+/// needed; half of what is added comes before.
+fn reflected(data: &[f32], channels: usize, from: &[usize], to: &[usize]) -> Vec<f32> {
+    let mut offsets = vec![0];
+    for (n, size) in from.iter().zip(to) {
+        let before = (size - n) / 2;
+        let period = (2 * (n - 1)).max(1);
+        let source: Vec<usize> = (0..*size)
+            .map(|i| {
+                // a multiple of the period keeps it above zero
+                let m = (i + period * before - before) % period;
+                if m < *n { m } else { period - m }
+            })
+            .collect();
+        offsets = offsets.iter().flat_map(|o| source.iter().map(move |s| o * n + s)).collect();
+    }
+    let voxels: usize = from.iter().product();
+    (0..channels).flat_map(|c| offsets.iter().map(move |o| data[c * voxels + o])).collect()
+}

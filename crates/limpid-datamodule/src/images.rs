@@ -1,0 +1,281 @@
+//! Image files as the network sees them: frames of `[channels, spatial…]`, read by region, kept in
+//! memory as far as the cap allows.
+//!
+//! In 2-D every slice (Z) and time point (T) is a frame, in 3-D every time point. Files are kept
+//! decoded, in the order they are listed, until the cap is reached; of the rest only the region
+//! asked for is read. Patches are drawn from all files evenly, so keeping the latest used instead
+//! would not be hit more often, but would decode a whole file for each miss.
+
+use crate::normalise::{Normalisation, NormalisationConfig, Statistics};
+use crate::{Error, Result};
+use limpid_io::{Axes, Axis, Data, OpenOptions, Region, VolumeInfo, VolumeReader};
+use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Readers kept open, well below the number of files that a system lets a process open.
+const OPEN: usize = 256;
+
+/// Values read at a time when a whole file is walked that is not kept in memory.
+const PIECE: usize = 1 << 24;
+
+/// An image file and the frames in it.
+pub struct ImageFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What the file says about itself.
+    pub info: VolumeInfo,
+    /// Size of a frame on each spatial axis.
+    pub spatial: Vec<usize>,
+    /// Channels of a frame.
+    pub channels: usize,
+    options: OpenOptions,
+    keep: bool,
+    kept: Mutex<Option<Arc<Vec<f32>>>>,
+    reader: Option<Box<dyn VolumeReader>>,
+}
+
+impl ImageFile {
+    /// Opens a file for frames of `dims` spatial axes, of which nothing is kept in memory. `axes`
+    /// are the axes in the order of the file, where its metadata does not say.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not of that many dimensions.
+    pub fn open(path: &Path, dims: usize, axes: Option<&Axes>) -> Result<Self> {
+        let options = OpenOptions { axes: axes.cloned(), array: None };
+        let reader = limpid_io::open_with(path, &options)?;
+        let info = reader.info().clone();
+        let axes: &[Axis] =
+            if dims == 3 { &[Axis::Z, Axis::Y, Axis::X] } else { &[Axis::Y, Axis::X] };
+        if dims == 3 && info.axes.position(Axis::Z).is_none() {
+            return Err(Error::file(
+                path,
+                format!(
+                    "the image has the axes {} and no Z, but `dims = 3` asks for volumes",
+                    info.axes
+                ),
+                "set `dims = 2`, or give the order of the file's axes, as in `axes = \"ZYX\"`",
+            ));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            spatial: axes.iter().map(|a| info.size(*a)).collect(),
+            channels: info.size(Axis::C),
+            info,
+            options,
+            keep: false,
+            kept: Mutex::new(None),
+            reader: Some(reader),
+        })
+    }
+
+    /// The axes that frames lie along, slowest first, and how many there are on each.
+    pub fn leading(&self) -> Vec<(Axis, usize)> {
+        let leading = |axis: &Axis| match axis {
+            Axis::T => true,
+            Axis::Z => self.spatial.len() == 2,
+            _ => false,
+        };
+        let axes = self.info.axes.as_slice().iter();
+        axes.filter(|a| leading(a)).map(|a| (*a, self.info.size(*a))).collect()
+    }
+
+    /// Number of frames.
+    pub fn frames(&self) -> usize {
+        self.leading().iter().map(|(_, n)| n).product()
+    }
+
+    /// A region of a frame, `[channels, size…]`, row-major.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(&self, frame: usize, start: &[usize], size: &[usize]) -> Result<Vec<f32>> {
+        let region = self.region(frame, start, size);
+        if self.keep {
+            let all = self.whole()?;
+            return Ok(cut(&all, &self.info.shape, &region));
+        }
+        self.read_region(&region)
+    }
+
+    /// A whole frame.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_frame(&self, frame: usize) -> Result<Vec<f32>> {
+        self.read(frame, &vec![0; self.spatial.len()], &self.spatial)
+    }
+
+    /// Hands a part of a frame to `piece` in slabs along its first axis: first row, and values.
+    ///
+    /// # Errors
+    /// The file cannot be read, or whatever `piece` returns.
+    pub(crate) fn walk_frame(
+        &self,
+        frame: usize,
+        start: &[usize],
+        size: &[usize],
+        mut piece: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let row = self.channels * size[1..].iter().product::<usize>();
+        let rows = (PIECE / row.max(1)).clamp(1, size[0]);
+        for first in (0..size[0]).step_by(rows) {
+            let (mut from, mut part) = (start.to_vec(), size.to_vec());
+            from[0] += first;
+            part[0] = rows.min(size[0] - first);
+            piece(from[0], &self.read(frame, &from, &part)?)?;
+        }
+        Ok(())
+    }
+
+    /// Hands every frame to `piece` in slabs along its first axis: frame, first row, and values.
+    fn walk(&self, mut piece: impl FnMut(usize, usize, &[f32]) -> Result<()>) -> Result<()> {
+        let start = vec![0; self.spatial.len()];
+        (0..self.frames()).try_for_each(|frame| {
+            self.walk_frame(frame, &start, &self.spatial, |row, values| piece(frame, row, values))
+        })
+    }
+
+    /// The normalisation for this image alone.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn fit(&self, config: &NormalisationConfig) -> Result<Normalisation> {
+        let mut statistics = Statistics::new(self.channels, self.info.samples() / self.channels);
+        if config.learns() {
+            self.walk(|_, _, values| {
+                statistics.add(values);
+                Ok(())
+            })?;
+        }
+        Ok(config.fit_statistics(&statistics))
+    }
+
+    /// Checks that every value is finite.
+    ///
+    /// # Errors
+    /// Names the file and the first place that holds NaN or infinity.
+    pub fn check_finite(&self) -> Result<()> {
+        if !self.info.dtype.is_float() {
+            return Ok(());
+        }
+        let last = self.spatial.len();
+        self.walk(|frame, first, values| {
+            let Some(at) = values.iter().position(|v| !v.is_finite()) else { return Ok(()) };
+            let mut place = vec![0; last];
+            let rows = values.len() / (self.channels * self.spatial[1..].iter().product::<usize>());
+            let mut rest = at;
+            for a in (0..last).rev() {
+                let n = if a == 0 { rows } else { self.spatial[a] };
+                place[a] = rest % n;
+                rest /= n;
+            }
+            place[0] += first;
+            let index = self.region(frame, &place, &vec![1; last]).start;
+            let names = self.info.axes.as_slice().iter().zip(&index);
+            let names: Vec<String> = names
+                .map(|(axis, i)| format!("{axis:?}={}", if *axis == Axis::C { rest } else { *i }))
+                .collect();
+            Err(Error::file(
+                &self.path,
+                format!("the value at {} is {}", names.join(" "), values[at]),
+                "mend the file or leave it out: one such value spoils a whole training",
+            ))
+        })
+    }
+
+    fn region(&self, frame: usize, start: &[usize], size: &[usize]) -> Region {
+        let mut rest = frame;
+        let (mut s, mut n) = (Vec::new(), Vec::new());
+        let dims = start.len();
+        for axis in self.info.axes.as_slice().iter().rev() {
+            let (first, count) = match axis {
+                Axis::X => (start[dims - 1], size[dims - 1]),
+                Axis::Y => (start[dims - 2], size[dims - 2]),
+                Axis::Z if dims == 3 => (start[0], size[0]),
+                Axis::C => (0, self.channels),
+                Axis::Z | Axis::T => {
+                    let count = self.info.size(*axis);
+                    let at = rest % count;
+                    rest /= count;
+                    (at, 1)
+                }
+            };
+            s.insert(0, first);
+            n.insert(0, count);
+        }
+        Region { start: s, size: n }
+    }
+
+    fn read_region(&self, region: &Region) -> Result<Vec<f32>> {
+        let data = match &self.reader {
+            Some(reader) => reader.read_region(region)?,
+            None => limpid_io::open_with(&self.path, &self.options)?.read_region(region)?,
+        };
+        Ok(match data {
+            Data::F32(values) => values,
+            other => other.to_f32(),
+        })
+    }
+
+    /// All values of a file that is kept in memory.
+    fn whole(&self) -> Result<Arc<Vec<f32>>> {
+        // one thread decodes, the others wait for it
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = &*kept {
+            return Ok(all.clone());
+        }
+        let all = Arc::new(self.read_region(&Region::full(&self.info.shape))?);
+        *kept = Some(all.clone());
+        Ok(all)
+    }
+}
+
+/// Opens all files, in parallel, and decides which are kept in memory: in order, while the bytes
+/// that are `left` last; what they take is subtracted.
+///
+/// # Errors
+/// The first file that cannot be used.
+pub(crate) fn open_all(
+    paths: &[PathBuf],
+    dims: usize,
+    axes: Option<&Axes>,
+    left: &mut u64,
+) -> Result<Vec<ImageFile>> {
+    let open = |path: &PathBuf| {
+        let mut file = ImageFile::open(path, dims, axes)?;
+        file.reader = None; // few may be open at a time
+        Ok(file)
+    };
+    let mut files = paths.par_iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut open = 0;
+    for file in &mut files {
+        let bytes = file.info.samples() as u64 * size_of::<f32>() as u64;
+        file.keep = bytes <= *left;
+        if file.keep {
+            *left -= bytes;
+        } else if open < OPEN {
+            file.reader = Some(limpid_io::open_with(&file.path, &file.options)?);
+            open += 1;
+        }
+    }
+    Ok(files)
+}
+
+/// A box cut out of a row-major array.
+fn cut(data: &[f32], shape: &[usize], region: &Region) -> Vec<f32> {
+    let last = shape.len() - 1;
+    let mut lines = vec![0];
+    for a in 0..last {
+        lines = lines
+            .iter()
+            .flat_map(|l| (0..region.size[a]).map(move |i| l * shape[a] + region.start[a] + i))
+            .collect();
+    }
+    let mut out = Vec::with_capacity(region.size.iter().product());
+    for line in lines {
+        let first = line * shape[last] + region.start[last];
+        out.extend_from_slice(&data[first..first + region.size[last]]);
+    }
+    out
+}

@@ -1,0 +1,136 @@
+use super::*;
+use crate::fixture;
+
+fn every() -> Vec<NormalisationConfig> {
+    use NormalisationConfig as N;
+    let inverse = AnscombeInverse::Algebraic;
+    vec![
+        N::None {},
+        N::MinMax {},
+        N::Percentile { low: 2.0, high: 95.0 },
+        N::ZScore {},
+        N::Scale { divide: 20.0 },
+        N::Log1p {},
+        N::Suv { max: 500.0 },
+        N::Anscombe { gain: 2.0, sigma: 3.0, offset: 5.0, inverse },
+    ]
+}
+
+#[test]
+fn round_trip() {
+    let data: Vec<f32> = (0..300).map(|i| ((i * 37) % 301) as f32 + 6.0).collect();
+    for config in every() {
+        let fitted = config.fit(&data, 3);
+        let stored = serde_json::to_string(&fitted).unwrap();
+        let fitted: Normalisation = serde_json::from_str(&stored).unwrap();
+        let mut x = data.clone();
+        fitted.apply(&mut x);
+        assert!(config == NormalisationConfig::None {} || x != data, "{config:?} does nothing");
+        fitted.invert(&mut x);
+        for (a, b) in x.iter().zip(&data) {
+            assert!((a - b).abs() < 1e-3, "{config:?}: {a} for {b}");
+        }
+    }
+}
+
+#[test]
+fn numbers_are_per_channel_and_as_named() {
+    let data = [0.0, 5.0, 10.0, 100.0, 150.0, 300.0];
+    let fitted = NormalisationConfig::MinMax {}.fit(&data, 2);
+    let mut x = data;
+    fitted.apply(&mut x);
+    assert_eq!(x, [0.0, 0.5, 1.0, 0.0, 0.25, 1.0]);
+
+    let data: Vec<f32> = (0..1001).map(|i| i as f32).collect();
+    let fitted = NormalisationConfig::Percentile { low: 1.0, high: 99.0 }.fit(&data, 1);
+    assert_eq!(fitted.channels, [Transfer::Linear { offset: 10.0, scale: 980.0 }]);
+
+    let mut x = vec![1e6f32 - 1.0, 1e6, 1e6 + 1.0];
+    NormalisationConfig::ZScore {}.fit(&x.clone(), 1).apply(&mut x);
+    assert!((x[2] - 1.5f32.sqrt()).abs() < 1e-6 && x[1] == 0.0, "{x:?}");
+
+    // a constant image becomes 0, not NaN, and comes back
+    for config in every() {
+        let mut x = vec![7.0; 12];
+        let fitted = config.fit(&x, 1);
+        fitted.apply(&mut x);
+        assert!(x.iter().all(|v| v.is_finite()), "{config:?}");
+        fitted.invert(&mut x);
+        assert!((x[0] - 7.0).abs() < 1e-5, "{config:?}");
+    }
+}
+
+#[test]
+fn pieces_give_the_same_as_the_whole() {
+    let data: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1009) as f32 * 0.5).collect();
+    let mut pieces = Statistics::new(1, data.len());
+    data.chunks(137).for_each(|c| pieces.add(c));
+    let mut whole = Statistics::new(1, data.len());
+    whole.add(&data);
+    assert_eq!(pieces.range(0), whole.range(0));
+    assert_eq!(pieces.percentiles(0, 3.0, 77.0), whole.percentiles(0, 3.0, 77.0));
+    let (a, b) = (pieces.moments(0), whole.moments(0));
+    assert!((a.0 - b.0).abs() < 1e-9 && (a.1 - b.1).abs() < 1e-9);
+}
+
+#[test]
+fn thinned_percentiles_are_close_even_on_striped_data() {
+    // stripes as wide as a run would fool every fixed step
+    let run = 4;
+    let data: Vec<f32> = (0..5000 * run).map(|i| (i % run) as f32 * 100.0).collect();
+    let mut statistics = Statistics::new(1, statistics::KEPT * run);
+    statistics.add(&data);
+    assert_eq!(statistics.percentiles(0, 10.0, 90.0), (0.0, 300.0));
+    let (median, _) = statistics.percentiles(0, 50.0, 90.0);
+    assert!(median == 100.0 || median == 200.0, "{median}");
+}
+
+#[test]
+fn unbiased_inverse_of_noisy_means_and_plain_inverse_of_values() {
+    let c = |inverse| NormalisationConfig::Anscombe { gain: 1.0, sigma: 0.0, offset: 0.0, inverse };
+    let plain = c(AnscombeInverse::Algebraic).fit(&[], 1);
+    let unbiased = c(AnscombeInverse::Unbiased).fit(&[], 1);
+    // mean of the transform of Poisson counts of rate 4, by summing the distribution
+    let (mut p, mut mean) = ((-4.0f64).exp(), 0.0);
+    for k in 0..60 {
+        mean += p * anscombe(f64::from(k), 0.0);
+        p *= 4.0 / f64::from(k + 1);
+    }
+    let (mut a, mut b) = ([mean as f32], [mean as f32]);
+    plain.invert(&mut a);
+    unbiased.invert(&mut b);
+    assert!((b[0] - 4.0).abs() < 0.02 && (a[0] - 4.0).abs() > 0.1, "{a:?} {b:?}");
+    let mut low = [0.0, 0.3, 1.2];
+    unbiased.invert(&mut low);
+    assert!(low.iter().all(|v| v.abs() < 1e-6), "{low:?}");
+}
+
+#[test]
+fn anscombe_agrees_with_the_fixture() {
+    let Some(t) = fixture::tensors("selfsup") else { return };
+    let input = &t["anscombe.in"];
+    let compare = |name: &str, of: &dyn Fn(f64) -> f64| {
+        for (x, want) in input.iter().zip(&t[name]) {
+            let got = of(f64::from(*x)) as f32;
+            assert!((got - want).abs() <= 1e-6 + 1e-6 * want.abs(), "{name}({x}): {got}, {want}");
+        }
+    };
+    compare("anscombe.fwd", &|x| anscombe(x, 0.0));
+    compare("anscombe.inv_algebraic", &anscombe_algebraic);
+    compare("anscombe.inv_closed", &anscombe_unbiased);
+}
+
+#[test]
+fn bad_numbers_are_reported() {
+    use NormalisationConfig as N;
+    let bad = [
+        N::Scale { divide: 0.0 },
+        N::Suv { max: f64::NAN },
+        N::Percentile { low: 60.0, high: 40.0 },
+        N::Anscombe { gain: -1.0, sigma: 0.0, offset: 0.0, inverse: AnscombeInverse::Unbiased },
+    ];
+    for config in &bad {
+        assert_eq!(limpid_config::check(config).len(), 1, "{config:?}");
+    }
+    assert!(every().iter().all(|c| limpid_config::check(c).is_empty()));
+}

@@ -1,0 +1,153 @@
+//! Which part of the data is kept for validation. Training and validation never share a pixel.
+
+use crate::dataset::{DatasetConfig, Scene};
+use crate::images::ImageFile;
+use crate::{Error, Result};
+use limpid_config::{Check, Validate};
+use limpid_io::Axis;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Number of files, or of slices of a stack, from which on a part of them is kept back whole.
+const MANY: usize = 10;
+
+/// Which part of the data is kept for validation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SplitConfig {
+    /// A tenth: of the files if there are ten or more, else of each image.
+    Auto {},
+    /// Every n-th file of the list.
+    Files {
+        /// Share of the files.
+        fraction: f64,
+    },
+    /// The last rows of each image (slices of each volume); of a stack of ten or more slices
+    /// trained in 2-D, the last slices.
+    Region {
+        /// Share of the rows or slices.
+        fraction: f64,
+    },
+    /// Datasets of their own, by name; of any kind, so that training without clean images can be
+    /// validated on clean ones.
+    Sets {
+        /// The datasets.
+        sets: BTreeMap<String, DatasetConfig>,
+    },
+    /// No validation.
+    None {},
+}
+
+impl Default for SplitConfig {
+    fn default() -> Self {
+        Self::Auto {}
+    }
+}
+
+impl Validate for SplitConfig {
+    fn validate(&self, at: &mut Check) {
+        match self {
+            Self::Auto {} | Self::None {} => {}
+            Self::Files { fraction } | Self::Region { fraction } => {
+                if !(*fraction > 0.0 && *fraction < 1.0) {
+                    at.problem("fraction", format!("must be between 0 and 1, got {fraction}"));
+                }
+            }
+            Self::Sets { sets } => {
+                if sets.is_empty() {
+                    at.problem("sets", "must name at least one dataset");
+                }
+                at.nested("sets", sets);
+            }
+        }
+    }
+}
+
+/// Divides scenes into those for training and those for validation.
+pub(crate) fn divide(
+    config: &SplitConfig,
+    scenes: Vec<Scene>,
+    files: &[ImageFile],
+    patch: &[usize],
+) -> Result<(Vec<Scene>, Vec<Scene>)> {
+    let groups: BTreeSet<usize> = scenes.iter().map(|s| s.group).collect();
+    match *config {
+        SplitConfig::Auto {} if groups.len() >= MANY => by_file(scenes, &groups, 0.1),
+        SplitConfig::Auto {} => by_region(scenes, files, patch, 0.1),
+        SplitConfig::Files { fraction } => by_file(scenes, &groups, fraction),
+        SplitConfig::Region { fraction } => by_region(scenes, files, patch, fraction),
+        SplitConfig::Sets { .. } | SplitConfig::None {} => Ok((scenes, Vec::new())),
+    }
+}
+
+fn by_file(
+    scenes: Vec<Scene>,
+    groups: &BTreeSet<usize>,
+    fraction: f64,
+) -> Result<(Vec<Scene>, Vec<Scene>)> {
+    let n = groups.len();
+    if n < 2 {
+        return Err(Error::setting(
+            "there is a single training image, so none can be kept whole for validation",
+            "set `validation.split.kind` to \"region\" to keep a part of the image",
+        ));
+    }
+    let kept = ((fraction * n as f64).ceil() as usize).clamp(1, n - 1);
+    // evenly over the list, and the same for every seed: runs stay comparable
+    let held: BTreeSet<usize> = (0..n)
+        .filter(|i| (i + 1) * kept / n > i * kept / n)
+        .filter_map(|i| groups.iter().nth(i).copied())
+        .collect();
+    Ok(scenes.into_iter().partition(|s| !held.contains(&s.group)))
+}
+
+fn by_region(
+    scenes: Vec<Scene>,
+    files: &[ImageFile],
+    patch: &[usize],
+    fraction: f64,
+) -> Result<(Vec<Scene>, Vec<Scene>)> {
+    let mut of_group: BTreeMap<usize, Vec<Scene>> = BTreeMap::new();
+    for scene in scenes {
+        of_group.entry(scene.group).or_default().push(scene);
+    }
+    let (mut train, mut held) = (Vec::new(), Vec::new());
+    for mut group in of_group.into_values() {
+        let file = &files[group[0].views[0].file];
+        let slices = matches!(file.leading()[..], [(Axis::Z, n)] if n == group.len() && n >= MANY);
+        if slices {
+            let kept = ((fraction * group.len() as f64).ceil() as usize).min(group.len() - 1);
+            held.extend(group.split_off(group.len() - kept));
+            train.extend(group);
+            continue;
+        }
+        for scene in group {
+            let (first, last) = cut(scene, file, patch, fraction)?;
+            train.push(first);
+            held.push(last);
+        }
+    }
+    Ok((train, held))
+}
+
+/// Cuts a scene along its first axis, so that a patch fits into either part.
+fn cut(scene: Scene, file: &ImageFile, patch: &[usize], fraction: f64) -> Result<(Scene, Scene)> {
+    let rows = scene.size[0];
+    if rows < 2 * patch[0] {
+        return Err(Error::file(
+            &file.path,
+            format!(
+                "an image of size {:?} cannot be divided into a part for training and one for validation, each at least a patch of {patch:?}",
+                scene.size
+            ),
+            "set a smaller `patch`, validate on other files (`validation.split.kind = \"sets\"`) or not at all (\"none\")",
+        ));
+    }
+    let kept = ((fraction * rows as f64).ceil() as usize).clamp(patch[0], rows - patch[0]);
+    let (mut first, mut last) = (scene.clone(), scene);
+    first.size[0] -= kept;
+    last.start[0] += rows - kept;
+    last.size[0] = kept;
+    Ok((first, last))
+}

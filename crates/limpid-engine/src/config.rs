@@ -1,0 +1,164 @@
+//! Settings of training that do not depend on the task.
+
+use limpid_config::{Check, Validate};
+use limpid_nn::ema::EmaConfig;
+use limpid_nn::scaler::ScalerConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of training that do not depend on the task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimizer steps in all.
+    pub steps: u64,
+    /// Batches whose gradients are averaged into one optimizer step.
+    pub accumulate: u64,
+    /// Limit on the gradient of each optimizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipConfig>,
+    /// Averaged copy of the weights, used for validation and in the finished model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<EmaConfig>,
+    /// Loss scaling for half precision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<ScalerConfig>,
+    /// What to do when a loss, a gradient or an input is not finite.
+    pub nonfinite: NonFinite,
+    /// Steps between log lines; values are averaged over them.
+    pub log_every: u64,
+    /// Steps between validations; 0: only at the end.
+    pub validate_every: u64,
+    /// When checkpoints are written and how many are kept.
+    pub checkpoint: CheckpointConfig,
+    /// Stop when validation no longer improves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopConfig>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 10_000,
+            accumulate: 1,
+            clip: None,
+            ema: None,
+            loss_scale: None,
+            nonfinite: NonFinite::Stop,
+            log_every: 10,
+            validate_every: 500,
+            checkpoint: CheckpointConfig::default(),
+            early_stop: None,
+        }
+    }
+}
+
+/// Limit on a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ClipConfig {
+    /// Scales the gradient of an optimizer's parameters to at most this Euclidean norm.
+    Norm {
+        /// Largest norm.
+        max: f64,
+    },
+    /// Cuts every element to `[-max, max]`.
+    Value {
+        /// Largest magnitude.
+        max: f64,
+    },
+}
+
+/// What to do when a loss, a gradient or an input is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// Stop, and say which tensor, at which step, from which file.
+    #[default]
+    Stop,
+    /// Leave the batch out and warn; stop after 20 in a row.
+    Skip,
+    /// Go back to the weights of the last checkpoint, leave the batch out and warn; stop after 5 in
+    /// a row.
+    Rollback,
+}
+
+/// When checkpoints are written and how many are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints; 0: not by steps.
+    pub every_steps: u64,
+    /// Minutes between checkpoints; 0: not by time.
+    pub every_minutes: f64,
+    /// Latest checkpoints kept; at least 2, so that a damaged one has a predecessor.
+    pub keep_last: usize,
+    /// Which checkpoints count as best.
+    pub best: BestConfig,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every_steps: 500, every_minutes: 10.0, keep_last: 2, best: BestConfig::default() }
+    }
+}
+
+/// Which checkpoints count as best.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BestConfig {
+    /// Score of the validation (of its first set); empty: the model's first. Its direction is known.
+    pub metric: String,
+    /// How many of the best are kept; 0: none.
+    pub keep: usize,
+}
+
+impl Default for BestConfig {
+    fn default() -> Self {
+        Self { metric: String::new(), keep: 1 }
+    }
+}
+
+/// Stop when the best score has not improved for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopConfig {
+    /// Validations without improvement before training stops.
+    pub patience: u64,
+    /// Least change that counts as an improvement, in the unit of the score.
+    #[serde(default)]
+    pub min_delta: f64,
+}
+
+impl Validate for TrainConfig {
+    fn validate(&self, at: &mut Check) {
+        if self.steps == 0 {
+            at.problem("steps", "must be at least 1");
+        }
+        if self.accumulate == 0 {
+            at.problem("accumulate", "must be at least 1");
+        }
+        if self.log_every == 0 {
+            at.problem("log_every", "must be at least 1");
+        }
+        if let Some(ClipConfig::Norm { max } | ClipConfig::Value { max }) = self.clip
+            && !(max > 0.0)
+        {
+            at.problem("clip.max", format!("must be above 0, got {max}"));
+        }
+        if self.checkpoint.keep_last < 2 {
+            at.problem("checkpoint.keep_last", "must be at least 2")
+                .hint("a damaged checkpoint needs a predecessor to go back to");
+        }
+        if !(self.checkpoint.every_minutes >= 0.0) {
+            at.problem("checkpoint.every_minutes", "must not be negative");
+        }
+        if self.early_stop.is_some_and(|e| e.patience == 0) {
+            at.problem("early_stop.patience", "must be at least 1");
+        }
+        if self.early_stop.is_some() && self.validate_every == 0 {
+            at.problem("early_stop", "needs validations")
+                .hint("set `validate_every` to a number of steps");
+        }
+    }
+}

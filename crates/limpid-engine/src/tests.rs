@@ -1,0 +1,341 @@
+//! The training loop on a model small enough to reason about.
+
+use crate::*;
+use candle_core::{DType, Device, Tensor};
+use limpid_kernels::rng::Stream;
+use limpid_nn::optim::OptimizerConfig;
+use limpid_nn::schedule::ScheduleConfig;
+use limpid_nn::{Ctx, Init, Param, Params};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const BATCHES: u64 = 7;
+
+/// Two vectors, each with its own optimizer; the second loss depends on the first vector as the
+/// first step left it.
+struct Twin {
+    params: Params,
+    a: Param,
+    b: Param,
+    seen_in_second: Vec<f32>,
+}
+
+impl Twin {
+    fn new() -> Self {
+        let params = Params::new();
+        let scope = params.scope(Stream::new(1, "init"), DType::F32, &Device::Cpu);
+        let init = Init::Normal { mean: 0.0, std: 1.0 };
+        let a = scope.pp("first").param("a", &[3], init).unwrap();
+        let b = scope.pp("second").param("b", &[3], init).unwrap();
+        Self { params, a, b, seen_in_second: Vec::new() }
+    }
+}
+
+impl Model for Twin {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs> {
+        let x = batch.get("input")?.mean(0)?;
+        let dropped = limpid_kernels::dropout(&x, 0.3, step.ctx().next_stream())?;
+        let first = (self.a.tensor() - &dropped)?.sqr()?.mean_all()?;
+        step.minimise("first", &first)?;
+        self.seen_in_second = self.a.tensor().to_vec1()?;
+        let second = (self.b.tensor() - self.a.tensor().detach())?.sqr()?.mean_all()?;
+        step.minimise("second", &second)?;
+        Ok(Logs::from([("loss".to_owned(), f64::from(first.to_scalar::<f32>()?))]))
+    }
+
+    fn validation_step(&self, batch: &Batch, _: &Ctx) -> Result<Vec<Logs>> {
+        let norm = f64::from(self.a.tensor().sqr()?.sum_all()?.to_scalar::<f32>()?);
+        Ok(vec![Logs::from([("norm".to_owned(), norm)]); batch.len()])
+    }
+
+    fn predict(&self, input: &Tensor, _: &Ctx) -> Result<Tensor> {
+        Ok(input.clone())
+    }
+
+    fn scores(&self) -> Vec<Score> {
+        vec![Score { name: "norm".into(), higher_is_better: false }]
+    }
+
+    fn optimizers(&self) -> Vec<OptimizerSpec> {
+        ["first", "second"]
+            .iter()
+            .map(|name| OptimizerSpec {
+                name: (*name).to_owned(),
+                params: self.params.subset(&format!("{name}.")),
+                optimizer: OptimizerConfig::default(),
+                schedule: ScheduleConfig::default(),
+            })
+            .collect()
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+}
+
+/// Batches that are functions of (epoch, index); one may hold a NaN.
+struct Toy {
+    bad: Option<(u64, u64)>,
+    /// Interrupts the run when this batch is read.
+    stop_at: Option<(u64, u64)>,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Toy {
+    fn new() -> Self {
+        Self { bad: None, stop_at: None, interrupt: Arc::new(AtomicBool::new(false)) }
+    }
+}
+
+impl Loader for Toy {
+    fn batches(&self) -> u64 {
+        BATCHES
+    }
+
+    fn epoch(&self, epoch: u64, first: u64) -> Batches<'_> {
+        Box::new((first..BATCHES).map(move |i| {
+            if self.stop_at == Some((epoch, i)) {
+                self.interrupt.store(true, Ordering::Relaxed);
+            }
+            let mut values = vec![0f32; 6];
+            Stream::new(5, "toy").at(epoch, i).fill_normal(&mut values);
+            if self.bad == Some((epoch, i)) {
+                values[4] = f32::NAN;
+            }
+            let input = Tensor::from_vec(values, (2, 3), &Device::Cpu)?;
+            let id = |n| SampleId { file: format!("e{epoch}b{i}.tif"), index: n, region: Vec::new() };
+            Ok(Batch { tensors: BTreeMap::from([("input".into(), input)]), ids: vec![id(0), id(1)] })
+        }))
+    }
+}
+
+impl DataModule for Toy {
+    fn train(&self) -> Result<Box<dyn Loader + '_>, BoxError> {
+        Ok(Box::new(Self { interrupt: self.interrupt.clone(), ..*self }))
+    }
+
+    fn validation(&self) -> Result<Vec<(String, Box<dyn Loader + '_>)>, BoxError> {
+        Ok(vec![("validation".into(), Box::new(Self::new()))])
+    }
+
+    fn fingerprint(&self) -> String {
+        "toy".into()
+    }
+}
+
+#[derive(Default)]
+struct Record(Vec<Event>);
+
+impl Sink for Record {
+    fn event(&mut self, event: &Event) {
+        self.0.push(event.clone());
+    }
+}
+
+impl Record {
+    fn warnings(&self) -> Vec<String> {
+        let all = self.0.iter();
+        all.filter_map(|e| match e {
+            Event::Warning { message } => Some(message.clone()),
+            _ => None,
+        })
+        .collect()
+    }
+}
+
+fn config(steps: u64) -> TrainConfig {
+    TrainConfig {
+        steps,
+        accumulate: 2,
+        clip: Some(ClipConfig::Norm { max: 0.5 }),
+        ema: Some(limpid_nn::ema::EmaConfig::default()),
+        validate_every: 4,
+        log_every: 3,
+        checkpoint: CheckpointConfig { every_steps: 3, ..CheckpointConfig::default() },
+        ..TrainConfig::default()
+    }
+}
+
+struct Trained {
+    result: Result<Outcome>,
+    model: Twin,
+    record: Record,
+}
+
+fn train(root: &Path, config: TrainConfig, data: &Toy) -> Trained {
+    let mut model = Twin::new();
+    let mut run = RunDir::open_or_create(root, "toy", "digest", false).unwrap();
+    let mut trainer = Trainer::new(config, 9);
+    trainer.interrupt = data.interrupt.clone();
+    let mut record = Record::default();
+    let result = trainer.fit(&mut model, data, &mut run, &mut record);
+    Trained { result, model, record }
+}
+
+/// Bytes of the tensors of the newest checkpoint.
+fn last_bytes(root: &Path) -> Vec<Vec<u8>> {
+    let checkpoints = Checkpoints::new(&root.join("toy-0001/checkpoints"));
+    let path = checkpoints.list().pop().unwrap().path;
+    ["weights", "ema", "optimizers"]
+        .map(|n| std::fs::read(path.join(format!("{n}.safetensors"))).unwrap())
+        .to_vec()
+}
+
+#[test]
+fn an_interrupted_run_ends_with_the_same_bytes() {
+    let whole = tempfile::tempdir().unwrap();
+    assert_eq!(train(whole.path(), config(11), &Toy::new()).result.unwrap(), Outcome::Finished);
+    for at in [(0, 1), (0, 6), (1, 0), (1, 5), (2, 3)] {
+        let parts = tempfile::tempdir().unwrap();
+        let mut data = Toy::new();
+        data.stop_at = Some(at);
+        let first = train(parts.path(), config(11), &data).result.unwrap();
+        assert_eq!(first, Outcome::Interrupted, "{at:?}");
+        let second = train(parts.path(), config(11), &Toy::new());
+        assert_eq!(second.result.unwrap(), Outcome::Finished);
+        assert_eq!(last_bytes(whole.path()), last_bytes(parts.path()), "{at:?}");
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
+    let whole = tempfile::tempdir().unwrap();
+    train(whole.path(), config(11), &Toy::new()).result.unwrap();
+    // as a killed process leaves it: nothing after the checkpoint of step 6, a half-written one
+    let killed = tempfile::tempdir().unwrap();
+    let data = Toy { stop_at: Some((1, 5)), ..Toy::new() };
+    train(killed.path(), config(11), &data).result.unwrap();
+    let dir = killed.path().join("toy-0001/checkpoints");
+    std::fs::create_dir(dir.join(".partial-000000007")).unwrap();
+    train(killed.path(), config(11), &Toy::new()).result.unwrap();
+    assert_eq!(last_bytes(whole.path()), last_bytes(killed.path()));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_detected_and_the_one_before_it_used() {
+    let whole = tempfile::tempdir().unwrap();
+    train(whole.path(), config(11), &Toy::new()).result.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let data = Toy { stop_at: Some((1, 5)), ..Toy::new() };
+    train(root.path(), config(11), &data).result.unwrap();
+    let list = Checkpoints::new(&root.path().join("toy-0001/checkpoints")).list();
+    assert!(list.len() >= 2);
+    let file = list[list.len() - 1].path.join("weights.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let again = train(root.path(), config(11), &Toy::new());
+    assert!(again.record.warnings()[0].contains("`weights.safetensors` does not have its checksum"));
+    assert_eq!(again.result.unwrap(), Outcome::Finished);
+    assert_eq!(last_bytes(whole.path()), last_bytes(root.path()));
+}
+
+#[test]
+fn another_configuration_or_other_data_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    train(root.path(), config(3), &Toy::new()).result.unwrap();
+    let mut run = RunDir::open(&root.path().join("toy-0001")).unwrap();
+    run.update(|s| s.config = "other".into()).unwrap();
+    let mut trainer = Trainer::new(config(5), 9);
+    let error = trainer.fit(&mut Twin::new(), &Toy::new(), &mut run, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("made with another configuration"), "{error}");
+    assert_eq!(run.status().status, "failed");
+    trainer.allow_changed = true;
+    trainer.fit(&mut Twin::new(), &Toy::new(), &mut run, &mut Silent).unwrap();
+}
+
+#[test]
+fn the_second_loss_sees_what_the_first_step_left() {
+    let root = tempfile::tempdir().unwrap();
+    let one = TrainConfig { accumulate: 1, ema: None, ..config(1) };
+    let before: Vec<f32> = Twin::new().a.tensor().to_vec1().unwrap();
+    let trained = train(root.path(), one, &Toy::new());
+    trained.result.unwrap();
+    assert_ne!(trained.model.seen_in_second, before);
+    assert_eq!(trained.model.seen_in_second, trained.model.a.tensor().to_vec1::<f32>().unwrap());
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_named_and_the_policy_followed() {
+    let bad = || Toy { bad: Some((0, 3)), ..Toy::new() };
+    let root = tempfile::tempdir().unwrap();
+    let stop = train(root.path(), config(11), &bad()).result.unwrap_err().to_string();
+    assert!(stop.contains("the input `input`") && stop.contains("e0b3.tif (sample 1)"), "{stop}");
+
+    for policy in [NonFinite::Skip, NonFinite::Rollback] {
+        let root = tempfile::tempdir().unwrap();
+        let config = TrainConfig { nonfinite: policy, ..config(11) };
+        let trained = train(root.path(), config, &bad());
+        assert_eq!(trained.result.unwrap(), Outcome::Finished);
+        assert_eq!(trained.record.warnings().len(), 1);
+        let finite = trained.model.a.tensor().to_vec1::<f32>().unwrap();
+        assert!(finite.iter().all(|v| v.is_finite()));
+    }
+}
+
+#[test]
+fn callbacks_and_step_functions_may_change_a_run() {
+    struct Skip;
+    impl Callback for Skip {
+        fn name(&self) -> &str {
+            "skip"
+        }
+        fn on(&mut self, hook: Hook, state: &mut TrainState<'_>, control: &mut Control) -> Result<()> {
+            if hook == Hook::TrainStepStarted {
+                control.skip = state.progress.cursor == 0;
+                for g in &mut state.groups {
+                    g.lr = 0.0;
+                }
+            }
+            Ok(())
+        }
+        fn dependencies(&self) -> Vec<&str> {
+            vec!["learning_rates"]
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    let mut run = RunDir::open_or_create(root.path(), "toy", "digest", false).unwrap();
+    let mut model = Twin::new();
+    let before: Vec<f32> = model.a.tensor().to_vec1().unwrap();
+    let mut trainer = Trainer::new(TrainConfig { accumulate: 1, ..config(6) }, 9);
+    trainer.callbacks.push(Box::new(Skip));
+    let mut calls = 0;
+    trainer.step_fn = Some(Box::new(|model, batch, step| {
+        calls += 1;
+        model.train_step(batch, step)
+    }));
+    trainer.fit(&mut model, &Toy::new(), &mut run, &mut Silent).unwrap();
+    drop(trainer);
+    assert_eq!(calls, 6);
+    let change: f32 = before
+        .iter()
+        .zip(model.a.tensor().to_vec1::<f32>().unwrap())
+        .map(|(a, b)| (a - b).abs())
+        .sum();
+    assert!(change < 1e-6, "a learning rate of 0 moves nothing");
+}
+
+#[test]
+fn best_checkpoints_are_kept_and_early_stop_stops() {
+    let root = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        steps: 400,
+        validate_every: 2,
+        early_stop: Some(EarlyStopConfig { patience: 3, min_delta: 1e9 }),
+        ..config(400)
+    };
+    let trained = train(root.path(), config, &Toy::new());
+    assert_eq!(trained.result.unwrap(), Outcome::Finished);
+    assert!(trained.record.warnings()[0].contains("stopped early"));
+    let run = RunDir::open(&root.path().join("toy-0001")).unwrap();
+    let best = run.status().best.clone().unwrap();
+    let steps: Vec<u64> = Checkpoints::new(&run.path().join("checkpoints"))
+        .list()
+        .iter()
+        .map(|c| c.step)
+        .collect();
+    assert!(steps.contains(&best.step), "{best:?} in {steps:?}");
+}

@@ -1,0 +1,566 @@
+//! The training loop.
+
+use crate::callback::{self, Callback, Control, Hook};
+use crate::checkpoint::{self, Checkpoints, SavedGroup, SavedState, Snapshot};
+use crate::rundir::BestScore;
+use crate::state::{Group, Progress};
+use crate::{
+    Batch, DataModule, Error, Event, Loader, Logs, Model, NonFinite, Outcome, Result, RunDir, Sink,
+    Stepper, TrainConfig, TrainState,
+};
+use candle_core::{Device, Tensor};
+use limpid_kernels::rng::Stream;
+use limpid_nn::Ctx;
+use limpid_nn::ema::Ema;
+use limpid_nn::optim::Optimizer;
+use limpid_nn::scaler::GradScaler;
+use limpid_nn::schedule::Schedule;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Bad batches in a row that are left out before training gives up.
+const SKIP_LIMIT: u64 = 20;
+const ROLLBACK_LIMIT: u64 = 5;
+
+/// A training step that replaces the model's for a run.
+pub type StepFn<'a> = dyn FnMut(&mut dyn Model, &Batch, &mut Stepper<'_>) -> Result<Logs> + 'a;
+
+/// Trains a model: same configuration, same bits, whether interrupted or not.
+pub struct Trainer<'a> {
+    /// Settings.
+    pub config: TrainConfig,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Where tensors live.
+    pub device: Device,
+    /// What happens around the steps; begins as [`callback::usual`].
+    pub callbacks: Vec<Box<dyn Callback + 'a>>,
+    /// Replaces the model's `train_step`.
+    pub step_fn: Option<Box<StepFn<'a>>>,
+    /// Set from outside (a signal handler) to stop after the current step with a checkpoint.
+    pub interrupt: Arc<AtomicBool>,
+    /// Resume even though configuration or data differ from the checkpoint's.
+    pub allow_changed: bool,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer on the CPU with the usual callbacks.
+    #[must_use]
+    pub fn new(config: TrainConfig, seed: u64) -> Self {
+        let callbacks = callback::usual(&config).into_iter().map(|c| c as Box<dyn Callback>).collect();
+        Self {
+            config,
+            seed,
+            device: Device::Cpu,
+            callbacks,
+            step_fn: None,
+            interrupt: Arc::new(AtomicBool::new(false)),
+            allow_changed: false,
+        }
+    }
+
+    /// Trains until all steps are done, a callback stops it, or it is interrupted. Goes on from the
+    /// newest checkpoint in the run directory if there is one.
+    ///
+    /// # Errors
+    /// Those of the data, the model, the callbacks and the file system. An error leaves the last
+    /// checkpoint in place, and writes one more if the state is consistent.
+    pub fn fit(
+        &mut self,
+        model: &mut dyn Model,
+        data: &dyn DataModule,
+        run: &mut RunDir,
+        sink: &mut dyn Sink,
+    ) -> Result<Outcome> {
+        callback::order(&mut self.callbacks)?;
+        let began = Instant::now();
+        let state = self.initial_state(model)?;
+        let mut fit = Fit {
+            trainer: self,
+            state,
+            checkpoints: Checkpoints::new(&run.path().join("checkpoints")),
+            fingerprint: data.fingerprint(),
+            run,
+            sink,
+            bad_in_a_row: 0,
+            last_checkpoint: None,
+            micro: 0,
+            micro_logs: Vec::new(),
+        };
+        let result = fit.train(data);
+        let step = fit.state.progress.step;
+        let outcome = match &result {
+            Ok(outcome) => *outcome,
+            Err(_) => Outcome::Failed,
+        };
+        if result.is_err() {
+            fit.rescue();
+        }
+        let status = match outcome {
+            Outcome::Finished => "finished",
+            Outcome::Interrupted => "interrupted",
+            Outcome::Failed => "failed",
+        };
+        fit.note(status)?;
+        let seconds = began.elapsed().as_secs_f64();
+        fit.sink.event(&Event::Ended { step, outcome, seconds });
+        result
+    }
+
+    fn initial_state<'m>(&self, model: &'m mut dyn Model) -> Result<TrainState<'m>> {
+        let groups = model
+            .optimizers()
+            .into_iter()
+            .map(|spec| {
+                let optimizer = Optimizer::new(&spec.optimizer)?;
+                Ok(Group {
+                    name: spec.name,
+                    params: spec.params.trainable(),
+                    lr: optimizer.base_lr(),
+                    optimizer,
+                    schedule: Schedule::new(&spec.schedule, self.config.steps),
+                    scaler: self.config.loss_scale.as_ref().map(GradScaler::new),
+                    gradients: BTreeMap::new(),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let ema = self.config.ema.as_ref().map(|c| Ema::new(c, model.params())).transpose()?;
+        Ok(TrainState {
+            model,
+            groups,
+            ema,
+            progress: Progress::default(),
+            batch: None,
+            logs: Logs::new(),
+            scores: Logs::new(),
+            decisive: None,
+        })
+    }
+}
+
+/// One call of [`Trainer::fit`].
+struct Fit<'f, 'a, 'm> {
+    trainer: &'f mut Trainer<'a>,
+    state: TrainState<'m>,
+    checkpoints: Checkpoints,
+    fingerprint: String,
+    run: &'f mut RunDir,
+    sink: &'f mut dyn Sink,
+    bad_in_a_row: u64,
+    last_checkpoint: Option<PathBuf>,
+    /// Batches accumulated towards the next optimizer step, and what they logged.
+    micro: u64,
+    micro_logs: Vec<Logs>,
+}
+
+/// What became of a batch.
+enum Batched {
+    /// It was consumed; an optimizer step is complete or not.
+    Done { step: bool },
+    /// It was left out.
+    Skipped,
+}
+
+impl Fit<'_, '_, '_> {
+    fn train(&mut self, data: &dyn DataModule) -> Result<Outcome> {
+        let steps = self.trainer.config.steps;
+        let loader = data.train().map_err(Error::Data)?;
+        self.resume()?;
+        self.sink.event(&Event::Started {
+            run: self.run.name().to_owned(),
+            step: self.state.progress.step,
+            steps,
+            parameters: self.state.model.params().count(),
+            batches: loader.batches(),
+        });
+        self.note("running")?;
+        let mut control = Control::default();
+        self.fire(Hook::TrainStarted, &mut control)?;
+        let mut interrupted = false;
+        while self.state.progress.step < steps && !control.stop && !interrupted {
+            interrupted = self.epoch(&*loader, data, &mut control)?;
+        }
+        if !interrupted && self.state.progress.validated != self.state.progress.step {
+            self.validate(data, &mut control)?;
+        }
+        self.checkpoint(&mut control)?;
+        self.fire(Hook::TrainEnded, &mut control)?;
+        Ok(if interrupted { Outcome::Interrupted } else { Outcome::Finished })
+    }
+
+    /// Trains to the end of the epoch, of the run, or until stopped; true if interrupted.
+    fn epoch(
+        &mut self,
+        loader: &dyn Loader,
+        data: &dyn DataModule,
+        control: &mut Control,
+    ) -> Result<bool> {
+        let epoch = self.state.progress.epoch;
+        if self.state.progress.cursor == 0 {
+            self.fire(Hook::EpochStarted, control)?;
+        }
+        for batch in loader.epoch(epoch, self.state.progress.cursor) {
+            let batch = batch.map_err(Error::Data)?;
+            match self.batch(batch, control)? {
+                Batched::Done { step: true } => {
+                    self.fire(Hook::TrainStepEnded, control)?;
+                    if std::mem::take(&mut control.validate) {
+                        self.validate(data, control)?;
+                    }
+                    if std::mem::take(&mut control.checkpoint) {
+                        self.checkpoint(control)?;
+                    }
+                }
+                Batched::Done { step: false } | Batched::Skipped => {}
+            }
+            if self.micro == 0 && self.interrupted() {
+                return Ok(true);
+            }
+            if control.stop || self.state.progress.step >= self.trainer.config.steps {
+                return Ok(false);
+            }
+        }
+        self.fire(Hook::EpochEnded, control)?;
+        self.state.progress.epoch += 1;
+        self.state.progress.cursor = 0;
+        Ok(false)
+    }
+
+    /// Whether a signal or a file `STOP` in the run directory asks to stop.
+    fn interrupted(&self) -> bool {
+        let file = self.run.path().join("STOP");
+        if file.exists() {
+            let _ = std::fs::remove_file(&file);
+            return true;
+        }
+        self.trainer.interrupt.load(Ordering::Relaxed)
+    }
+
+    fn batch(&mut self, batch: Batch, control: &mut Control) -> Result<Batched> {
+        let batch = batch.to_device(&self.trainer.device)?;
+        self.state.batch = Some(batch);
+        if self.micro == 0 {
+            self.fire(Hook::TrainStepStarted, control)?;
+        }
+        let batch = self.state.batch.take();
+        let result = match batch {
+            Some(batch) if !std::mem::take(&mut control.skip) => self.step(&batch),
+            _ => Ok(Batched::Skipped),
+        };
+        self.state.progress.cursor += 1;
+        match result {
+            Err(e @ Error::NonFinite { .. }) => self.recover(e),
+            other => {
+                self.bad_in_a_row = 0;
+                other
+            }
+        }
+    }
+
+    fn step(&mut self, batch: &Batch) -> Result<Batched> {
+        let progress = &self.state.progress;
+        if let Some((tensor, id)) = batch.first_nonfinite()? {
+            return Err(Error::NonFinite {
+                what: format!("the input `{tensor}`"),
+                step: progress.step,
+                place: id.to_string(),
+            });
+        }
+        let config = &self.trainer.config;
+        let boundary = self.micro + 1 == config.accumulate;
+        let stream = Stream::new(self.trainer.seed, "model").at(progress.epoch, progress.cursor);
+        let buffers = (config.nonfinite != NonFinite::Stop)
+            .then(|| buffers(self.state.model))
+            .transpose()?;
+        let mut stepper = Stepper {
+            groups: &mut self.state.groups,
+            ctx: Ctx::train(stream),
+            accumulate: config.accumulate,
+            boundary,
+            clip: config.clip,
+            step: progress.step,
+            ids: &batch.ids,
+            logs: Logs::new(),
+        };
+        let result = match &mut self.trainer.step_fn {
+            Some(f) => f(self.state.model, batch, &mut stepper),
+            None => self.state.model.train_step(batch, &mut stepper),
+        };
+        let stepped = std::mem::take(&mut stepper.logs);
+        let mut logs = match result {
+            Ok(logs) => logs,
+            Err(e) => {
+                // running statistics that saw the bad batch are taken back
+                if let Some(buffers) = buffers {
+                    self.state.model.params().set(&buffers)?;
+                }
+                return Err(e);
+            }
+        };
+        logs.extend(stepped);
+        self.micro_logs.push(logs);
+        self.state.progress.samples += batch.len() as u64;
+        self.micro = if boundary { 0 } else { self.micro + 1 };
+        if boundary {
+            self.state.progress.step += 1;
+            self.state.logs = means(self.micro_logs.iter());
+            self.micro_logs.clear();
+        }
+        Ok(Batched::Done { step: boundary })
+    }
+
+    /// Deals with a value that is not finite as configured.
+    fn recover(&mut self, error: Error) -> Result<Batched> {
+        let policy = self.trainer.config.nonfinite;
+        self.bad_in_a_row += 1;
+        let limit = match policy {
+            NonFinite::Stop => 0,
+            NonFinite::Skip => SKIP_LIMIT,
+            NonFinite::Rollback => ROLLBACK_LIMIT,
+        };
+        if self.bad_in_a_row > limit {
+            return Err(error);
+        }
+        if policy == NonFinite::Rollback
+            && let Some(path) = self.last_checkpoint.clone()
+        {
+            let snapshot = checkpoint::read(&path)?;
+            self.restore_tensors(&snapshot)?;
+        }
+        for g in &mut self.state.groups {
+            g.gradients.clear();
+        }
+        self.micro = 0;
+        self.micro_logs.clear();
+        self.state.progress.skipped += 1;
+        let message = format!("left a batch out: {error}");
+        self.sink.event(&Event::Warning { message });
+        Ok(Batched::Skipped)
+    }
+
+    fn validate(&mut self, data: &dyn DataModule, control: &mut Control) -> Result<()> {
+        self.fire(Hook::ValidationStarted, control)?;
+        let step = self.state.progress.step;
+        let trained = match &self.state.ema {
+            Some(ema) => {
+                let trained = copies(&self.state.model.params().tensors())?;
+                self.state.model.params().set(&ema.tensors())?;
+                Some(trained)
+            }
+            None => None,
+        };
+        let result = self.score(data, step);
+        if let Some(trained) = trained {
+            self.state.model.params().set(&trained)?;
+        }
+        result?;
+        self.state.progress.validated = step;
+        self.fire(Hook::ValidationEnded, control)?;
+        self.note("running")
+    }
+
+    fn score(&mut self, data: &dyn DataModule, step: u64) -> Result<()> {
+        let model = &*self.state.model;
+        let _no_grad = model.params().no_grad();
+        self.state.scores.clear();
+        self.state.decisive = None;
+        for (set, loader) in data.validation().map_err(Error::Data)? {
+            let began = Instant::now();
+            let mut cases = Vec::new();
+            for (i, batch) in loader.epoch(0, 0).enumerate() {
+                let batch = batch.map_err(Error::Data)?.to_device(&self.trainer.device)?;
+                let ctx = Ctx::eval();
+                let scores = model.validation_step(&batch, &ctx)?;
+                cases.extend(batch.ids.iter().cloned().zip(scores));
+                if i == 0 {
+                    for picture in model.pictures(&batch, &ctx)? {
+                        self.sink.event(&Event::Picture { step, set: set.clone(), picture });
+                    }
+                }
+            }
+            let scores = means(cases.iter().map(|(_, s)| s));
+            for (name, value) in &scores {
+                self.state.scores.insert(format!("{set}/{name}"), *value);
+            }
+            self.state.decisive.get_or_insert_with(|| set.clone());
+            let seconds = began.elapsed().as_secs_f64();
+            self.sink.event(&Event::Validation { step, set, scores, cases, seconds });
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, control: &mut Control) -> Result<()> {
+        let path = self.checkpoints.save(&self.snapshot()?)?;
+        let best: Vec<u64> = self.state.progress.best.iter().map(|(s, _)| *s).collect();
+        self.checkpoints.retain(self.trainer.config.checkpoint.keep_last, &best);
+        self.last_checkpoint = Some(path.clone());
+        let step = self.state.progress.step;
+        self.fire(Hook::CheckpointSaved, control)?;
+        let best = std::mem::take(&mut control.best);
+        control.checkpoint = false;
+        self.sink.event(&Event::Checkpoint { step, path, best });
+        self.note("running")
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        let mut state = SavedState::new(
+            &self.run.status().config,
+            &self.fingerprint,
+            self.state.progress.clone(),
+        );
+        let mut optimizers = BTreeMap::new();
+        for g in &self.state.groups {
+            for (name, tensor) in g.optimizer.state_tensors()? {
+                optimizers.insert(format!("{}/{name}", g.name), tensor);
+            }
+            let scaler = g.scaler.as_ref().map(serde_json::to_value);
+            let saved = SavedGroup {
+                schedule: g.schedule.save(),
+                scaler: scaler.and_then(std::result::Result::ok).unwrap_or_default(),
+            };
+            state.groups.insert(g.name.clone(), saved);
+        }
+        for c in &self.trainer.callbacks {
+            state.callbacks.insert(c.name().to_owned(), c.save());
+        }
+        if let Some(ema) = &self.state.ema {
+            state.ema = ema.state();
+        }
+        Ok(Snapshot {
+            weights: self.state.model.params().tensors(),
+            ema: self.state.ema.as_ref().map(Ema::tensors),
+            optimizers,
+            state,
+        })
+    }
+
+    /// Goes on from the newest checkpoint, if there is one.
+    fn resume(&mut self) -> Result<()> {
+        let sink = &mut *self.sink;
+        let mut warn = |message| sink.event(&Event::Warning { message });
+        let Some(snapshot) = self.checkpoints.latest(&mut warn)? else { return Ok(()) };
+        let path = self.run.path().join("checkpoints");
+        if !self.trainer.allow_changed {
+            let differs = if snapshot.state.config != self.run.status().config {
+                Some("configuration")
+            } else if snapshot.state.data != self.fingerprint {
+                Some("data")
+            } else {
+                None
+            };
+            if let Some(what) = differs {
+                return Err(Error::Checkpoint {
+                    path,
+                    message: format!("the checkpoint was made with another {what}"),
+                    hint: "begin a new run with `--fresh`, or go on all the same with `--allow-changed`".into(),
+                });
+            }
+        }
+        self.restore_tensors(&snapshot)?;
+        for c in &mut self.trainer.callbacks {
+            if let Some(value) = snapshot.state.callbacks.get(c.name()).filter(|v| !v.is_null()) {
+                c.load(value)?;
+            }
+        }
+        self.state.progress = snapshot.state.progress;
+        let step = self.state.progress.step;
+        self.last_checkpoint =
+            self.checkpoints.list().into_iter().find(|c| c.step == step).map(|c| c.path);
+        Ok(())
+    }
+
+    fn restore_tensors(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.state.model.params().set(&snapshot.weights)?;
+        for g in &mut self.state.groups {
+            let prefix = format!("{}/", g.name);
+            let own = snapshot
+                .optimizers
+                .iter()
+                .filter_map(|(k, t)| Some((k.strip_prefix(&prefix)?.to_owned(), t.clone())))
+                .collect();
+            g.optimizer.load_state(&own)?;
+            if let Some(saved) = snapshot.state.groups.get(&g.name) {
+                g.schedule.load(&saved.schedule);
+                if let Ok(scaler) = serde_json::from_value(saved.scaler.clone()) {
+                    g.scaler = Some(scaler);
+                }
+            }
+        }
+        if let (Some(ema), Some(tensors)) = (&mut self.state.ema, &snapshot.ema) {
+            ema.load(tensors, &snapshot.state.ema)?;
+        }
+        Ok(())
+    }
+
+    /// After an error: a last checkpoint if the state is that between two steps, and word to the
+    /// callbacks. The error itself is what the user must see, so failures here are only warnings.
+    fn rescue(&mut self) {
+        let mut control = Control::default();
+        if self.micro == 0
+            && self.state.progress.step > 0
+            && self.bad_in_a_row == 0
+            && let Err(e) = self.snapshot().and_then(|s| self.checkpoints.save(&s))
+        {
+            self.sink.event(&Event::Warning { message: format!("no last checkpoint: {e}") });
+        }
+        if let Err(e) = self.fire(Hook::Exception, &mut control) {
+            self.sink.event(&Event::Warning { message: format!("while ending: {e}") });
+        }
+    }
+
+    fn fire(&mut self, hook: Hook, control: &mut Control) -> Result<()> {
+        for c in &mut self.trainer.callbacks {
+            c.on(hook, &mut self.state, control)?;
+            for event in control.events.drain(..) {
+                self.sink.event(&event);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes how the run stands.
+    fn note(&mut self, status: &str) -> Result<()> {
+        let step = self.state.progress.step;
+        let steps = self.trainer.config.steps;
+        let metric = &self.trainer.config.checkpoint.best.metric;
+        let metric = if metric.is_empty() {
+            self.state.model.scores().first().map(|s| s.name.clone())
+        } else {
+            Some(metric.clone())
+        };
+        let best = self.state.progress.best.first().zip(metric).map(|(&(step, value), metric)| {
+            BestScore { metric, value, step }
+        });
+        self.run.update(|s| {
+            s.status = status.to_owned();
+            (s.step, s.steps, s.best) = (step, steps, best);
+        })
+    }
+}
+
+/// Copies of the buffers (running statistics) of a model.
+fn buffers(model: &dyn Model) -> Result<BTreeMap<String, Tensor>> {
+    let all = model.params().all();
+    let own = all.iter().filter(|p| !p.trainable());
+    own.map(|p| Ok((p.name().to_owned(), p.var().as_detached_tensor().copy()?))).collect()
+}
+
+fn copies(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+    tensors.iter().map(|(k, t)| Ok((k.clone(), t.copy()?))).collect()
+}
+
+/// Mean of each value over the cases that have it.
+fn means<'l>(cases: impl Iterator<Item = &'l Logs>) -> Logs {
+    let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for case in cases {
+        for (name, value) in case {
+            let entry = sums.entry(name.clone()).or_default();
+            entry.0 += value;
+            entry.1 += 1.0;
+        }
+    }
+    sums.into_iter().map(|(name, (sum, n))| (name, sum / n)).collect()
+}

@@ -1,0 +1,140 @@
+//! The header of an npy array: magic, version, and a Python dict with type, order and shape.
+
+use crate::data::{DType, Encoding, Kind};
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::volume::{Axes, Axis};
+use std::io::Read;
+use std::path::Path;
+
+/// Longer than any header of a plain array.
+const LONGEST: usize = 1 << 16;
+
+/// Reads the header; what follows it in `reader` are the samples. The offset of the layout
+/// counts from where `reader` stood.
+pub(super) fn read(reader: &mut dyn Read, axes: Option<&Axes>, path: &Path) -> Result<Layout> {
+    let damaged = |message: String| Error::damaged("npy", path, message);
+    let mut take = |n: usize| -> Result<Vec<u8>> {
+        let mut bytes = vec![0; n];
+        match reader.read_exact(&mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(e) => Err(Error::damaged("npy", path, format!("the header cannot be read: {e}"))),
+        }
+    };
+    let start = take(8)?;
+    if !start.starts_with(b"\x93NUMPY") {
+        return Err(damaged(format!("expected the magic \\x93NUMPY, got {:02x?}", &start[..6])));
+    }
+    let size_bytes = match start[6] {
+        1 => 2,
+        2 | 3 => 4,
+        version => return Err(Error::unsupported("npy", path, format!("version {version}"))),
+    };
+    let length = take(size_bytes)?.iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b));
+    if length > LONGEST {
+        return Err(damaged(format!("a header of {length} bytes, expected at most {LONGEST}")));
+    }
+    let text = String::from_utf8_lossy(&take(length)?).into_owned();
+    let (encoding, fortran, mut shape) = parse(&text, path)?;
+    let mut axes = match axes {
+        Some(axes) if axes.rank() != shape.len() => {
+            let message = format!("axes `{axes}` were asked for, but the shape is {shape:?}");
+            return Err(Error::argument(path, message));
+        }
+        Some(axes) => axes.clone(),
+        None => Axes::of_rank(shape.len()).ok_or_else(|| {
+            let message = format!("an array of shape {shape:?} is no image; 2 to 5 axes are");
+            Error::unsupported("npy", path, message)
+        })?,
+    };
+    if fortran {
+        let reversed: Vec<Axis> = axes.as_slice().iter().rev().copied().collect();
+        axes = Axes::from_distinct(reversed);
+        shape.reverse();
+    }
+    Ok(Layout { offset: (8 + size_bytes + length) as u64, encoding, shape, axes })
+}
+
+/// Takes `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }` apart.
+fn parse(text: &str, path: &Path) -> Result<(Encoding, bool, Vec<usize>)> {
+    let value = |key: &str| {
+        let missing = || Error::damaged("npy", path, format!("no `{key}` in the header `{text}`"));
+        let at = text.find(&format!("'{key}'")).ok_or_else(missing)?;
+        let rest = text[at + key.len() + 2..].trim_start();
+        Ok(rest.strip_prefix(':').ok_or_else(missing)?.trim_start())
+    };
+    let descr = value("descr")?;
+    let Some(descr) = descr.strip_prefix('\'').and_then(|d| d.split('\'').next()) else {
+        let message = "structured arrays; save one of the fields by itself";
+        return Err(Error::unsupported("npy", path, message));
+    };
+    let encoding = encoding(descr, path)?;
+    let order = value("fortran_order")?;
+    let fortran = match (order.starts_with("True"), order.starts_with("False")) {
+        (true, _) => true,
+        (_, true) => false,
+        _ => return Err(Error::damaged("npy", path, format!("`fortran_order` in `{text}`"))),
+    };
+    let shape = value("shape")?.strip_prefix('(').and_then(|s| s.split_once(')'));
+    let sizes = shape.map(|(inside, _)| inside.split(',').map(str::trim).filter(|s| !s.is_empty()));
+    let shape: Option<Vec<usize>> =
+        sizes.and_then(|sizes| sizes.map(|size| size.trim_end_matches('L').parse().ok()).collect());
+    let shape = shape.ok_or_else(|| Error::damaged("npy", path, format!("`shape` in `{text}`")))?;
+    Ok((encoding, fortran, shape))
+}
+
+/// The type behind a NumPy type string such as `<u2`.
+fn encoding(descr: &str, path: &Path) -> Result<Encoding> {
+    let (order, name) = match descr.split_at_checked(1) {
+        Some((order @ ("<" | ">" | "|" | "="), name)) => (order, name),
+        _ => ("=", descr),
+    };
+    let kind = match name {
+        "u1" => Kind::Plain(DType::U8),
+        "i1" => Kind::Plain(DType::I8),
+        "u2" => Kind::Plain(DType::U16),
+        "i2" => Kind::Plain(DType::I16),
+        "u4" => Kind::Plain(DType::U32),
+        "i4" => Kind::Plain(DType::I32),
+        "u8" => Kind::Plain(DType::U64),
+        "i8" => Kind::Plain(DType::I64),
+        "f4" => Kind::Plain(DType::F32),
+        "f8" => Kind::Plain(DType::F64),
+        "f2" => Kind::Half,
+        "b1" => Kind::Bool,
+        _ => {
+            let message = if name.starts_with('c') {
+                format!(
+                    "complex samples (`{descr}`); save the magnitude, or real and imaginary part as channels"
+                )
+            } else {
+                format!("samples of type `{descr}`; save integers or floating point numbers")
+            };
+            return Err(Error::unsupported("npy", path, message));
+        }
+    };
+    Ok(Encoding { kind, big_endian: order == ">" })
+}
+
+/// The header of an array in C order, padded so that the samples start at a multiple of 64.
+pub(super) fn bytes(dtype: DType, shape: &[usize]) -> Vec<u8> {
+    let kind = match (dtype.is_float(), dtype.is_signed()) {
+        (true, _) => 'f',
+        (_, true) => 'i',
+        _ => 'u',
+    };
+    let order = if dtype.size() == 1 { '|' } else { '<' };
+    let sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    let mut dict = format!(
+        "{{'descr': '{order}{kind}{}', 'fortran_order': False, 'shape': ({}), }}",
+        dtype.size(),
+        sizes.trim_end_matches(' ').trim_end_matches(if shape.len() > 1 { "," } else { "" })
+    );
+    let padding = 63 - (10 + dict.len()) % 64;
+    dict.push_str(&" ".repeat(padding));
+    dict.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((dict.len() as u16).to_le_bytes());
+    bytes.extend(dict.into_bytes());
+    bytes
+}

@@ -1,0 +1,69 @@
+//! Small matrix products on the calling thread.
+
+use crate::math::Real;
+
+/// A matrix in memory: element `(i, j)` lies at `i * row + j * column`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a, T> {
+    pub data: &'a [T],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Rows of neighbouring elements, `stride` apart.
+    pub(super) fn rows(data: &'a [T], stride: usize) -> Self {
+        Self { data, row: stride, column: 1 }
+    }
+
+    /// The same matrix with rows and columns swapped.
+    pub(super) fn transposed(self) -> Self {
+        Self { data: self.data, row: self.column, column: self.row }
+    }
+
+    /// Whether a matrix of this many rows and columns lies within the data.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
+    }
+}
+
+/// `dst [m, n] = factor * a [m, k] · b [k, n]`, added to what is there if `accumulate`.
+#[allow(unsafe_code)] // the gemm crate takes pointers
+pub(super) fn product<T: Real>(
+    dst: &mut [T],
+    [m, n, k]: [usize; 3],
+    accumulate: bool,
+    factor: T,
+    a: Matrix<T>,
+    b: Matrix<T>,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(dst.len() >= m * n && a.holds(m, k) && b.holds(k, n), "matrix product out of bounds");
+    // SAFETY: all three matrices lie within their slices, as just checked, and `dst` is borrowed
+    // mutably, so it does not overlap the others.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            T::one(),
+            factor,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

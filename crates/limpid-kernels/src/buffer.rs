@@ -1,0 +1,114 @@
+//! Output buffers that several threads fill, in fixed chunks, without a pass that only zeroes them.
+
+use crate::math::Real;
+use crate::simd::vectorised;
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+/// Elements that one task computes: 64 kB of f32, long against the cost of a task, short against
+/// the caches. A constant, so that no sum depends on the number of threads.
+pub(crate) const CHUNK: usize = 16 * 1024;
+
+/// How many whole rows of `row` elements make about a [`CHUNK`]; at least one.
+pub(crate) fn rows_per_chunk(row: usize) -> usize {
+    (CHUNK / row.max(1)).max(1)
+}
+
+/// A buffer of `len` elements made by `f(start, chunk)`, called in parallel for consecutive chunks
+/// of at most `chunk` elements. A chunk is zero when `f` receives it.
+///
+/// # Errors
+/// [`Error::Argument`] if there is not enough memory.
+pub(crate) fn fill<T: Real>(
+    op: &'static str,
+    len: usize,
+    chunk: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) -> Result<Vec<T>> {
+    let chunk = chunk.max(1);
+    build(op, len, |data| {
+        data.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| {
+            // zeroed here, while the part is about to enter the cache anyway
+            part.fill(MaybeUninit::new(T::zero()));
+            f(i * chunk, initialised(part));
+        });
+    })
+}
+
+/// `f` of every element.
+///
+/// # Errors
+/// As [`fill`].
+pub(crate) fn map<T: Real>(
+    op: &'static str,
+    x: &[T],
+    f: impl Fn(T) -> T + Sync,
+) -> Result<Vec<T>> {
+    build(op, x.len(), |data| {
+        data.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (o, &x) in out.iter_mut().zip(x) {
+                        o.write(f(x));
+                    }
+                },
+            );
+        });
+    })
+}
+
+/// `f` of every pair of elements of two slices of the same length.
+///
+/// # Errors
+/// As [`fill`].
+pub(crate) fn map2<T: Real>(
+    op: &'static str,
+    x: &[T],
+    y: &[T],
+    f: impl Fn(T, T) -> T + Sync,
+) -> Result<Vec<T>> {
+    if x.len() != y.len() {
+        return Err(Error::shape(op, format!("{} elements", x.len()), y.len()));
+    }
+    build(op, x.len(), |data| {
+        let sources = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK));
+        data.par_chunks_mut(CHUNK).zip(sources).for_each(|(out, (x, y))| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
+                        o.write(f(x, y));
+                    }
+                },
+            );
+        });
+    })
+}
+
+/// Memory for `len` elements, written by `f`, which must write all of it.
+#[allow(unsafe_code)] // declares the memory initialised
+fn build<T>(
+    op: &'static str,
+    len: usize,
+    f: impl FnOnce(&mut [MaybeUninit<T>]),
+) -> Result<Vec<T>> {
+    let mut data: Vec<T> = Vec::new();
+    if data.try_reserve_exact(len).is_err() {
+        let message = format!("not enough memory for an output of {len} elements");
+        return Err(Error::Argument { op, message });
+    }
+    f(&mut data.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity was reserved, and the three callers above write every element: the
+    // chunks cover the slice, and in the maps the sources are as long as it.
+    unsafe { data.set_len(len) };
+    Ok(data)
+}
+
+/// A slice whose every element was just written.
+#[allow(unsafe_code)] // declares the memory initialised
+fn initialised<T: Real>(part: &mut [MaybeUninit<T>]) -> &mut [T] {
+    // SAFETY: the only caller fills `part` in the line before.
+    unsafe { part.assume_init_mut() }
+}

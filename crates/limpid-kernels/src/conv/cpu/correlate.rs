@@ -1,0 +1,262 @@
+//! Sums over channels and taps for every pixel of a lattice: forward pass and data gradient.
+
+use super::gather::{Axis, Gather, Segment, Tile, tiles};
+use super::output::{Matrix, Output, product};
+use super::{COLUMN_ROWS, TASKS, tile_pixels};
+use crate::element::Element;
+use crate::simd::vectorised;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// `out[n, k, p] = bias[k] + Σ weight[k, c, tap] · source[n, c, read(p, tap)]`, group by group.
+pub(super) struct Correlation {
+    pub batch: usize,
+    pub groups: usize,
+    /// Source channels per group.
+    pub inputs: usize,
+    /// Output channels per group.
+    pub outputs: usize,
+    pub gather: Gather,
+    pub lattice: Lattice,
+}
+
+/// Which pixels of the output image are computed: `start + step * j` per dimension.
+pub(super) struct Lattice {
+    pub image: [usize; 3],
+    pub start: [usize; 3],
+    pub step: [usize; 3],
+}
+
+impl Lattice {
+    pub(super) fn dense(image: [usize; 3]) -> Self {
+        Self { image, start: [0; 3], step: [1; 3] }
+    }
+
+    fn is_dense(&self) -> bool {
+        self.step == [1; 3]
+    }
+
+    fn pixels(&self) -> usize {
+        self.image.iter().product()
+    }
+
+    /// The image pixel of the lattice pixel `(z, y, 0)`.
+    fn row(&self, segment: &Segment) -> usize {
+        let z = self.start[0] + self.step[0] * segment.z;
+        let y = self.start[1] + self.step[1] * segment.y;
+        (z * self.image[1] + y) * self.image[2] + self.start[2]
+    }
+}
+
+/// The operands of a run.
+struct Operands<'a, T> {
+    source: &'a [T],
+    /// `[groups, outputs, inputs, taps]`
+    weight: &'a [T],
+    /// `[groups, outputs]`
+    bias: Option<&'a [T]>,
+    output: &'a Output<T>,
+}
+
+impl Correlation {
+    /// Writes all lattice pixels of all channels of `output`.
+    pub(super) fn run<T: Element>(
+        &self,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        output: &Output<T>,
+    ) {
+        let operands = Operands { source, weight, bias, output };
+        let (pixels, width) = (self.gather.pixels(), self.gather.axes[2].len);
+        let rows = self.inputs * self.gather.taps();
+        if rows == 0 || (self.inputs == 1 && self.outputs <= 2) {
+            let target = (1 << 17) / rows.clamp(8, 1 << 8);
+            let tiles = tiles(self.batch, pixels, width, target);
+            let outputs = self.groups * self.outputs;
+            (0..tiles.len() * outputs).into_par_iter().for_each(|task| {
+                vectorised(
+                    #[inline(always)]
+                    || self.direct(&operands, &tiles[task / outputs], task % outputs),
+                );
+            });
+        } else {
+            let tiles = tiles(self.batch, pixels, width, tile_pixels::<T>());
+            let tasks = tiles.len() * self.groups;
+            // too few tiles to share: also share the output channels, 64 or more to a part
+            let parts = TASKS.div_ceil(tasks.max(1)).min(self.outputs / 64).max(1);
+            (0..tasks * parts).into_par_iter().for_each(|task| {
+                let (task, part) = (task / parts, task % parts);
+                let outputs = self.outputs * part / parts..self.outputs * (part + 1) / parts;
+                self.by_product(
+                    &operands,
+                    &tiles[task / self.groups],
+                    task % self.groups,
+                    outputs,
+                );
+            });
+        }
+    }
+
+    /// One tile of some output channels of a group as the product of weights and columns.
+    fn by_product<T: Element>(
+        &self,
+        operands: &Operands<T>,
+        tile: &Tile,
+        group: usize,
+        outputs: Range<usize>,
+    ) {
+        let rows = self.inputs * self.gather.taps();
+        let source_pixels = self.gather.source_pixels();
+        let channels = |n: usize| {
+            let first = (n * self.groups + group) * self.inputs;
+            &operands.source[first * source_pixels..][..self.inputs * source_pixels]
+        };
+        let first = group * self.outputs + outputs.start;
+        let weight = &operands.weight[first * rows..][..outputs.len() * rows];
+        let bias = operands.bias.map(|bias| &bias[first..][..outputs.len()]);
+
+        let one_image = tile.images.len() == 1;
+        let in_place = one_image && self.lattice.is_dense();
+        let no_columns = one_image && self.gather.is_identity();
+        let block = if no_columns { rows } else { rows.min(COLUMN_ROWS) };
+        let column_len = if no_columns { 0 } else { block * tile.len() };
+        let result_len = if in_place { 0 } else { outputs.len() * tile.len() };
+        T::with_scratch(column_len + result_len, |scratch| {
+            let (columns, result) = scratch.split_at_mut(column_len);
+            let (dst, stride) = if in_place {
+                let pixels = self.lattice.pixels();
+                let channel = tile.images.start * self.groups * self.outputs + first;
+                let len = (outputs.len() - 1) * pixels + tile.len();
+                (operands.output.at(channel * pixels + tile.pixels.start, len), pixels)
+            } else {
+                (result.as_mut_ptr(), tile.len())
+            };
+            if let Some(bias) = bias {
+                for (k, &b) in bias.iter().enumerate() {
+                    for p in 0..tile.len() {
+                        // SAFETY: within the tile's elements, which belong to this task.
+                        unsafe { dst.add(k * stride + p).write(b) };
+                    }
+                }
+            }
+            for start in (0..rows).step_by(block) {
+                let block = start..rows.min(start + block);
+                let len = block.len();
+                let columns = if no_columns {
+                    let data = &channels(tile.images.start)[tile.pixels.start..];
+                    Matrix { data, row: source_pixels, column: 1 }
+                } else {
+                    self.gather.fill_columns(channels, block, tile, columns);
+                    Matrix { data: columns, row: tile.len(), column: 1 }
+                };
+                let weight = Matrix { data: &weight[start..], row: rows, column: 1 };
+                let accumulate = bias.is_some() || start > 0;
+                let size = [outputs.len(), tile.len(), len];
+                // SAFETY: within the tile's elements, which belong to this task; they are
+                // initialised by the bias or the first product before they are added to.
+                unsafe { product(size, dst, [stride, 1], accumulate, weight, columns) };
+            }
+            if !in_place {
+                for (k, result) in result.chunks_exact(tile.len()).enumerate() {
+                    self.scatter(operands.output, tile, first + k, result);
+                }
+            }
+        });
+    }
+
+    /// One tile of one output channel by sums over rows: for few channels, where a product would
+    /// spend its time on copying columns.
+    #[inline(always)]
+    fn direct<T: Element>(&self, operands: &Operands<T>, tile: &Tile, channel: usize) {
+        let [az, ay, ax] = &self.gather.axes;
+        let source_pixels = self.gather.source_pixels();
+        let rows = self.inputs * self.gather.taps();
+        let weight = &operands.weight[channel * rows..][..rows];
+        let bias = operands.bias.map_or(T::zero(), |bias| bias[channel]);
+        T::with_scratch(tile.len(), |result| {
+            result.fill(bias);
+            for (n, result) in tile.images.clone().zip(result.chunks_exact_mut(tile.pixels.len())) {
+                let first = (n * self.groups + channel / self.outputs) * self.inputs;
+                for c in 0..self.inputs {
+                    let plane = &operands.source[(first + c) * source_pixels..][..source_pixels];
+                    let kernel = &weight[c * self.gather.taps()..][..self.gather.taps()];
+                    for (at, segment) in self.gather.segments(tile.pixels.clone()) {
+                        let sums = &mut result[at..at + segment.x.len()];
+                        for z in 0..az.offsets.len() {
+                            for y in 0..ay.offsets.len() {
+                                let row = self.gather.source_row(plane, &segment, [z, y]);
+                                let taps = (z * ay.offsets.len() + y) * ax.offsets.len();
+                                if let Some(row) = row {
+                                    let kernel = &kernel[taps..][..ax.offsets.len()];
+                                    add_taps(ax, &segment.x, kernel, row, sums);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            for (i, n) in tile.images.clone().enumerate() {
+                let one = Tile { images: n..n + 1, pixels: tile.pixels.clone() };
+                self.scatter(operands.output, &one, channel, &result[i * one.len()..][..one.len()]);
+            }
+        });
+    }
+
+    /// Copies a tile of one channel to its pixels of the output.
+    fn scatter<T: Element>(
+        &self,
+        output: &Output<T>,
+        tile: &Tile,
+        channel: usize,
+        result: &[T],
+    ) {
+        let channels = self.groups * self.outputs;
+        let step = self.lattice.step[2];
+        for (n, result) in tile.images.clone().zip(result.chunks_exact(tile.pixels.len())) {
+            let plane = (n * channels + channel) * self.lattice.pixels();
+            for (at, segment) in self.gather.segments(tile.pixels.clone()) {
+                let values = &result[at..at + segment.x.len()];
+                let first = plane + self.lattice.row(&segment) + step * segment.x.start;
+                let dst = output.at(first, (values.len() - 1) * step + 1);
+                if step == 1 {
+                    // SAFETY: `dst` has room for the values and these pixels belong to this task.
+                    unsafe { dst.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+                } else {
+                    for (i, &value) in values.iter().enumerate() {
+                        // SAFETY: as above, `step` apart.
+                        unsafe { dst.add(i * step).write(value) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds to the sums of the outputs `x` what they read of a source row through one row of taps.
+#[inline(always)]
+fn add_taps<T: Element>(
+    axis: &Axis,
+    x: &Range<usize>,
+    kernel: &[T],
+    row: &[T],
+    sums: &mut [T],
+) {
+    for (tap, &w) in kernel.iter().enumerate() {
+        let (lo, hi) = axis.clip(tap, x);
+        if lo == hi {
+            continue;
+        }
+        let source = &row[axis.position(lo, tap)..];
+        let sums = &mut sums[lo - x.start..hi - x.start];
+        if axis.step == 1 {
+            for (sum, &s) in sums.iter_mut().zip(source) {
+                *sum += w * s;
+            }
+        } else {
+            for (sum, &s) in sums.iter_mut().zip(source.iter().step_by(axis.step)) {
+                *sum += w * s;
+            }
+        }
+    }
+}

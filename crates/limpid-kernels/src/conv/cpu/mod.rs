@@ -1,0 +1,155 @@
+//! CPU arithmetic of the convolution maps.
+//!
+//! All three read the image through [`gather::Gather`], which says where each tap of the kernel
+//! looks for each output pixel. [`correlate`] computes forward and data gradient, [`weight`] the
+//! weight gradient. Work is cut by tile index, never by thread count, so that sums come out with
+//! the same bits however many threads there are.
+
+#![allow(unsafe_code)] // outputs are written uninitialised and by several threads: output.rs
+
+mod correlate;
+mod gather;
+mod output;
+mod weight;
+
+pub(super) use weight::weight_grad;
+
+use super::geometry::Geometry;
+use crate::element::Element;
+use crate::math::Real;
+use crate::{Result, planes};
+use correlate::{Correlation, Lattice};
+use gather::{Axis, Gather};
+use output::Output;
+use std::ops::Range;
+
+/// Pixels of a tile: 3 kB of f32 per row of the column buffer.
+fn tile_pixels<T>() -> usize {
+    768 * 4 / size_of::<T>()
+}
+
+/// Rows (channel and tap) of the column buffer, which then takes 0.75 MB and stays in L2.
+const COLUMN_ROWS: usize = 256;
+
+/// Parallel tasks worth having; more are made only where the sizes do not give as many.
+const TASKS: usize = 16;
+
+/// `image [batch, channels, ..]` to `result [batch, features, ..]`.
+pub(super) fn forward<T: Element>(
+    g: &Geometry,
+    image: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+) -> Result<Vec<T>> {
+    let output = Output::new("conv", g.batch * g.features * g.result_pixels())?;
+    let correlation = Correlation {
+        batch: g.batch,
+        groups: g.groups,
+        inputs: g.group_channels(),
+        outputs: g.group_features(),
+        gather: image_gather(g),
+        lattice: Lattice::dense(g.result),
+    };
+    correlation.run(image, weight, bias, &output);
+    // SAFETY: the lattice is dense, so the tasks of `run` wrote every element.
+    Ok(unsafe { output.into_vec() })
+}
+
+/// `result [batch, features, ..]` to `image [batch, channels, ..]`.
+///
+/// With stride `s`, image pixels that share their position modulo `s` see the same taps: each such
+/// phase is a correlation of the result at stride one with part of the kernel (Shi et al.,
+/// arXiv:1609.07009).
+pub(super) fn data_grad<T: Element>(
+    g: &Geometry,
+    result: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+) -> Result<Vec<T>> {
+    let output = Output::new("conv_transpose", g.batch * g.channels * g.image_pixels())?;
+    for start in phases(g) {
+        let phase: [Phase; 3] = std::array::from_fn(|d| Phase::new(g, d, start[d]));
+        let correlation = Correlation {
+            batch: g.batch,
+            groups: g.groups,
+            inputs: g.group_features(),
+            outputs: g.group_channels(),
+            gather: Gather::new(std::array::from_fn(|d| phase[d].axis.clone())),
+            lattice: Lattice { image: g.image, start, step: g.stride },
+        };
+        let weight = phase_weight(g, weight, &phase);
+        correlation.run(result, &weight, bias, &output);
+    }
+    // SAFETY: the phases together are all image pixels, and `run` writes all pixels of a phase.
+    Ok(unsafe { output.into_vec() })
+}
+
+/// Sums of `data [batch, channels, ..]` over all but the channels, accumulated in f64.
+pub(super) fn channel_sums<T: Real>(data: &[T], batch: usize, channels: usize) -> Vec<T> {
+    let planes = batch * channels;
+    let sum = |range: Range<usize>| {
+        let [sum] = planes::sums([&data[range]], |[x]| [x.f64()]);
+        sum
+    };
+    let sums = planes::reduce(planes, data.len() / planes.max(1), sum, |a, b| a + b);
+    (0..channels).map(|c| T::of(sums.iter().skip(c).step_by(channels).sum())).collect()
+}
+
+/// Where the taps of the kernel read the image, for each pixel of the result.
+fn image_gather(g: &Geometry) -> Gather {
+    Gather::new(std::array::from_fn(|d| {
+        let offset = |tap: usize| (tap * g.dilation[d]) as isize - g.padding[d] as isize;
+        Axis::new(g.result[d], g.image[d], g.stride[d], (0..g.kernel[d]).map(offset).collect())
+    }))
+}
+
+/// The first image pixels of all phases of the data gradient.
+fn phases(g: &Geometry) -> Vec<[usize; 3]> {
+    let per_dim: [usize; 3] = std::array::from_fn(|d| g.stride[d].min(g.image[d]));
+    let [nz, ny, nx] = per_dim;
+    (0..nz * ny * nx).map(|i| [i / (ny * nx), i / nx % ny, i % nx]).collect()
+}
+
+/// One dimension of a phase: the image pixels `start + stride * j`.
+struct Phase {
+    /// The taps that reach these pixels.
+    taps: Vec<usize>,
+    /// Where they read the result.
+    axis: Axis,
+}
+
+impl Phase {
+    fn new(g: &Geometry, d: usize, start: usize) -> Self {
+        let stride = g.stride[d] as isize;
+        // image pixel i is reached from result pixel (i + padding - tap * dilation) / stride
+        let distance =
+            |tap: usize| (start + g.padding[d]) as isize - (tap * g.dilation[d]) as isize;
+        let taps: Vec<usize> =
+            (0..g.kernel[d]).filter(|&tap| distance(tap) % stride == 0).collect();
+        let offsets = taps.iter().map(|&tap| distance(tap) / stride).collect();
+        let len = (g.image[d] - start).div_ceil(g.stride[d]);
+        Self { axis: Axis::new(len, g.result[d], 1, offsets), taps }
+    }
+}
+
+/// The weights of one phase as `[groups, channels per group, features per group, taps]`.
+fn phase_weight<T: Element>(g: &Geometry, weight: &[T], phase: &[Phase; 3]) -> Vec<T> {
+    let (channels, features) = (g.group_channels(), g.group_features());
+    let [_, ky, kx] = g.kernel;
+    let mut taps = Vec::new();
+    for z in &phase[0].taps {
+        for y in &phase[1].taps {
+            taps.extend(phase[2].taps.iter().map(|x| (z * ky + y) * kx + x));
+        }
+    }
+    let mut packed = Vec::with_capacity(g.channels * features * taps.len());
+    for group in 0..g.groups {
+        for c in 0..channels {
+            for k in 0..features {
+                let kernel = &weight[((group * features + k) * channels + c) * g.taps()..];
+                packed.extend(taps.iter().map(|&tap| kernel[tap]));
+            }
+        }
+    }
+    packed
+}

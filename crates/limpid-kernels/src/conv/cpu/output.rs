@@ -1,0 +1,105 @@
+//! Memory that several threads fill without zeroing it first, and the matrix product that writes it.
+
+use crate::element::Element;
+use crate::{Error, Result};
+use std::mem::MaybeUninit;
+
+/// A buffer under construction. Tasks write disjoint elements through [`Output::at`].
+pub(super) struct Output<T> {
+    data: Vec<MaybeUninit<T>>,
+    start: *mut T,
+}
+
+// SAFETY: `start` is only dereferenced through unsafe writes whose callers keep them disjoint.
+unsafe impl<T: Send> Sync for Output<T> {}
+
+impl<T: Copy> Output<T> {
+    /// Memory for `len` elements; an error, not an abort, if there is not enough of it.
+    pub(super) fn new(op: &'static str, len: usize) -> Result<Self> {
+        let mut data: Vec<MaybeUninit<T>> = Vec::new();
+        if data.try_reserve_exact(len).is_err() {
+            let message = format!("not enough memory for an output of {len} elements");
+            return Err(Error::Argument { op, message });
+        }
+        // SAFETY: `MaybeUninit` needs no initialisation, and the capacity was just reserved.
+        unsafe { data.set_len(len) };
+        let start = data.as_mut_ptr().cast::<T>();
+        Ok(Self { data, start })
+    }
+
+    /// A pointer to element `index` with `len` elements after it.
+    #[inline]
+    pub(super) fn at(&self, index: usize, len: usize) -> *mut T {
+        assert!(index <= self.data.len() && len <= self.data.len() - index);
+        // SAFETY: the index lies within the allocation, as just checked.
+        unsafe { self.start.add(index) }
+    }
+
+    /// The finished buffer.
+    ///
+    /// # Safety
+    /// Every element has been written.
+    pub(super) unsafe fn into_vec(self) -> Vec<T> {
+        let mut data = std::mem::ManuallyDrop::new(self.data);
+        let (start, len, capacity) = (data.as_mut_ptr().cast::<T>(), data.len(), data.capacity());
+        // SAFETY: the parts of a `Vec` of the same layout; the caller vouches for the content.
+        unsafe { Vec::from_raw_parts(start, len, capacity) }
+    }
+}
+
+/// A matrix in memory: element `(i, j)` lies at `i * row + j * column`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a, T> {
+    pub data: &'a [T],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<T> Matrix<'_, T> {
+    /// Whether a matrix of this many rows and columns lies within `data`.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
+    }
+}
+
+/// `dst[m × n] = a[m × k] · b[k × n]`, added to what is there if `accumulate`, on this thread.
+/// `dst` has the given row and column strides.
+///
+/// # Safety
+/// `dst` may be written at all those positions, no one else accesses them meanwhile, and they are
+/// initialised if `accumulate`.
+pub(super) unsafe fn product<T: Element>(
+    [m, n, k]: [usize; 3],
+    dst: *mut T,
+    [row, column]: [usize; 2],
+    accumulate: bool,
+    a: Matrix<T>,
+    b: Matrix<T>,
+) {
+    assert!(m > 0 && n > 0 && k > 0 && a.holds(m, k) && b.holds(k, n));
+    let one = T::one();
+    // SAFETY: `a` and `b` are large enough, as just checked; the caller vouches for `dst`.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst,
+            column as isize,
+            row as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            one,
+            one,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! The weight gradient: for every tap, the products of image and result summed over all pixels.
+
+use super::gather::{Gather, Tile, tiles};
+use super::output::{Matrix, product};
+use super::{COLUMN_ROWS, TASKS, image_gather, tile_pixels};
+use crate::conv::geometry::Geometry;
+use crate::element::Element;
+use crate::simd::vectorised;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// `image [batch, channels, ..]` and `result [batch, features, ..]` to
+/// `weight [features, channels / groups, ..]`.
+///
+/// A task sums one block of weights over one part of the tiles; the parts are added in order.
+pub(in crate::conv) fn weight_grad<T: Element>(
+    g: &Geometry,
+    image: &[T],
+    result: &[T],
+) -> Vec<T> {
+    let gather = image_gather(g);
+    let tiles = tiles(g.batch, g.result_pixels(), g.result[2], tile_pixels::<T>());
+    let sums = WeightGrad { g, gather, image, result };
+    let (rows, features) = (g.group_channels() * g.taps(), g.group_features());
+
+    let blocks: Vec<Range<usize>> =
+        (0..rows).step_by(COLUMN_ROWS).map(|r| r..rows.min(r + COLUMN_ROWS)).collect();
+    let parts = TASKS.div_ceil(blocks.len() * g.groups).min(tiles.len()).max(1);
+    let partial: Vec<Vec<T>> = (0..g.groups * blocks.len() * parts)
+        .into_par_iter()
+        .map(|task| {
+            let (task, part) = (task / parts, task % parts);
+            let tiles = &tiles[tiles.len() * part / parts..tiles.len() * (part + 1) / parts];
+            let (group, block) = (task / blocks.len(), blocks[task % blocks.len()].clone());
+            if g.group_channels() == 1 && features == 1 {
+                sums.direct(tiles, group)
+            } else {
+                sums.by_product(tiles, group, block)
+            }
+        })
+        .collect();
+
+    // blocks are [rows, features]; the weight is [features, rows]
+    let mut weight = vec![T::zero(); g.features * rows];
+    for (task, partial) in partial.iter().enumerate() {
+        let (group, block) = (task / parts / blocks.len(), &blocks[task / parts % blocks.len()]);
+        let weight = &mut weight[group * features * rows..][..features * rows];
+        for (k, weight) in weight.chunks_exact_mut(rows).enumerate() {
+            for (w, sums) in weight[block.clone()].iter_mut().zip(partial.chunks_exact(features)) {
+                *w += sums[k];
+            }
+        }
+    }
+    weight
+}
+
+struct WeightGrad<'a, T> {
+    g: &'a Geometry,
+    gather: Gather,
+    image: &'a [T],
+    result: &'a [T],
+}
+
+impl<T: Element> WeightGrad<'_, T> {
+    /// The channels of group `group` of image `n`.
+    fn image_channels(&self, n: usize, group: usize) -> &[T] {
+        let size = self.g.group_channels() * self.g.image_pixels();
+        &self.image[(n * self.g.groups + group) * size..][..size]
+    }
+
+    /// The features of group `group` of result `n`.
+    fn result_features(&self, n: usize, group: usize) -> &[T] {
+        let size = self.g.group_features() * self.g.result_pixels();
+        &self.result[(n * self.g.groups + group) * size..][..size]
+    }
+
+    /// `[block, features]`: the columns of the tiles times their results.
+    fn by_product(&self, tiles: &[Tile], group: usize, block: Range<usize>) -> Vec<T> {
+        let features = self.g.group_features();
+        let pixels = self.g.result_pixels();
+        let mut sums = vec![T::zero(); block.len() * features];
+        for (i, tile) in tiles.iter().enumerate() {
+            let one_image = tile.images.len() == 1;
+            let no_columns = one_image && self.gather.is_identity();
+            let column_len = if no_columns { 0 } else { block.len() * tile.len() };
+            let result_len = if one_image { 0 } else { features * tile.len() };
+            T::with_scratch(column_len + result_len, |scratch| {
+                let (columns, packed) = scratch.split_at_mut(column_len);
+                let columns = if no_columns {
+                    let channels = self.image_channels(tile.images.start, group);
+                    let data = &channels[block.start * pixels + tile.pixels.start..];
+                    Matrix { data, row: 1, column: pixels }
+                } else {
+                    let channels = |n| self.image_channels(n, group);
+                    self.gather.fill_columns(channels, block.clone(), tile, columns);
+                    Matrix { data: columns, row: 1, column: tile.len() }
+                };
+                let result = if one_image {
+                    let data = self.result_features(tile.images.start, group);
+                    Matrix { data: &data[tile.pixels.start..], row: pixels, column: 1 }
+                } else {
+                    for (k, row) in packed.chunks_exact_mut(tile.len()).enumerate() {
+                        for (n, row) in tile.images.clone().zip(row.chunks_exact_mut(pixels)) {
+                            row.copy_from_slice(&self.result_features(n, group)[k * pixels..][..pixels]);
+                        }
+                    }
+                    Matrix { data: packed, row: tile.len(), column: 1 }
+                };
+                let size = [features, block.len(), tile.len()];
+                // SAFETY: `sums` has `features` elements for each row of the block.
+                unsafe {
+                    product(size, sums.as_mut_ptr(), [1, features], i > 0, result, columns);
+                }
+            });
+        }
+        sums
+    }
+
+    /// One channel, one feature: a dot product per tap.
+    fn direct(&self, tiles: &[Tile], group: usize) -> Vec<T> {
+        let [_, ay, ax] = &self.gather.axes;
+        let mut sums = vec![0f64; self.g.taps()];
+        for tile in tiles {
+            for n in tile.images.clone() {
+                let plane = self.image_channels(n, group);
+                let result = &self.result_features(n, group)[tile.pixels.clone()];
+                for (at, segment) in self.gather.segments(tile.pixels.clone()) {
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        let (x, rest) = (i % ax.offsets.len(), i / ax.offsets.len());
+                        let (y, z) = (rest % ay.offsets.len(), rest / ay.offsets.len());
+                        let Some(row) = self.gather.source_row(plane, &segment, [z, y]) else {
+                            continue;
+                        };
+                        let (lo, hi) = ax.clip(x, &segment.x);
+                        if lo < hi {
+                            let from = ax.position(lo, x);
+                            let result = &result[at + lo - segment.x.start..][..hi - lo];
+                            *sum += dot(result, &row[from..], ax.step);
+                        }
+                    }
+                }
+            }
+        }
+        sums.into_iter().map(T::from_f64).collect()
+    }
+}
+
+/// `Σ a[i] · b[i · step]`, in f64.
+fn dot<T: Element>(a: &[T], b: &[T], step: usize) -> f64 {
+    const LANES: usize = 16;
+    vectorised(
+        #[inline(always)]
+        || {
+            if step > 1 {
+                let products = a.iter().zip(b.iter().step_by(step));
+                return products.map(|(a, b)| a.to_f64() * b.to_f64()).sum();
+            }
+            let mut lanes = [0f64; LANES];
+            let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+            let (b_blocks, b_rest) = b[..a.len()].as_chunks::<LANES>();
+            for (a, b) in a_blocks.iter().zip(b_blocks) {
+                for i in 0..LANES {
+                    lanes[i] += a[i].to_f64() * b[i].to_f64();
+                }
+            }
+            let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a.to_f64() * b.to_f64()).sum();
+            lanes.iter().sum::<f64>() + rest
+        },
+    )
+}

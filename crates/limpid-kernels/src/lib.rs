@@ -1,0 +1,48 @@
+//! Tensor operations that candle lacks or cannot differentiate, and the random numbers of Limpid.
+//!
+//! Every operation is a free function in a folder of its own: `mod.rs` (the public function, its
+//! checks and its gradient), `cpu.rs` (the arithmetic), `tests.rs`. Operations are rank-generic
+//! (1-D, 2-D, 3-D through one path), work in f32 and f64, and give the same bits for any number of
+//! threads.
+//!
+//! Invariants: this crate knows no parameters, files or configuration.
+
+mod backward;
+mod buffer;
+mod check;
+mod element;
+mod error;
+pub mod gradcheck;
+mod math;
+mod op;
+mod planes;
+pub mod rng;
+mod simd;
+pub mod step;
+
+mod activation;
+mod attention;
+mod conv;
+mod dropout;
+mod norm;
+mod pad;
+mod pool;
+mod resize;
+mod separable;
+mod shuffle;
+mod softmax;
+
+pub use activation::{
+    abs, elu, gelu, gelu_tanh, leaky_relu, mish, prelu, relu, sigmoid, silu, softplus, tanh,
+};
+pub use attention::attention;
+pub use conv::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
+pub use dropout::{dropout, dropout_channels};
+pub use error::{Error, Result};
+pub use norm::{batch_norm_eval, batch_norm_train, group_norm, instance_norm, layer_norm};
+pub use pad::{Pad, pad};
+pub use pool::{PoolSpec, adaptive_avg_pool, avg_pool, max_pool};
+pub use resize::{Resize, resize, resize_by};
+pub use shuffle::{pixel_shuffle, pixel_unshuffle};
+pub use softmax::{log_softmax, softmax};
+pub use step::{all_finite, sum_squares};

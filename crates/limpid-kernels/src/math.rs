@@ -1,0 +1,245 @@
+//! Elementary functions in f32 and f64 for the CPU kernels.
+//!
+//! The f32 versions are branch-free polynomials, so that loops over them vectorise (see
+//! [`crate::simd`]); `exp` is within 1 ulp of the truth, the others within a few. The coefficients
+//! are those of Cephes (Moshier, netlib.org/cephes), and for `erfc` those of Numerical Recipes
+//! (section 6.2, fractional error below 1.2e-7). The f64 versions are those of the standard library
+//! and of `libm`.
+
+use crate::element::Element;
+use std::ops::Neg;
+
+/// The elements of the CPU kernels with the functions that they need.
+pub(crate) trait Real: Element + Neg<Output = Self> {
+    /// The nearest value of this type, inlined where candle's conversion may not be.
+    fn of(v: f64) -> Self;
+    /// As f64, exactly.
+    fn f64(self) -> f64;
+    /// Minus infinity.
+    const LOWEST: Self;
+    /// Not a number.
+    fn is_nan(self) -> bool;
+    /// Exponential function.
+    fn exp(self) -> Self;
+    /// `exp(x) - 1` without cancellation.
+    fn exp_m1(self) -> Self;
+    /// `ln(1 + x)` without cancellation.
+    fn ln_1p(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh(self) -> Self;
+    /// Complementary error function.
+    fn erfc(self) -> Self;
+}
+
+impl Real for f64 {
+    const LOWEST: Self = f64::NEG_INFINITY;
+
+    #[inline(always)]
+    fn of(v: f64) -> Self {
+        v
+    }
+
+    #[inline(always)]
+    fn f64(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+
+    #[inline(always)]
+    fn exp(self) -> Self {
+        self.exp()
+    }
+
+    #[inline(always)]
+    fn exp_m1(self) -> Self {
+        self.exp_m1()
+    }
+
+    #[inline(always)]
+    fn ln_1p(self) -> Self {
+        self.ln_1p()
+    }
+
+    #[inline(always)]
+    fn ln(self) -> Self {
+        self.ln()
+    }
+
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        self.tanh()
+    }
+
+    #[inline(always)]
+    fn erfc(self) -> Self {
+        libm::erfc(self)
+    }
+}
+
+impl Real for f32 {
+    const LOWEST: Self = f32::NEG_INFINITY;
+
+    #[inline(always)]
+    fn of(v: f64) -> Self {
+        v as f32
+    }
+
+    #[inline(always)]
+    fn f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+
+    /// Cephes `expf`: `exp(x) = 2^n exp(r)` with `|r| <= ln(2) / 2`.
+    #[inline(always)]
+    fn exp(self) -> Self {
+        // beyond these limits the result is zero or infinite; NaN passes both comparisons
+        let x = if self > 89.0 { 89.0 } else { self };
+        let x = if x < -105.0 { -105.0 } else { x };
+        // adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits
+        const ROUND: f32 = 12_582_912.0;
+        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let n = shifted - ROUND;
+        // ln(2) in two parts, the first exact in a few bits
+        let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+        let p = polynomial(
+            r,
+            [
+                1.987_569_2e-4,
+                1.398_199_9e-3,
+                8.333_452e-3,
+                4.166_579_6e-2,
+                1.666_666_5e-1,
+                5.000_000_1e-1,
+            ],
+        );
+        let e = p * (r * r) + r + 1.0;
+        // 2^n in two factors: n reaches beyond the exponents of f32 on both sides
+        let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+        let half = n >> 1;
+        e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+    }
+
+    #[inline(always)]
+    fn exp_m1(self) -> Self {
+        let t = Real::tanh(0.5 * self);
+        let small = 2.0 * t / (1.0 - t);
+        if Element::abs(self) < 1.0 { small } else { Real::exp(self) - 1.0 }
+    }
+
+    #[inline(always)]
+    fn ln_1p(self) -> Self {
+        self.ln_1p()
+    }
+
+    #[inline(always)]
+    fn ln(self) -> Self {
+        self.ln()
+    }
+
+    /// Cephes `tanhf`: a polynomial near zero, the exponential elsewhere.
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        let a = Element::abs(self);
+        let z = self * self;
+        let p = polynomial(
+            z,
+            [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_7e-2, 1.333_144_2e-1, -3.333_328e-1],
+        );
+        let near = p * z * self + self;
+        let far = 1.0 - 2.0 / (Real::exp(2.0 * a) + 1.0);
+        if a < 0.625 { near } else { far.copysign(self) }
+    }
+
+    #[inline(always)]
+    fn erfc(self) -> Self {
+        let a = Element::abs(self);
+        let t = 1.0 / (1.0 + 0.5 * a);
+        let p = polynomial(
+            t,
+            [
+                0.170_872_77,
+                -0.822_152_2,
+                1.488_515_9,
+                -1.135_204,
+                0.278_868_07,
+                -0.186_288_06,
+                0.096_784_18,
+                0.374_091_96,
+                1.000_023_7,
+                -1.265_512_2,
+            ],
+        );
+        let tail = t * Real::exp(p - a * a);
+        if self < 0.0 { 2.0 - tail } else { tail }
+    }
+}
+
+/// Horner's scheme, highest power first.
+#[inline(always)]
+fn polynomial<const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
+    coefficients.iter().fold(0.0, |sum, c| sum * x + c)
+}
+
+/// `2^n` for `-126 <= n <= 127`.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Worst error of `f` against `truth`, in units of the last place, over `steps` points.
+    fn worst_ulp(range: (f32, f32), f: fn(f32) -> f32, truth: fn(f64) -> f64) -> f64 {
+        let steps = 200_000;
+        let mut worst = 0f64;
+        for i in 0..=steps {
+            let x = range.0 + (range.1 - range.0) * (i as f32 / steps as f32);
+            let want = truth(f64::from(x));
+            let near = want as f32;
+            let ulp = f64::from(near.abs().next_up()) - f64::from(near.abs());
+            worst = worst.max((f64::from(f(x)) - want).abs() / ulp);
+        }
+        worst
+    }
+
+    #[test]
+    fn f32_functions_are_close_to_the_truth() {
+        assert!(worst_ulp((-87.0, 88.7), Real::exp, f64::exp) < 1.1);
+        assert!(worst_ulp((-104.0, -87.0), Real::exp, f64::exp) < 1.1);
+        assert!(worst_ulp((-20.0, 20.0), Real::tanh, f64::tanh) < 3.0);
+        assert!(worst_ulp((-20.0, 5.0), Real::exp_m1, f64::exp_m1) < 6.0);
+        assert!(worst_ulp((-6.0, 0.5), Real::erfc, libm::erfc) < 6.0);
+        // in the tail the rounding of the exponent shows
+        assert!(worst_ulp((0.5, 4.0), Real::erfc, libm::erfc) < 24.0);
+    }
+
+    #[test]
+    fn f32_functions_have_the_right_limits() {
+        assert_eq!(Real::exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(Real::exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(Real::exp(89.0f32), f32::INFINITY);
+        assert_eq!(Real::exp(0f32), 1.0);
+        assert!(Real::exp(f32::NAN).is_nan());
+        assert_eq!(Real::tanh(f32::NEG_INFINITY), -1.0);
+        assert_eq!(Real::tanh(1e-30f32), 1e-30);
+        assert!(Real::tanh(f32::NAN).is_nan());
+        assert_eq!(Real::exp_m1(f32::NEG_INFINITY), -1.0);
+        assert_eq!(Real::exp_m1(f32::INFINITY), f32::INFINITY);
+        assert_eq!(Real::erfc(f32::INFINITY), 0.0);
+        assert_eq!(Real::erfc(f32::NEG_INFINITY), 2.0);
+        assert!(Real::erfc(f32::NAN).is_nan());
+    }
+}

@@ -1,0 +1,61 @@
+//! The gradient of a normalisation, made of differentiable operations; slower than the fused one.
+
+use super::Affine;
+use crate::Result;
+use crate::op::Backward;
+use candle_core::Tensor;
+
+/// How to see `x` so that what shares a statistic has dimensions of its own.
+pub(super) struct View<'a> {
+    /// The shape of `x` for that.
+    pub view: &'a [usize],
+    /// The dimensions that share a statistic.
+    pub shared: &'a [usize],
+    /// The shape of a parameter that broadcasts against the view.
+    pub parameter: &'a [usize],
+    /// The shape of a parameter as given.
+    pub shape: &'a [usize],
+}
+
+/// Gradients of x, weight and bias. `given` are mean and reciprocal deviation if they are constants,
+/// in the shape of a parameter.
+pub(super) fn gradients(
+    at: &Backward,
+    affine: Affine,
+    v: View,
+    given: Option<(Vec<f64>, Vec<f64>)>,
+    eps: f64,
+) -> Result<Vec<Option<Tensor>>> {
+    let (x, g) = (at.args[0].reshape(v.view)?, at.grad.reshape(v.view)?);
+    let fixed = given.is_some();
+    let (mean, rstd) = match given {
+        Some((mean, rstd)) => {
+            let tensor = |values: Vec<f64>| {
+                Tensor::from_vec(values, v.parameter, x.device())?.to_dtype(x.dtype())
+            };
+            (tensor(mean)?, tensor(rstd)?)
+        }
+        None => {
+            let mean = x.mean_keepdim(v.shared)?;
+            let var = x.broadcast_sub(&mean)?.sqr()?.mean_keepdim(v.shared)?;
+            (mean, (var + eps)?.sqrt()?.recip()?)
+        }
+    };
+    let normal = x.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
+    let weighted = match affine.weight(&at.args) {
+        Some(w) => g.broadcast_mul(&w.reshape(v.parameter)?)?,
+        None => g.clone(),
+    };
+    let centred = if fixed {
+        weighted
+    } else {
+        let along = (&weighted * &normal)?.mean_keepdim(v.shared)?;
+        let level = weighted.mean_keepdim(v.shared)?;
+        weighted.broadcast_sub(&level)?.broadcast_sub(&normal.broadcast_mul(&along)?)?
+    };
+    let dx = centred.broadcast_mul(&rstd)?.reshape(at.args[0].shape())?;
+    let summed: Vec<usize> = (0..v.view.len()).filter(|&d| v.parameter[d] == 1).collect();
+    let dw = (&g * &normal)?.sum_keepdim(summed.as_slice())?.reshape(v.shape)?;
+    let db = g.sum_keepdim(summed.as_slice())?.reshape(v.shape)?;
+    Ok(affine.gradients(Some(dx), dw, db))
+}

@@ -1,0 +1,262 @@
+//! Group, instance, layer and batch normalisation.
+//!
+//! `y = (x - mean) / sqrt(var + eps) * weight + bias` over different sets of elements (Wu & He,
+//! arXiv:1803.08494, figure 2), as the functions of the same names in PyTorch. Statistics are
+//! accumulated in f64. Forward and backward are fused: one pass for the statistics, one for the
+//! values; where second derivatives are wanted, the gradient is composed of differentiable
+//! operations instead (`composed.rs`).
+
+mod channel;
+mod composed;
+mod layer;
+mod moments;
+#[cfg(test)]
+mod tests;
+
+use crate::check::{image, shape_of};
+use crate::op::{apply, check_dtypes, with_slices};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+use channel::{Normalise, Sharing};
+use moments::{Moments, Statistic};
+
+/// Normalises each of `groups` groups of channels of each batch item.
+///
+/// # Shapes
+/// `x [N, C, s..]` with any number of spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+///
+/// # Errors
+/// [`Error::Shape`] if the operands do not fit each other, or if there is a single element to
+/// normalise; [`Error::Argument`] unless `groups` divides the channels and `eps` is not negative.
+pub fn group_norm(
+    x: &Tensor,
+    groups: usize,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    by_group("group_norm", x, groups, weight, bias, eps)
+}
+
+/// Normalises each channel of each batch item.
+///
+/// # Shapes
+/// `x [N, C, s..]` with one to three spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+///
+/// # Errors
+/// As [`group_norm`]; [`Error::Shape`] also if channels have a single pixel, whose normal is zero.
+pub fn instance_norm(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    let op = "instance_norm";
+    let (_, channels, spatial) = image(op, x)?;
+    if spatial.iter().product::<usize>() == 1 {
+        return Err(Error::shape(op, "more than one pixel per channel", x.dims()));
+    }
+    by_group(op, x, channels, weight, bias, eps)
+}
+
+/// Normalises over the trailing `normalized_dims` dimensions.
+///
+/// # Shapes
+/// `x [.., d..]`, `weight [d..]`, `bias [d..]` → the same as `x`.
+///
+/// # Errors
+/// [`Error::Shape`] if the operands do not fit each other; [`Error::Argument`] unless
+/// `normalized_dims` is from 1 to the rank and `eps` is not negative.
+pub fn layer_norm(
+    x: &Tensor,
+    normalized_dims: usize,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    let op = "layer_norm";
+    if !(1..=x.rank()).contains(&normalized_dims) {
+        let message = format!(
+            "`normalized_dims` is {normalized_dims}, but must be 1 to {}, the rank of x",
+            x.rank()
+        );
+        return Err(Error::Argument { op, message });
+    }
+    let dims = &x.dims()[x.rank() - normalized_dims..];
+    check(op, x, weight, bias, dims, eps)?;
+    let width: usize = dims.iter().product();
+    if width == 0 {
+        return Err(Error::shape(op, "at least one element to normalise", x.dims()));
+    }
+    let moments = match x.dtype() {
+        DType::F64 => planes_of::<f64>(op, x, width)?,
+        _ => planes_of::<f32>(op, x, width)?,
+    };
+    let statistics = moments.into_iter().map(|m| m.statistic(eps)).collect();
+    let affine = Affine::of(weight, bias);
+    let op = layer::LayerNorm { dims: dims.to_vec(), width, eps, statistics, affine };
+    apply(op, &operands(x, weight, bias))
+}
+
+/// Normalises each channel over the whole batch; also returns its mean and biased variance `[C]`,
+/// which carry no gradient.
+///
+/// # Shapes
+/// `x [N, C, s..]` with any number of spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+///
+/// # Errors
+/// As [`group_norm`]; [`Error::Shape`] also if channels have a single element, whose normal is zero.
+pub fn batch_norm_train(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let op = "batch_norm";
+    let sharing = Sharing::batch(op, x)?;
+    check(op, x, weight, bias, &[sharing.channels], eps)?;
+    if sharing.count() < 2 {
+        let expected = "more than one element per channel; use a larger batch or another norm";
+        return Err(Error::shape(op, expected, x.dims()));
+    }
+    let moments = moments_of(op, x, &sharing)?;
+    let vector = |f: fn(&Moments) -> f64| -> Result<Tensor> {
+        let values: Vec<f64> = moments.iter().map(f).collect();
+        Ok(Tensor::from_vec(values, sharing.channels, x.device())?.to_dtype(x.dtype())?)
+    };
+    let (mean, var) = (vector(|m| m.mean)?, vector(|m| m.variance())?);
+    let statistics = moments.iter().map(|m| m.statistic(eps)).collect();
+    let affine = Affine::of(weight, bias);
+    let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine };
+    Ok((apply(op, &operands(x, weight, bias))?, mean, var))
+}
+
+/// Normalises each channel with a given mean and variance `[C]`, which get no gradient.
+///
+/// # Shapes
+/// `x [N, C, s..]` with any number of spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+///
+/// # Errors
+/// [`Error::Shape`] if the operands do not fit each other; [`Error::Argument`] if `eps` is negative.
+pub fn batch_norm_eval(
+    x: &Tensor,
+    mean: &Tensor,
+    var: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    let op = "batch_norm";
+    let sharing = Sharing::batch(op, x)?;
+    check(op, x, weight, bias, &[sharing.channels], eps)?;
+    shape_of(op, "mean", Some(mean), &[sharing.channels])?;
+    shape_of(op, "var", Some(var), &[sharing.channels])?;
+    let mean = mean.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let var = var.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let statistics = mean
+        .into_iter()
+        .zip(var)
+        .map(|(mean, var)| Statistic { mean, rstd: 1.0 / (var + eps).sqrt() })
+        .collect();
+    let affine = Affine::of(weight, bias);
+    let op = Normalise { name: op, sharing, statistics, eps, fixed: true, affine };
+    apply(op, &operands(x, weight, bias))
+}
+
+fn by_group(
+    op: &'static str,
+    x: &Tensor,
+    groups: usize,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    let sharing = Sharing::group(op, x, groups)?;
+    check(op, x, weight, bias, &[sharing.channels], eps)?;
+    if sharing.count() == 0 || sharing.batch * sharing.count() == 1 {
+        let expected = "more than one element to normalise; it would always be zero";
+        return Err(Error::shape(op, expected, x.dims()));
+    }
+    let statistics =
+        moments_of(op, x, &sharing)?.into_iter().map(|m| m.statistic(eps)).collect();
+    let affine = Affine::of(weight, bias);
+    let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine };
+    apply(op, &operands(x, weight, bias))
+}
+
+/// Which of the two parameters there are.
+#[derive(Clone, Copy)]
+struct Affine {
+    weight: bool,
+    bias: bool,
+}
+
+impl Affine {
+    fn of(weight: Option<&Tensor>, bias: Option<&Tensor>) -> Self {
+        Self { weight: weight.is_some(), bias: bias.is_some() }
+    }
+
+    /// The weight among the operands.
+    fn weight<'a, A>(self, args: &'a [A]) -> Option<&'a A> {
+        if self.weight { args.get(1) } else { None }
+    }
+
+    /// The bias among the operands.
+    fn bias<'a, A>(self, args: &'a [A]) -> Option<&'a A> {
+        if self.bias { args.get(1 + usize::from(self.weight)) } else { None }
+    }
+
+    /// The gradients in the order of the operands.
+    fn gradients(self, x: Option<Tensor>, w: Tensor, b: Tensor) -> Vec<Option<Tensor>> {
+        let w = self.weight.then_some(Some(w));
+        let b = self.bias.then_some(Some(b));
+        std::iter::once(x).chain(w).chain(b).collect()
+    }
+}
+
+fn operands<'a>(
+    x: &'a Tensor,
+    weight: Option<&'a Tensor>,
+    bias: Option<&'a Tensor>,
+) -> Vec<&'a Tensor> {
+    std::iter::once(x).chain(weight).chain(bias).collect()
+}
+
+fn check(
+    op: &'static str,
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    dims: &[usize],
+    eps: f64,
+) -> Result<()> {
+    shape_of(op, "weight", weight, dims)?;
+    shape_of(op, "bias", bias, dims)?;
+    check_dtypes(op, &operands(x, weight, bias))?;
+    if eps >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::Argument { op, message: format!("`eps` is {eps}, but must not be negative") })
+}
+
+fn planes_of<T: crate::math::Real>(
+    op: &'static str,
+    x: &Tensor,
+    plane: usize,
+) -> Result<Vec<Moments>> {
+    with_slices(op, [x], |[x]: [&[T]; 1]| Ok(moments::of_planes(x, plane)))
+}
+
+/// The moments of the sets of planes that share them.
+fn moments_of(op: &'static str, x: &Tensor, sharing: &Sharing) -> Result<Vec<Moments>> {
+    let planes = match x.dtype() {
+        DType::F64 => planes_of::<f64>(op, x, sharing.plane)?,
+        _ => planes_of::<f32>(op, x, sharing.plane)?,
+    };
+    let mut shared = vec![Moments::default(); sharing.statistics()];
+    for (p, &moments) in planes.iter().enumerate() {
+        let s = sharing.of_plane(p);
+        shared[s] = shared[s].merge(moments);
+    }
+    Ok(shared)
+}

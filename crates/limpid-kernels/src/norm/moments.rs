@@ -1,0 +1,68 @@
+//! Mean and variance in f64, whatever the float type of the data.
+
+use crate::math::Real;
+use crate::planes::{reduce, sums};
+
+/// Count, mean and sum of squared deviations of some elements.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moments {
+    count: f64,
+    pub mean: f64,
+    deviations: f64,
+}
+
+impl Moments {
+    /// One pass over the data, about its first element, so that a large mean costs no digits.
+    fn of<T: Real>(x: &[T]) -> Self {
+        let Some(&first) = x.first() else { return Self::default() };
+        let origin = first.f64();
+        let count = x.len() as f64;
+        let [sum, squares] = sums([x], |[v]| {
+            let d = v.f64() - origin;
+            [d, d * d]
+        });
+        let deviations = squares - sum * sum / count;
+        // a NaN is to stay one, so no `max`
+        let deviations = if deviations < 0.0 { 0.0 } else { deviations };
+        Self { count, mean: origin + sum / count, deviations }
+    }
+
+    /// The moments of two sets together (Chan et al. 1983).
+    pub(super) fn merge(self, other: Self) -> Self {
+        let count = self.count + other.count;
+        if self.count == 0.0 || other.count == 0.0 {
+            return if self.count == 0.0 { other } else { self };
+        }
+        let distance = other.mean - self.mean;
+        Self {
+            count,
+            mean: self.mean + distance * (other.count / count),
+            deviations: self.deviations
+                + other.deviations
+                + distance * distance * (self.count * other.count / count),
+        }
+    }
+
+    /// The biased variance.
+    pub(super) fn variance(self) -> f64 {
+        self.deviations / self.count
+    }
+
+    /// The statistic that normalises with these moments.
+    pub(super) fn statistic(self, eps: f64) -> Statistic {
+        Statistic { mean: self.mean, rstd: 1.0 / (self.variance() + eps).sqrt() }
+    }
+}
+
+/// The moments of each of `x.len() / plane` planes.
+pub(super) fn of_planes<T: Real>(x: &[T], plane: usize) -> Vec<Moments> {
+    reduce(x.len() / plane.max(1), plane, |at| Moments::of(&x[at]), Moments::merge)
+}
+
+/// What data are normalised with: `(x - mean) * rstd`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Statistic {
+    pub mean: f64,
+    /// Reciprocal of the standard deviation.
+    pub rstd: f64,
+}

@@ -1,0 +1,273 @@
+//! What a differentiable operation has to say, and its adapter to candle's custom operations.
+//!
+//! candle has three traits, for one to three tensors, each with untyped storages. An [`Op`] says the
+//! same things once: its arithmetic over slices of either float type, and its gradients.
+
+use crate::backward::backward_argument;
+use crate::element::contiguous;
+use crate::math::Real;
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Storage, Tensor,
+};
+
+/// A contiguous array: what an operation sees of a tensor.
+#[derive(Clone, Copy)]
+pub(crate) struct Array<'a, T> {
+    pub data: &'a [T],
+    pub dims: &'a [usize],
+}
+
+/// The state in which the gradients of an operation are asked for.
+///
+/// Tensors are detached, unless second derivatives are wanted (see [`crate::backward`]).
+pub(crate) struct Backward {
+    /// The arguments of the operation.
+    pub args: Vec<Tensor>,
+    /// Which of them need a gradient.
+    pub wanted: Vec<bool>,
+    /// What the operation returned.
+    pub result: Tensor,
+    /// The gradient of what it returned.
+    pub grad: Tensor,
+}
+
+impl Backward {
+    /// Whether the gradients are to be differentiated in turn.
+    pub(crate) fn is_differentiated(&self) -> bool {
+        self.args.iter().chain([&self.grad]).any(Tensor::track_op)
+    }
+}
+
+/// A differentiable operation of one to three tensors of one float type.
+pub(crate) trait Op: Send + Sync + 'static {
+    /// Whether its gradients can be differentiated in turn; if not, asking for that is an error.
+    const TWICE: bool = true;
+
+    /// Its name in errors.
+    fn name(&self) -> &'static str;
+
+    /// The result and its shape. The caller of [`apply`] has checked the shapes.
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)>;
+
+    /// One gradient per argument; it may be `None` where it is not wanted or zero.
+    fn backward(&self, _at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        Err(candle_core::Error::BackwardNotSupported { op: self.name() }.into())
+    }
+}
+
+/// Applies an operation; tensors need not be contiguous.
+///
+/// # Errors
+/// [`Error::Shape`] unless all are f32 or all are f64, or whatever the operation returns.
+pub(crate) fn apply<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
+    check_dtypes(op.name(), args)?;
+    let args = args.iter().map(|t| t.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+    let op = Adapter(op);
+    match args.as_slice() {
+        [a] => Ok(a.apply_op1(op)?),
+        [a, b] => Ok(a.apply_op2(b, op)?),
+        [a, b, c] => Ok(a.apply_op3(b, c, op)?),
+        _ => Err(Error::shape(op.0.name(), "one to three tensors", args.len())),
+    }
+}
+
+/// Checks that tensors are all f32 or all f64.
+///
+/// # Errors
+/// [`Error::Shape`] if not.
+pub(crate) fn check_dtypes(op: &'static str, args: &[&Tensor]) -> Result<()> {
+    let first = args.first().map_or(DType::F32, |t| t.dtype());
+    if !matches!(first, DType::F32 | DType::F64) {
+        return Err(Error::shape(op, "a tensor of f32 or f64; convert it with `to_dtype`", first));
+    }
+    match args.iter().find(|t| t.dtype() != first) {
+        Some(t) => Err(Error::shape(op, format!("all operands of {first:?}"), t.dtype())),
+        None => Ok(()),
+    }
+}
+
+/// Lends `f` the elements of tensors on the CPU.
+///
+/// # Errors
+/// [`Error::Shape`] if one is elsewhere, and whatever `f` returns.
+pub(crate) fn with_slices<T: Real, R, const N: usize>(
+    op: &'static str,
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[T]; N]) -> Result<R>,
+) -> Result<R> {
+    let mut held = Vec::with_capacity(N);
+    for t in tensors {
+        held.push(t.contiguous()?);
+    }
+    let guards: Vec<_> = held.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[T]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        *slice = match &**storage {
+            Storage::Cpu(storage) => contiguous(op, storage, layout)?,
+            _ => return Err(Error::shape(op, "a tensor on the CPU", "one elsewhere")),
+        };
+    }
+    f(slices)
+}
+
+struct Adapter<O>(O);
+
+impl<O: Op> Adapter<O> {
+    fn run(&self, args: &[(&CpuStorage, &Layout)]) -> candle_core::Result<(CpuStorage, Shape)> {
+        match args[0].0.dtype() {
+            DType::F64 => self.run_typed::<f64>(args),
+            _ => self.run_typed::<f32>(args),
+        }
+    }
+
+    fn run_typed<T: Real>(
+        &self,
+        args: &[(&CpuStorage, &Layout)],
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let arrays = args
+            .iter()
+            .map(|(storage, layout)| {
+                Ok(Array { data: contiguous(self.0.name(), storage, layout)?, dims: layout.dims() })
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let (data, shape) = self.0.forward::<T>(&arrays).map_err(wrapped)?;
+        Ok((T::to_cpu_storage_owned(data), shape))
+    }
+
+    fn gradients<const N: usize>(
+        &self,
+        args: [&Tensor; N],
+        result: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<[Option<Tensor>; N]> {
+        let at = Backward {
+            wanted: args.iter().map(|t| t.track_op()).collect(),
+            args: args.iter().map(|t| backward_argument(t)).collect(),
+            result: backward_argument(result),
+            grad: grad.clone(),
+        };
+        let mut found = self.0.backward(&at).map_err(wrapped)?;
+        if !O::TWICE {
+            for gradient in found.iter_mut().flatten() {
+                for cause in at.args.iter().chain([&at.grad]).filter(|t| t.track_op()) {
+                    let op = Final(self.0.name());
+                    *gradient = gradient.force_contiguous()?.apply_op2(cause, op)?;
+                }
+            }
+        }
+        let mut found = found.into_iter();
+        Ok(std::array::from_fn(|_| found.next().flatten()))
+    }
+}
+
+impl<O: Op> CustomOp1 for Adapter<O> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.run(&[(s, l)])
+    }
+
+    fn bwd(&self, a: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let [da] = self.gradients([a], y, grad)?;
+        Ok(da)
+    }
+}
+
+impl<O: Op> CustomOp2 for Adapter<O> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.run(&[(s1, l1), (s2, l2)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let [da, db] = self.gradients([a, b], y, grad)?;
+        Ok((da, db))
+    }
+}
+
+impl<O: Op> CustomOp3 for Adapter<O> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.run(&[(s1, l1), (s2, l2), (s3, l3)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [da, db, dc] = self.gradients([a, b, c], y, grad)?;
+        Ok((da, db, dc))
+    }
+}
+
+/// A gradient and what it was computed from, by an operation that cannot be differentiated twice:
+/// without this the second derivative would silently be zero.
+struct Final(&'static str);
+
+impl CustomOp2 for Final {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn cpu_fwd(
+        &self,
+        gradient: &CpuStorage,
+        l: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((gradient.try_clone(l)?, l.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        Err(candle_core::Error::BackwardNotSupported { op: self.0 })
+    }
+}
+
+/// Our error in candle's clothes, for the way through its traits.
+fn wrapped(e: Error) -> candle_core::Error {
+    match e {
+        Error::Candle(e) => e,
+        other => candle_core::Error::wrap(other),
+    }
+}

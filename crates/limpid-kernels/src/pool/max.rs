@@ -1,0 +1,170 @@
+//! Maximum over windows.
+
+use super::PoolSpec;
+use crate::buffer::{CHUNK, fill, rows_per_chunk};
+use crate::math::Real;
+use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
+use crate::planes::pieces;
+use crate::{Error, Result};
+use candle_core::{DType, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+const NAME: &str = "max_pool";
+
+/// Maximum over windows; of equal pixels the first counts (and gets the gradient), a NaN counts as
+/// the largest.
+///
+/// # Shapes
+/// As [`super::avg_pool`].
+///
+/// # Errors
+/// As [`super::avg_pool`], and [`Error::Shape`] for images of 2^32 pixels or more.
+pub fn max_pool(x: &Tensor, spec: &PoolSpec) -> Result<Tensor> {
+    let outputs = spec.outputs(NAME, x)?;
+    check_dtypes(NAME, &[x])?;
+    let spatial = &x.dims()[2..];
+    let pixels: usize = spatial.iter().product();
+    if u32::try_from(pixels).is_err() {
+        return Err(Error::shape(NAME, "images of less than 2^32 pixels", x.dims()));
+    }
+    let windows = Windows {
+        image: three(spatial, 1),
+        outputs: three(&outputs, 1),
+        kernel: three(&spec.kernel, 1),
+        stride: three(&spec.stride, 1),
+        padding: three(&spec.padding, 0),
+    };
+    let picks = match x.dtype() {
+        DType::F64 => with_slices(NAME, [x], |[x]: [&[f64]; 1]| Ok(windows.largest(x)))?,
+        _ => with_slices(NAME, [x], |[x]: [&[f32]; 1]| Ok(windows.largest(x)))?,
+    };
+    let picks = Arc::new(Picks { picks, image: spatial.to_vec(), outputs });
+    apply(Pick(picks), &[x])
+}
+
+/// One to three sizes as three.
+fn three(sizes: &[usize], missing: usize) -> [usize; 3] {
+    let mut out = [missing; 3];
+    out[3 - sizes.len()..].copy_from_slice(sizes);
+    out
+}
+
+struct Windows {
+    image: [usize; 3],
+    outputs: [usize; 3],
+    kernel: [usize; 3],
+    stride: [usize; 3],
+    padding: [usize; 3],
+}
+
+impl Windows {
+    /// The pixels of window `i` in dimension `d`.
+    fn range(&self, d: usize, i: usize) -> std::ops::Range<usize> {
+        let end = i * self.stride[d] + self.kernel[d] - self.padding[d];
+        (i * self.stride[d]).saturating_sub(self.padding[d])..end.min(self.image[d])
+    }
+
+    /// The index, within its plane, of the largest pixel of every window of every plane.
+    fn largest<T: Real>(&self, x: &[T]) -> Vec<u32> {
+        let [_, h, w] = self.image;
+        let [oz, oy, ox] = self.outputs;
+        let plane: usize = self.image.iter().product();
+        if x.is_empty() {
+            return Vec::new();
+        }
+        let mut picks = vec![0u32; x.len() / plane * oz * oy * ox];
+        let rows = rows_per_chunk(ox);
+        picks.par_chunks_mut(rows * ox).enumerate().for_each(|(chunk, out)| {
+            for (r, out) in out.chunks_mut(ox).enumerate() {
+                let row = chunk * rows + r;
+                let x = &x[row / (oz * oy) * plane..][..plane];
+                let (zs, ys) = (self.range(0, row / oy % oz), self.range(1, row % oy));
+                for (i, pick) in out.iter_mut().enumerate() {
+                    let xs = self.range(2, i);
+                    let first = (zs.start * h + ys.start) * w + xs.start;
+                    let (mut best, mut at) = (x[first], first);
+                    for z in zs.clone() {
+                        for y in ys.clone() {
+                            let line = (z * h + y) * w;
+                            for (j, &v) in x[line + xs.start..line + xs.end].iter().enumerate() {
+                                if v > best || v.is_nan() {
+                                    (best, at) = (v, line + xs.start + j);
+                                }
+                            }
+                        }
+                    }
+                    *pick = at as u32;
+                }
+            }
+        });
+        picks
+    }
+}
+
+/// Which pixel of its plane each output takes.
+struct Picks {
+    picks: Vec<u32>,
+    image: Vec<usize>,
+    outputs: Vec<usize>,
+}
+
+/// Image to picked pixels.
+struct Pick(Arc<Picks>);
+
+impl Op for Pick {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let (x, picks) = (args[0], &self.0.picks);
+        let plane: usize = self.0.image.iter().product();
+        let windows: usize = self.0.outputs.iter().product();
+        let y = fill(NAME, picks.len(), CHUNK, |start, out| {
+            for (p, piece) in pieces(start, out.len(), windows) {
+                let x = &x.data[p * plane..(p + 1) * plane];
+                let picks = &picks[start + piece.start..start + piece.end];
+                for (o, &pick) in out[piece].iter_mut().zip(picks) {
+                    *o = x[pick as usize];
+                }
+            }
+        })?;
+        Ok((y, [&x.dims[..2], &self.0.outputs].concat().into()))
+    }
+
+    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply(PutBack(self.0.clone()), &[&at.grad])?)])
+    }
+}
+
+/// Picked pixels to where they came from, added up where windows overlap.
+struct PutBack(Arc<Picks>);
+
+impl Op for PutBack {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let (y, picks) = (args[0], &self.0.picks);
+        let plane: usize = self.0.image.iter().product();
+        let windows: usize = self.0.outputs.iter().product();
+        let planes = y.dims[0] * y.dims[1];
+        let chunk = rows_per_chunk(plane) * plane;
+        let x = fill(NAME, planes * plane, chunk, |start, out| {
+            for (p, piece) in pieces(start, out.len(), plane) {
+                let at = p * windows..(p + 1) * windows;
+                let x = &mut out[piece];
+                for (&pick, &v) in picks[at.clone()].iter().zip(&y.data[at]) {
+                    x[pick as usize] += v;
+                }
+            }
+        })?;
+        Ok((x, [&y.dims[..2], &self.0.image].concat().into()))
+    }
+
+    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply(Pick(self.0.clone()), &[&at.grad])?)])
+    }
+}

@@ -1,0 +1,37 @@
+//! Differentiable objectives on candle tensors, f32 and f64.
+//!
+//! Each loss is a function that returns a 0-d tensor, named after its variant; a data range, where
+//! one matters, is an argument without default. [`Objective`] combines those that compare two images
+//! from a configuration; adversarial and self-supervised losses are called by the model that plays
+//! their game.
+//!
+//! Shapes must agree exactly, nothing broadcasts. Arithmetic is f64 inside; half-precision tensors
+//! are lifted to f32. Tensors of another device are fetched to the CPU and the result sent back.
+
+mod edge;
+mod frequency;
+pub mod gan;
+mod likelihood;
+mod linear;
+mod objective;
+mod operand;
+mod pixel;
+mod reduce;
+mod representation;
+mod selfsup;
+mod ssim;
+
+pub use edge::{gradient_l1, sobel_l1, tv_anisotropic, tv_isotropic};
+pub use frequency::fft_l1;
+pub use likelihood::{gaussian_nll, gaussian_nll_logvar, poisson_nll, poisson_nll_log};
+pub use objective::{LossConfig, Objective};
+pub use pixel::{
+    charbonnier, correlation, huber, l1, l1_sum, l2, log_cosh, negative_psnr, relative_l2,
+    smooth_l1,
+};
+pub use representation::{suv_three_channel, suv_unit};
+pub use selfsup::{masked_l2, mc_sure, neighbor_pair, neighbor2neighbor, noise2self_input};
+pub use ssim::{l1_ssim, ssim, ssim_gaussian, ssim_uniform};
+
+#[cfg(test)]
+mod tests;

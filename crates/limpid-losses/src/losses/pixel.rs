@@ -1,0 +1,165 @@
+//! Losses that compare two images element by element.
+//!
+//! All take `[N, ..]` tensors of equal shape and return a 0-d tensor; the mean runs over every
+//! element unless the name says otherwise.
+
+use super::reduce::{mean_of2, sample_means, sample_means2};
+use candle_core::Tensor;
+use limpid_kernels::{Error, Result};
+
+/// Sign with `sign(0) = 0`, the subgradient that PyTorch takes at kinks.
+pub(super) fn sign(x: f64) -> f64 {
+    if x > 0.0 {
+        1.0
+    } else if x < 0.0 {
+        -1.0
+    } else {
+        // 0 stays 0 and NaN stays NaN
+        x * 0.0
+    }
+}
+
+pub(super) fn positive(op: &'static str, name: &str, value: f64) -> Result<f64> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::argument(op, format!("`{name}` must be finite and above 0, got {value}")))
+}
+
+/// Mean absolute difference.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes or dtypes differ, or the tensors are empty; so for every loss.
+pub fn l1(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
+    mean_of2("l1", [pred, target], |[x, y]| {
+        let s = sign(x - y);
+        ((x - y).abs(), [s, -s])
+    })
+}
+
+/// Sum of absolute differences (`torch.nn.L1Loss(reduction="sum")`).
+///
+/// # Errors
+/// As [`l1`].
+pub fn l1_sum(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
+    Ok((l1(pred, target)? * pred.elem_count() as f64)?)
+}
+
+/// Mean squared difference.
+///
+/// # Errors
+/// As [`l1`].
+pub fn l2(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
+    mean_of2("l2", [pred, target], squared)
+}
+
+pub(super) fn squared([x, y]: [f64; 2]) -> (f64, [f64; 2]) {
+    let d = x - y;
+    (d * d, [2.0 * d, -2.0 * d])
+}
+
+/// Charbonnier loss: mean of `sqrt(d² + eps²)` (Charbonnier et al. 1994), a smooth [`l1`].
+///
+/// # Errors
+/// As [`l1`]; [`Error::Argument`] if `eps` is not above 0.
+pub fn charbonnier(pred: &Tensor, target: &Tensor, eps: f64) -> Result<Tensor> {
+    let eps = positive("charbonnier", "eps", eps)?;
+    mean_of2("charbonnier", [pred, target], move |[x, y]| {
+        let d = x - y;
+        let root = (d * d + eps * eps).sqrt();
+        (root, [d / root, -d / root])
+    })
+}
+
+/// Huber loss (`torch.nn.HuberLoss`): `d²/2` below `delta`, then `delta (|d| - delta/2)`.
+///
+/// # Errors
+/// As [`l1`]; [`Error::Argument`] if `delta` is not above 0.
+pub fn huber(pred: &Tensor, target: &Tensor, delta: f64) -> Result<Tensor> {
+    let delta = positive("huber", "delta", delta)?;
+    mean_of2("huber", [pred, target], move |[x, y]| {
+        let d = x - y;
+        let slope = d.clamp(-delta, delta);
+        let value = if d.abs() < delta { 0.5 * d * d } else { delta * (d.abs() - 0.5 * delta) };
+        (value, [slope, -slope])
+    })
+}
+
+/// Smooth L1 (`torch.nn.SmoothL1Loss`): [`huber`] divided by its threshold `beta`.
+///
+/// # Errors
+/// As [`l1`]; [`Error::Argument`] if `beta` is not above 0.
+pub fn smooth_l1(pred: &Tensor, target: &Tensor, beta: f64) -> Result<Tensor> {
+    let beta = positive("smooth_l1", "beta", beta)?;
+    Ok((huber(pred, target, beta)? / beta)?)
+}
+
+/// Mean of `ln cosh d`, in a form that cannot overflow.
+///
+/// # Errors
+/// As [`l1`].
+pub fn log_cosh(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
+    mean_of2("log_cosh", [pred, target], |[x, y]| {
+        let d = x - y;
+        let value = d.abs() + (-2.0 * d.abs()).exp().ln_1p() - std::f64::consts::LN_2;
+        (value, [d.tanh(), -d.tanh()])
+    })
+}
+
+/// Relative L2 error `‖pred - target‖ / ‖target‖` of each sample, averaged over samples.
+///
+/// # Errors
+/// As [`l1`]; [`Error::Argument`] if a target sample is zero everywhere.
+pub fn relative_l2(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
+    const OP: &str = "relative_l2";
+    let error = sample_means2(OP, [pred, target], squared)?;
+    let power = sample_means(OP, target, |[y]| (y * y, [2.0 * y]))?;
+    let smallest: f64 = power.min_all()?.to_dtype(candle_core::DType::F64)?.to_scalar()?;
+    if smallest == 0.0 {
+        return Err(Error::argument(OP, "a target sample is zero everywhere"));
+    }
+    Ok((root(&error)? / root(&power)?)?.mean_all()?)
+}
+
+/// Square root whose gradient at 0 is 0, as of a norm in PyTorch.
+fn root(x: &Tensor) -> Result<Tensor> {
+    sample_means("sqrt", x, |[x]| {
+        let root = x.sqrt();
+        (root, [if root == 0.0 { 0.0 } else { 0.5 / root }])
+    })
+}
+
+/// One minus Pearson's correlation of each sample, averaged over samples.
+///
+/// # Errors
+/// As [`l1`]; [`Error::Argument`] if a sample of either image is constant.
+pub fn correlation(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
+    const OP: &str = "correlation";
+    let centred = |x: &Tensor| -> Result<Tensor> {
+        let mut per_sample = vec![1; x.rank()];
+        per_sample[0] = x.dim(0)?;
+        let means = sample_means(OP, x, |[x]| (x, [1.0]))?;
+        Ok(x.to_dtype(means.dtype())?.broadcast_sub(&means.reshape(per_sample)?)?)
+    };
+    super::operand::prepare(OP, [pred, target])?;
+    let (x, y) = (centred(pred)?, centred(target)?);
+    let square = |[x]: [f64; 1]| (x * x, [2.0 * x]);
+    let norm = (sample_means(OP, &x, square)? * sample_means(OP, &y, square)?)?;
+    let smallest: f64 = norm.min_all()?.to_dtype(candle_core::DType::F64)?.to_scalar()?;
+    if smallest == 0.0 {
+        return Err(Error::argument(OP, "a sample is constant, so its correlation is undefined"));
+    }
+    let product = sample_means2(OP, [&x, &y], |[x, y]| (x * y, [y, x]))?;
+    Ok((product / root(&norm)?)?.mean_all()?.affine(-1.0, 1.0)?)
+}
+
+/// Negative PSNR in dB: `10 log10(mse / data_range² + 1e-8)` of each sample, averaged (BasicSR).
+///
+/// # Errors
+/// As [`l1`]; [`Error::Argument`] if `data_range` is not above 0.
+pub fn negative_psnr(pred: &Tensor, target: &Tensor, data_range: f64) -> Result<Tensor> {
+    let range = positive("negative_psnr", "data_range", data_range)?;
+    let mse = sample_means2("negative_psnr", [pred, target], squared)?;
+    let decibel = 10.0 / std::f64::consts::LN_10;
+    Ok(((mse / (range * range))? + 1e-8)?.log()?.mean_all()?.affine(decibel, 0.0)?)
+}

@@ -1,0 +1,11 @@
+//! How a task is optimised: models in the sense of nucli-train, apart from the networks they train.
+//!
+//! [`Restoration`] covers the tasks in which a network maps a degraded image to a better one:
+//! supervised, Noise2Noise and Noise2Void differ only in what the target is and which pixels
+//! count.
+//!
+//! Invariants: a model knows no files and no terminal.
+
+mod restoration;
+
+pub use restoration::{Measure, ModelConfig, Restoration};

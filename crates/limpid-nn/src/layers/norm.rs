@@ -1,0 +1,223 @@
+//! Normalisation layers and the configuration that picks one.
+
+use crate::{Ctx, Init, Param, Result, Scope};
+use candle_core::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Group normalisation (Wu & He 2018), `weight [C]`, `bias [C]`; `groups = C` is instance
+/// normalisation.
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    groups: usize,
+    eps: f64,
+    affine: Option<(Param, Param)>,
+}
+
+impl GroupNorm {
+    /// Normalises `channels` in `groups`.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    pub fn new(
+        channels: usize,
+        groups: usize,
+        eps: f64,
+        affine: bool,
+        scope: &Scope,
+    ) -> Result<Self> {
+        Ok(Self { groups, eps, affine: affine_params(&[channels], affine, scope)? })
+    }
+
+    /// # Shapes
+    /// `x [N, C, s…]` → the same
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the channels do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (w, b) = split(&self.affine);
+        limpid_kernels::group_norm(x, self.groups, w.as_ref(), b.as_ref(), self.eps)
+    }
+}
+
+/// Layer normalisation over the trailing dimensions, `weight` and `bias` of their shape.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    dims: usize,
+    eps: f64,
+    affine: Option<(Param, Param)>,
+}
+
+impl LayerNorm {
+    /// Normalises over the trailing dimensions of the given shape.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    pub fn new(shape: &[usize], eps: f64, affine: bool, scope: &Scope) -> Result<Self> {
+        Ok(Self { dims: shape.len(), eps, affine: affine_params(shape, affine, scope)? })
+    }
+
+    /// # Shapes
+    /// `x […, shape]` → the same
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the trailing dimensions differ.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (w, b) = split(&self.affine);
+        limpid_kernels::layer_norm(x, self.dims, w.as_ref(), b.as_ref(), self.eps)
+    }
+}
+
+/// Batch normalisation (Ioffe & Szegedy 2015) with running statistics, as PyTorch: momentum on the
+/// new value, running variance unbiased.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    eps: f64,
+    momentum: f64,
+    affine: Option<(Param, Param)>,
+    running_mean: Param,
+    running_var: Param,
+}
+
+impl BatchNorm {
+    /// Normalises `channels`; PyTorch's defaults are `eps = 1e-5`, `momentum = 0.1`.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    pub fn new(
+        channels: usize,
+        eps: f64,
+        momentum: f64,
+        affine: bool,
+        scope: &Scope,
+    ) -> Result<Self> {
+        Ok(Self {
+            eps,
+            momentum,
+            affine: affine_params(&[channels], affine, scope)?,
+            running_mean: scope.buffer("running_mean", &[channels], Init::Zeros)?,
+            running_var: scope.buffer("running_var", &[channels], Init::Ones)?,
+        })
+    }
+
+    /// Batch statistics in a training pass (and updates the running ones), running statistics
+    /// otherwise.
+    ///
+    /// # Shapes
+    /// `x [N, C, s…]` → the same
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the channels do not fit.
+    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let (w, b) = split(&self.affine);
+        if !ctx.is_train() {
+            let (mean, var) = (self.running_mean.tensor(), self.running_var.tensor());
+            return limpid_kernels::batch_norm_eval(
+                x,
+                &mean,
+                &var,
+                w.as_ref(),
+                b.as_ref(),
+                self.eps,
+            );
+        }
+        let (y, mean, var) =
+            limpid_kernels::batch_norm_train(x, w.as_ref(), b.as_ref(), self.eps)?;
+        let n = (x.elem_count() / x.dims()[1].max(1)) as f64;
+        let unbiased = (var.detach() * (n / (n - 1.0).max(1.0)))?;
+        self.track(&self.running_mean, &mean.detach())?;
+        self.track(&self.running_var, &unbiased)?;
+        Ok(y)
+    }
+
+    fn track(&self, running: &Param, now: &Tensor) -> Result<()> {
+        let kept = (running.tensor() * (1.0 - self.momentum))?;
+        running.set(&(kept + (now * self.momentum)?)?)
+    }
+}
+
+/// Which normalisation a network uses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum NormConfig {
+    /// None.
+    None {},
+    /// Batch normalisation with running statistics.
+    Batch {},
+    /// Instance normalisation.
+    Instance {
+        /// Learn a factor and an offset per channel.
+        #[serde(default)]
+        affine: bool,
+    },
+    /// Group normalisation.
+    Group {
+        /// Number of groups; must divide the channels.
+        groups: usize,
+    },
+    /// All channels of a sample together: one group.
+    Layer {},
+}
+
+/// A normalisation picked by configuration.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// Identity.
+    None,
+    /// Batch normalisation.
+    Batch(BatchNorm),
+    /// Group, instance or layer normalisation.
+    Group(GroupNorm),
+}
+
+impl Norm {
+    /// Builds the configured normalisation with `eps = 1e-5`.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    pub fn new(config: NormConfig, channels: usize, scope: &Scope) -> Result<Self> {
+        const EPS: f64 = 1e-5;
+        Ok(match config {
+            NormConfig::None {} => Self::None,
+            NormConfig::Batch {} => Self::Batch(BatchNorm::new(channels, EPS, 0.1, true, scope)?),
+            NormConfig::Instance { affine } => {
+                Self::Group(GroupNorm::new(channels, channels, EPS, affine, scope)?)
+            }
+            NormConfig::Group { groups } => {
+                Self::Group(GroupNorm::new(channels, groups, EPS, true, scope)?)
+            }
+            NormConfig::Layer {} => Self::Group(GroupNorm::new(channels, 1, EPS, true, scope)?),
+        })
+    }
+
+    /// # Shapes
+    /// `x [N, C, s…]` → the same
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the channels do not fit.
+    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        match self {
+            Self::None => Ok(x.clone()),
+            Self::Batch(n) => n.forward(x, ctx),
+            Self::Group(n) => n.forward(x),
+        }
+    }
+}
+
+fn affine_params(shape: &[usize], affine: bool, scope: &Scope) -> Result<Option<(Param, Param)>> {
+    affine
+        .then(|| {
+            Ok((
+                scope.param("weight", shape, Init::Ones)?,
+                scope.param("bias", shape, Init::Zeros)?,
+            ))
+        })
+        .transpose()
+}
+
+fn split(affine: &Option<(Param, Param)>) -> (Option<Tensor>, Option<Tensor>) {
+    match affine {
+        Some((w, b)) => (Some(w.tensor()), Some(b.tensor())),
+        None => (None, None),
+    }
+}

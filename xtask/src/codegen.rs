@@ -1,0 +1,59 @@
+//! `codegen`: the files of the repository that are made from its code.
+
+use crate::process::root;
+
+/// Options of `codegen`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only say which files are out of date
+    #[arg(long)]
+    check: bool,
+}
+
+/// A generated file: its path in the repository and what makes its text.
+struct Generated {
+    path: &'static str,
+    text: fn() -> String,
+}
+
+/// Every generated file.
+const FILES: &[Generated] = &[Generated {
+    path: "docs/src/reference/filters.md",
+    text: || {
+        limpid_config::reference_markdown::<limpid_classical::FilterConfig>("Classical filters")
+    },
+}];
+
+/// Writes the files, or checks them.
+pub(crate) fn run(args: &Args) -> Result<(), String> {
+    if args.check {
+        return check();
+    }
+    for file in FILES {
+        let path = root().join(file.path);
+        let text = (file.text)();
+        if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            continue;
+        }
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(|e| format!("{e}: `{}`", dir.display()))?;
+        }
+        limpid_io::atomic::write_bytes(&path, text.as_bytes()).map_err(|e| e.to_string())?;
+        println!("wrote {}", file.path);
+    }
+    Ok(())
+}
+
+/// Fails with the names of the files that differ from what the code says.
+pub(crate) fn check() -> Result<(), String> {
+    let current = |file: &&Generated| {
+        std::fs::read_to_string(root().join(file.path)).is_ok_and(|old| old == (file.text)())
+    };
+    let stale: Vec<&str> =
+        FILES.iter().filter(|file| !current(file)).map(|file| file.path).collect();
+    if stale.is_empty() {
+        println!("{} generated files are up to date", FILES.len());
+        return Ok(());
+    }
+    Err(format!("out of date: {}; run `cargo xtask codegen`", stale.join(", ")))
+}

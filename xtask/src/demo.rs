@@ -1,0 +1,39 @@
+//! `cargo xtask demo`: the main job in one command. Builds the release binary, trains on the example
+//! images, restores a held image, and evaluates it against its reference and the classical filters.
+
+use crate::shell::{cargo, root, run as run_command};
+use std::process::Command;
+
+pub(crate) fn run(smoke: bool, volume: bool) -> Result<(), String> {
+    run_command(cargo().args(["build", "--release", "--quiet", "--package", "denoise"]))?;
+    let (config, held) = if volume { ("em3d-demo", "em3d") } else { ("em-demo", "em") };
+    let out = if smoke { "target/smoke" } else { "runs" };
+    if smoke {
+        // a smoke test begins from nothing
+        let _ = std::fs::remove_dir_all(root().join(out));
+    }
+    let data = |name: &str| format!("configs/denoise/data/{held}-{name}.tif");
+    let restored = format!("{out}/{held}-restored.tif");
+    let eval = format!("{out}/{held}-eval");
+    let mut train = vec!["train".to_owned(), format!("configs/denoise/{config}.toml")];
+    train.extend(["--out".to_owned(), out.to_owned()]);
+    if smoke {
+        for set in ["train.steps=6", "train.validate_every=3"] {
+            train.extend(["--set".to_owned(), set.to_owned()]);
+        }
+    }
+    let model = format!("{out}/{config}");
+    let predict = ["predict", &data("held-noisy"), &restored, "--model", &model];
+    let evaluate = [
+        "eval", &restored, "--input", &data("held-noisy"), "--target", &data("held"),
+        "--data-range", "255", "--baselines", "--model", &model, "--out", &eval,
+    ];
+    denoise(&train.iter().map(String::as_str).collect::<Vec<_>>())?;
+    denoise(&predict)?;
+    denoise(&evaluate)
+}
+
+fn denoise(args: &[&str]) -> Result<(), String> {
+    println!("$ denoise {}", args.join(" "));
+    run_command(Command::new(root().join("target/release/denoise")).args(args).current_dir(root()))
+}

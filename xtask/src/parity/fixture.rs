@@ -1,0 +1,283 @@
+//! One file of reference values, and the comparison with it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::Load;
+use candle_core::{DType, Device, Tensor};
+use safetensors::{Dtype, SafeTensors};
+
+/// A file of reference values.
+pub(crate) struct Fixture {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// Its tensors by name; booleans are u8.
+    pub(crate) tensors: BTreeMap<String, Tensor>,
+    /// Its metadata.
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// The result of a handler.
+pub(crate) enum Outcome {
+    /// Everything in the file was compared.
+    Compared(Worst),
+    /// The file is not for us, and why.
+    Skipped(String),
+}
+
+/// Any error as text, for `map_err`.
+pub(crate) fn text(error: impl Display) -> String {
+    error.to_string()
+}
+
+impl Fixture {
+    /// Reads a file.
+    pub(crate) fn load(path: &Path) -> Result<Self, String> {
+        let at = |e: &dyn Display| format!("{e}: `{}`", path.display());
+        let bytes = std::fs::read(path).map_err(|e| at(&e))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| at(&e))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| at(&e))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let tensor = match view.dtype() {
+                Dtype::BOOL => Tensor::from_slice(view.data(), view.shape(), &Device::Cpu),
+                _ => view.load(&Device::Cpu),
+            };
+            tensors.insert(name.to_string(), tensor.map_err(|e| at(&e))?);
+        }
+        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Self { path: path.to_path_buf(), tensors, metadata })
+    }
+
+    /// The names of the tensors, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor called `name`.
+    pub(crate) fn tensor(&self, name: &str) -> Result<&Tensor, String> {
+        self.tensors.get(name).ok_or_else(|| format!("the file has no tensor `{name}`"))
+    }
+
+    /// Its values.
+    pub(crate) fn values(&self, name: &str) -> Result<Vec<f64>, String> {
+        values(self.tensor(name)?)
+    }
+
+    /// Its only value.
+    pub(crate) fn scalar(&self, name: &str) -> Result<f64, String> {
+        match self.values(name)?[..] {
+            [value] => Ok(value),
+            ref values => Err(format!("`{name}` has {} values instead of one", values.len())),
+        }
+    }
+
+    /// Its shape.
+    pub(crate) fn shape(&self, name: &str) -> Result<&[usize], String> {
+        Ok(self.tensor(name)?.dims())
+    }
+
+    /// The metadata called `key`, parsed.
+    pub(crate) fn meta<T: std::str::FromStr>(&self, key: &str) -> Result<T, String> {
+        let text = self.metadata.get(key).ok_or_else(|| format!("the file has no `{key}`"))?;
+        text.parse().map_err(|_| format!("cannot read the metadata `{key}`: {text}"))
+    }
+
+    /// The metadata called `key`, which is JSON.
+    pub(crate) fn json<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T, String> {
+        let text: String = self.meta(key)?;
+        serde_json::from_str(&text).map_err(|e| format!("cannot read the metadata `{key}`: {e}"))
+    }
+
+    /// The tensors whose names begin with `prefix`, without it.
+    pub(crate) fn part(&self, prefix: &str) -> BTreeMap<String, Tensor> {
+        let inner = |(n, t): (&String, &Tensor)| Some((n.strip_prefix(prefix)?.into(), t.clone()));
+        self.tensors.iter().filter_map(inner).collect()
+    }
+}
+
+/// The values of a tensor, row-major.
+pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f64>, String> {
+    let flat = tensor.flatten_all().and_then(|t| t.to_dtype(DType::F64));
+    flat.and_then(|t| t.to_vec1()).map_err(text)
+}
+
+/// How far a value may be off: `absolute + relative * |expected|`.
+#[derive(Clone, Copy)]
+pub(crate) struct Tolerance {
+    /// In units of the value.
+    pub(crate) absolute: f64,
+    /// As a fraction of the expected value.
+    pub(crate) relative: f64,
+}
+
+/// A tolerance that does not depend on the value.
+pub(crate) const fn absolute(absolute: f64) -> Tolerance {
+    Tolerance { absolute, relative: 0.0 }
+}
+
+/// A tolerance in proportion to the value.
+pub(crate) const fn relative(relative: f64) -> Tolerance {
+    Tolerance { absolute: 0.0, relative }
+}
+
+/// Collects comparisons and remembers the one nearest to, or farthest beyond, its tolerance.
+#[derive(Default)]
+pub(crate) struct Worst {
+    checks: usize,
+    worst: Option<Deviation>,
+    failures: Vec<String>,
+}
+
+/// How far off one value is.
+struct Deviation {
+    what: String,
+    error: f64,
+    tolerance: f64,
+}
+
+impl Deviation {
+    /// 1 at the tolerance; infinite for a wrong NaN or any error where none is allowed.
+    fn ratio(&self) -> f64 {
+        match self.error / self.tolerance {
+            _ if self.error == 0.0 => 0.0,
+            ratio if ratio.is_nan() => f64::INFINITY,
+            ratio => ratio,
+        }
+    }
+}
+
+impl Worst {
+    /// Compares values one by one. Equal infinities and NaNs agree.
+    pub(crate) fn compare(
+        &mut self,
+        what: &str,
+        got: &[f64],
+        expected: &[f64],
+        tolerance: Tolerance,
+    ) {
+        self.checks += 1;
+        if got.len() != expected.len() {
+            let (got, expected) = (got.len(), expected.len());
+            self.failures.push(format!("{what}: {got} values instead of {expected}"));
+            return;
+        }
+        let deviation = |(got, expected): (&f64, &f64)| {
+            let same = got == expected || (got.is_nan() && expected.is_nan());
+            Deviation {
+                what: what.to_string(),
+                error: if same { 0.0 } else { (got - expected).abs() },
+                tolerance: tolerance.absolute + tolerance.relative * expected.abs(),
+            }
+        };
+        let all = got.iter().zip(expected).map(deviation);
+        let Some(worst) = all.reduce(|a, b| if b.ratio() > a.ratio() { b } else { a }) else {
+            return;
+        };
+        if worst.ratio() > 1.0 {
+            self.failures.push(format!("{what} is off by {:.1e}", worst.error));
+        }
+        if self.worst.as_ref().is_none_or(|old| worst.ratio() > old.ratio()) {
+            self.worst = Some(worst);
+        }
+    }
+
+    /// Compares a tensor, its shape included.
+    pub(crate) fn tensor(
+        &mut self,
+        what: &str,
+        got: &Tensor,
+        expected: &Tensor,
+        tolerance: Tolerance,
+    ) -> Result<(), String> {
+        if got.dims() != expected.dims() {
+            let (got, expected) = (got.dims(), expected.dims());
+            self.require(&format!("{what}: shape {got:?} instead of {expected:?}"), false);
+            return Ok(());
+        }
+        self.compare(what, &values(got)?, &values(expected)?, tolerance);
+        Ok(())
+    }
+
+    /// A condition that must hold; `what` is said when it does not.
+    pub(crate) fn require(&mut self, what: &str, holds: bool) {
+        self.checks += 1;
+        if !holds {
+            self.failures.push(what.to_string());
+        }
+    }
+
+    /// Whether everything agreed, and there was anything to compare.
+    pub(crate) fn passed(&self) -> bool {
+        self.failures.is_empty() && self.checks > 0
+    }
+
+    /// The worst error and its tolerance.
+    pub(crate) fn error_and_tolerance(&self) -> Option<(f64, f64)> {
+        self.worst.as_ref().map(|worst| (worst.error, worst.tolerance))
+    }
+
+    /// How many comparisons, and what failed or came closest to failing.
+    pub(crate) fn detail(&self) -> String {
+        const SHOWN: usize = 4;
+        match self.failures.len() {
+            0 if self.checks == 0 => "nothing in the file that could be compared".into(),
+            0 => match &self.worst {
+                Some(worst) => format!("{} checks, closest {}", self.checks, worst.what),
+                None => format!("{} checks", self.checks),
+            },
+            n => {
+                let more =
+                    if n > SHOWN { format!(" and {} more", n - SHOWN) } else { String::new() };
+                let shown = &self.failures[..n.min(SHOWN)];
+                format!("{n} of {} checks fail: {}{more}", self.checks, shown.join("; "))
+            }
+        }
+    }
+
+    /// The outcome of a handler.
+    pub(crate) fn done(self) -> Result<Outcome, String> {
+        Ok(Outcome::Compared(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_check_nearest_its_tolerance_is_reported() {
+        let mut worst = Worst::default();
+        worst.compare("wide", &[1.5], &[1.0], absolute(1.0));
+        worst.compare("narrow", &[1.0, 1.0008], &[1.0, 1.0], relative(1e-3));
+        worst.compare(
+            "equal",
+            &[f64::NAN, f64::INFINITY],
+            &[f64::NAN, f64::INFINITY],
+            absolute(0.0),
+        );
+        assert!(worst.passed());
+        let (error, tolerance) = worst.error_and_tolerance().unwrap();
+        assert!((error - 8e-4).abs() < 1e-12 && tolerance == 1e-3);
+        assert_eq!(worst.detail(), "3 checks, closest narrow");
+    }
+
+    #[test]
+    fn whatever_disagrees_fails() {
+        let fails = |got: &[f64], expected: &[f64]| {
+            let mut worst = Worst::default();
+            worst.compare("x", got, expected, absolute(0.5));
+            !worst.passed()
+        };
+        assert!(fails(&[2.0], &[1.0]));
+        assert!(fails(&[f64::NAN], &[1.0]));
+        assert!(fails(&[1.0], &[f64::NAN]));
+        assert!(fails(&[f64::INFINITY], &[1.0]));
+        assert!(fails(&[1.0, 1.0], &[1.0]));
+        assert!(!Worst::default().passed());
+        let mut worst = Worst::default();
+        worst.require("it does not hold", false);
+        assert!(!worst.passed() && worst.detail().contains("it does not hold"));
+    }
+}

@@ -1,0 +1,248 @@
+//! Image-quality metrics, beside scikit-image, MONAI, piq and the PET evaluations.
+
+use limpid_losses::metrics::{
+    DecayReference, Image, Injection, MS_SSIM_WEIGHTS, Normaliser, OddExtent, RegionFigures,
+    SsimSpec, Window, coefficient_of_variation, contrast_recovery, contrast_to_noise, fsim,
+    global_bias, gmsd, haarpsi, local_psnr, mae, ms_ssim, mse, nmae, nmse,
+    normalized_mutual_information, nrmse, percent_error, psnr, psnr_truth_max, region_figures,
+    relative_bias, rmse, sr_sim, ssim, ssim_gradient, ssim_map, ssim_udpet_legacy, suv_factor,
+    vifp,
+};
+
+use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
+
+/// An image of the fixture, without leading axes of extent one.
+struct Owned {
+    data: Vec<f64>,
+    shape: Vec<usize>,
+}
+
+impl Owned {
+    fn load(fixture: &Fixture, name: &str) -> Result<Self, String> {
+        let shape = fixture.shape(name)?;
+        let first = shape.iter().position(|n| *n > 1).unwrap_or(0);
+        Ok(Self { data: fixture.values(name)?, shape: shape[first..].to_vec() })
+    }
+
+    fn view(&self) -> Result<Image<'_>, String> {
+        Image::new(self.data.as_slice(), &self.shape).map_err(text)
+    }
+}
+
+/// `<case>.value.<metric>` of the pair `<case>.noisy`, `<case>.clean`.
+pub(super) fn image(fixture: &Fixture) -> Result<Outcome, String> {
+    let mut worst = Worst::default();
+    for key in fixture.names() {
+        let Some((case, name)) = key.split_once(".value.") else { continue };
+        let got = image_metric(fixture, case, name)?;
+        // MONAI computes in f32; differences keep the absolute precision of their terms
+        let tolerance = if name.starts_with("monai") {
+            absolute(2e-5)
+        } else {
+            Tolerance { absolute: 1e-12, relative: 1e-9 }
+        };
+        worst.compare(key, &[got], &fixture.values(key)?, tolerance);
+    }
+    worst.done()
+}
+
+fn image_metric(fixture: &Fixture, case: &str, name: &str) -> Result<f64, String> {
+    let load = |part: &str| Owned::load(fixture, &format!("{case}.{part}"));
+    let (pred, truth) = (load("noisy")?, load("clean")?);
+    let (pred, truth) = (pred.view()?, truth.view()?);
+    let mask = |part: &str| -> Result<Vec<bool>, String> {
+        Ok(fixture.values(&format!("{case}.{part}"))?.iter().map(|v| *v != 0.0).collect())
+    };
+    let (low, high) = truth.extremes();
+    let range = match name {
+        "psnr_range_from_gt_max" => high,
+        _ if name.ends_with("R20") => 20.0,
+        // clean images of the recipe span their data range
+        _ => high - low,
+    };
+    let uniform = |size, sample| SsimSpec::new(Window::Uniform { size }, sample);
+    let result = match name {
+        "mse" => mse(&pred, &truth),
+        "mae" | "monai_mae" => mae(&pred, &truth),
+        "rmse" | "monai_rmse" => rmse(&pred, &truth),
+        "skimage_psnr"
+        | "psnr_range_from_gt_minmax"
+        | "psnr_range_from_gt_max"
+        | "monai_psnr"
+        | "nucli_psnr_R20" => psnr(&pred, &truth, range),
+        "skimage_nrmse_euclidean" => nrmse(&pred, &truth, Normaliser::Euclidean),
+        "skimage_nrmse_minmax" => nrmse(&pred, &truth, Normaliser::MinMax),
+        "skimage_nrmse_mean" => nrmse(&pred, &truth, Normaliser::Mean),
+        "nucli_nrmse" => nrmse(&pred, &truth, Normaliser::Guarded),
+        "skimage_ssim_default_win7" | "nucli_ssim_R20" => {
+            ssim(&pred, &truth, range, &SsimSpec::SKIMAGE)
+        }
+        "skimage_ssim_win11_uniform" => ssim(&pred, &truth, range, &uniform(11, true)),
+        "skimage_ssim_wang" | "monai_ssim_gauss11" => ssim(&pred, &truth, range, &SsimSpec::WANG),
+        "skimage_ssim_gauss_samplecov" => {
+            let spec = SsimSpec { sample_covariance: true, ..SsimSpec::WANG };
+            ssim(&pred, &truth, range, &spec)
+        }
+        "monai_ssim_uniform7" => ssim(&pred, &truth, range, &uniform(7, false)),
+        "skimage_nmi" => normalized_mutual_information(&pred, &truth, 100),
+        "suvmax_bias" => global_bias(&pred, &truth).map(|bias| bias.max),
+        "suvmean_bias" => global_bias(&pred, &truth).map(|bias| bias.mean),
+        "suvstd_bias" => global_bias(&pred, &truth).map(|bias| bias.std),
+        "roi_mean_rel_bias_pct" => relative_bias(&pred, &truth, &mask("roi_mask")?),
+        "roi_crc" => contrast_recovery(&pred, &truth, &mask("roi_mask")?, &mask("bg_mask")?),
+        "bg_cov" => coefficient_of_variation(&pred, &mask("bg_mask")?, 0),
+        "cnr" => contrast_to_noise(&pred, &mask("roi_mask")?, &mask("bg_mask")?),
+        _ => return Err(format!("the file has a metric that no function claims: `{name}`")),
+    };
+    result.map_err(|e| format!("{name}: {e}"))
+}
+
+/// Whole SSIM maps, and the gradient of their mean.
+pub(super) fn ssim_maps(fixture: &Fixture) -> Result<Outcome, String> {
+    let close = absolute(1e-10);
+    let mut worst = Worst::default();
+    let (pred, truth) = (Owned::load(fixture, "noisy")?, Owned::load(fixture, "clean")?);
+    let (pred, truth) = (pred.view()?, truth.view()?);
+    for (name, spec) in [("default", SsimSpec::SKIMAGE), ("wang", SsimSpec::WANG)] {
+        let (map, mean) = (format!("map_{name}"), format!("mean_{name}"));
+        let got = ssim_map(&pred, &truth, 1.0, &spec).map_err(text)?;
+        worst.compare(&map, &got, &fixture.values(&map)?, close);
+        let got = ssim(&pred, &truth, 1.0, &spec).map_err(text)?;
+        worst.compare(&mean, &[got], &fixture.values(&mean)?, close);
+    }
+    let got = ssim_gradient(&pred, &truth, 1.0, &SsimSpec::SKIMAGE).map_err(text)?;
+    worst.compare("grad_default", &got, &fixture.values("grad_default")?, close);
+    worst.done()
+}
+
+/// MS-SSIM, FSIM and their like, and the meaning of a batch.
+pub(super) fn perceptual(fixture: &Fixture) -> Result<Outcome, String> {
+    let close = absolute(1e-4);
+    let mut worst = Worst::default();
+    let (pred, truth) = (Owned::load(fixture, "ms.noisy")?, Owned::load(fixture, "ms.clean")?);
+    let (pred, truth) = (pred.view()?, truth.view()?);
+    let multi = |odd| ms_ssim(&pred, &truth, 1.0, &SsimSpec::WANG, &MS_SSIM_WEIGHTS, odd);
+    let single = || ssim(&pred, &truth, 1.0, &SsimSpec::WANG);
+    let (pred3, truth3) =
+        (Owned::load(fixture, "msssim3d.noisy")?, Owned::load(fixture, "msssim3d.clean")?);
+    let (pred3, truth3) = (pred3.view()?, truth3.view()?);
+
+    let size = fixture.shape("batch.clean")?.get(2..).unwrap_or_default().to_vec();
+    let pixels = size.iter().product::<usize>().max(1);
+    let (noisy, clean) = (fixture.values("batch.noisy")?, fixture.values("batch.clean")?);
+    let (mut decibels, mut similarities, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for (p, t) in noisy.chunks(pixels).zip(clean.chunks(pixels)) {
+        let (p, t) = (Image::new(p, &size).map_err(text)?, Image::new(t, &size).map_err(text)?);
+        decibels.push(psnr(&p, &t, 1.0).map_err(text)?);
+        similarities.push(ssim(&p, &t, 1.0, &SsimSpec::WANG).map_err(text)?);
+        errors.push(mse(&p, &t).map_err(text)?);
+    }
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+    for (name, got) in
+        [("batch.monai_psnr_per_sample", &decibels), ("batch.monai_ssim_per_sample", &similarities)]
+    {
+        worst.compare(name, got, &fixture.values(name)?, close);
+    }
+
+    for key in fixture.names() {
+        let Some(name) = key.strip_prefix("value.") else { continue };
+        let got = match name {
+            "pytorch_msssim_ssim" | "piq_ssim_downsampleFalse" => single(),
+            "monai_msssim" => multi(OddExtent::Drop),
+            "pytorch_msssim_msssim" => multi(OddExtent::ZeroBefore),
+            "piq_msssim" => multi(OddExtent::RepeatFirst),
+            "piq_gmsd" => gmsd(&pred, &truth, 1.0),
+            "piq_haarpsi" => haarpsi(&pred, &truth, 1.0),
+            "piq_vif_p" => vifp(&pred, &truth, 1.0),
+            "piq_fsim" => fsim(&pred, &truth, 1.0),
+            "piq_srsim" => sr_sim(&pred, &truth, 1.0),
+            "monai_msssim3d_k5_w3" => {
+                let spec = SsimSpec::new(Window::Gaussian { size: 5, sigma: 1.5 }, false);
+                ms_ssim(&pred3, &truth3, 1.0, &spec, &MS_SSIM_WEIGHTS[..3], OddExtent::Drop)
+            }
+            "batch_psnr_mean_of_samples" => Ok(mean(&decibels)),
+            "batch_psnr_of_pooled_mse" => Ok(-10.0 * mean(&errors).log10()),
+            _ => return Err(format!("the file has a metric that no function claims: `{name}`")),
+        };
+        worst.compare(key, &[got.map_err(text)?], &fixture.values(key)?, close);
+    }
+    worst.done()
+}
+
+/// The global and regional figures of PET evaluations.
+pub(super) fn pet(fixture: &Fixture) -> Result<Outcome, String> {
+    let mut worst = Worst::default();
+    let (pred, truth) = (Owned::load(fixture, "pred")?, Owned::load(fixture, "gt")?);
+    let (pred, truth) = (pred.view()?, truth.view()?);
+    for key in fixture.names() {
+        let Some(name) = key.strip_prefix("value.") else { continue };
+        let got = match name {
+            "nmae_l1" => nmae(&pred, &truth).map_err(text),
+            "nmse" => nmse(&pred, &truth).map_err(text),
+            "nrmse_minmax" => nrmse(&pred, &truth, Normaliser::MinMax).map_err(text),
+            "psnr_gtmax" => psnr_truth_max(&pred, &truth).map_err(text),
+            "ssim_udpet_legacy" => ssim_udpet_legacy(&pred, &truth).map_err(text),
+            "ssim_gtmax_range1" => {
+                ssim(&pred, &truth, truth.extremes().1, &SsimSpec::SKIMAGE).map_err(text)
+            }
+            _ => regional(fixture, &pred, &truth, name),
+        }?;
+        worst.compare(key, &[got], &fixture.values(key)?, relative(1e-9));
+    }
+    worst.done()
+}
+
+/// `roi<label>.<figure>`, or `roi<label>.<gt|pred>.<figure>`.
+fn regional(
+    fixture: &Fixture,
+    pred: &Image<'_>,
+    truth: &Image<'_>,
+    name: &str,
+) -> Result<f64, String> {
+    let unknown = || format!("the file has a figure that no function claims: `{name}`");
+    let parts: Vec<&str> = name.split('.').collect();
+    let label = parts[0].strip_prefix("roi").and_then(|label| label.parse::<f64>().ok());
+    let label = label.ok_or_else(unknown)?;
+    let region: Vec<bool> = fixture.values("labels")?.iter().map(|l| *l == label).collect();
+    let spacing: [f64; 3] =
+        fixture.values("spacing_zyx")?.try_into().map_err(|_| "expected three spacings")?;
+    let figures = |image| region_figures(image, &region, spacing).map_err(text);
+    let error = |of: fn(&RegionFigures) -> f64| {
+        Ok::<f64, String>(percent_error(of(&figures(pred)?), of(&figures(truth)?)))
+    };
+    match parts[1..] {
+        ["local_psnr_gtmax"] => local_psnr(pred, truth, &region).map_err(text),
+        ["suvmax_pct_err"] => error(|r| r.max),
+        ["suvmean_pct_err"] => error(|r| r.mean),
+        [which, figure] => {
+            let r = figures(if which == "gt" { truth } else { pred })?;
+            Ok(match figure {
+                "suvmax" => r.max,
+                "suvmean" => r.mean,
+                "suvpeak_1ml_sphere_anywhere_center_in_roi" => r.peak,
+                "median" => r.median,
+                "p90" => r.p90,
+                "rms" => r.rms,
+                "cov_ddof1" => r.cov,
+                "tlg_ml" => r.tlg_ml,
+                _ => return Err(unknown()),
+            })
+        }
+        _ => Err(unknown()),
+    }
+}
+
+/// Standardised uptake values: weight, dose, half-life, delay, activity, and the two results.
+pub(super) fn uptake(fixture: &Fixture) -> Result<Outcome, String> {
+    let mut worst = Worst::default();
+    for (i, row) in fixture.values("table")?.chunks_exact(7).enumerate() {
+        let suv = |decay_reference| {
+            let [weight_kg, dose_bq, half_life_s, delay_s] = [row[0], row[1], row[2], row[3]];
+            let injection = Injection { weight_kg, dose_bq, half_life_s, delay_s, decay_reference };
+            suv_factor(&injection).map(|factor| row[4] * factor).map_err(text)
+        };
+        let got = [suv(DecayReference::Start)?, suv(DecayReference::Admin)?];
+        worst.compare(&format!("row {i}"), &got, &row[5..7], relative(1e-12));
+    }
+    worst.done()
+}
