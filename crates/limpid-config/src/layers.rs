@@ -252,8 +252,8 @@ fn close(root: &mut Node, path: &[Segment], arrays: &[usize]) {
     }
 }
 
-/// A refusal in serde's words, which figment has changed (``expected ``lr` or `betas```).
-fn words(kind: &Kind) -> String {
+/// A refusal in serde's words: figment's own speak of a `signed int` and quote lists twice.
+pub(crate) fn words(kind: &Kind) -> String {
     let found = |actual: &Actual| match actual {
         Actual::Bool(b) => format!("boolean `{b}`"),
         Actual::Signed(n) => format!("integer `{n}`"),

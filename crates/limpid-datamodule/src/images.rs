@@ -6,6 +6,7 @@
 //! asked for is read. Patches are drawn from all files evenly, so keeping the latest used instead
 //! would not be hit more often, but would decode a whole file for each miss.
 
+use crate::boxes::{line_starts, unflat};
 use crate::normalise::{Normalisation, NormalisationConfig, Statistics};
 use crate::{Error, Result};
 use limpid_io::{Axes, Axis, Data, OpenOptions, Region, VolumeInfo, VolumeReader};
@@ -67,6 +68,18 @@ impl ImageFile {
             kept: Mutex::new(None),
             reader: Some(reader),
         })
+    }
+
+    /// Bytes of the decoded file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.info.samples() as u64 * size_of::<f32>() as u64
+    }
+
+    /// Whether every region read decodes the file from its start.
+    pub(crate) fn is_slow(&self) -> bool {
+        let name = self.path.to_string_lossy().to_lowercase();
+        let whole = [".gz", ".npz", ".png", ".jpg", ".jpeg"];
+        !self.keep && whole.iter().any(|ending| name.ends_with(ending))
     }
 
     /// The axes that frames lie along, slowest first, and how many there are on each.
@@ -159,28 +172,40 @@ impl ImageFile {
         if !self.info.dtype.is_float() {
             return Ok(());
         }
-        let last = self.spatial.len();
         self.walk(|frame, first, values| {
             let Some(at) = values.iter().position(|v| !v.is_finite()) else { return Ok(()) };
-            let mut place = vec![0; last];
-            let rows = values.len() / (self.channels * self.spatial[1..].iter().product::<usize>());
-            let mut rest = at;
-            for a in (0..last).rev() {
-                let n = if a == 0 { rows } else { self.spatial[a] };
-                place[a] = rest % n;
-                rest /= n;
-            }
+            let mut slab = self.spatial.clone();
+            slab[0] = values.len() / (self.channels * self.spatial[1..].iter().product::<usize>());
+            let mut place = unflat(at, &slab);
             place[0] += first;
-            let index = self.region(frame, &place, &vec![1; last]).start;
+            let mut index = self.region(frame, &place, &vec![1; place.len()]).start;
+            if let Some(c) = self.info.axes.position(Axis::C) {
+                index[c] = at / slab.iter().product::<usize>();
+            }
             let names = self.info.axes.as_slice().iter().zip(&index);
-            let names: Vec<String> = names
-                .map(|(axis, i)| format!("{axis:?}={}", if *axis == Axis::C { rest } else { *i }))
-                .collect();
+            let names: Vec<String> = names.map(|(axis, i)| format!("{axis:?}={i}")).collect();
             Err(Error::file(
                 &self.path,
                 format!("the value at {} is {}", names.join(" "), values[at]),
                 "mend the file or leave it out: one such value spoils a whole training",
             ))
+        })
+    }
+
+    /// Checks that every value may be a number of counts.
+    ///
+    /// # Errors
+    /// Names the file and a value that is negative or not whole.
+    pub(crate) fn check_counts(&self) -> Result<()> {
+        self.walk(|_, _, values| {
+            match values.iter().find(|v| **v < 0.0 || (*v - v.round()).abs() > 1e-3) {
+                None => Ok(()),
+                Some(bad) => Err(Error::file(
+                    &self.path,
+                    format!("thinning needs counts, but there is a value of {bad}"),
+                    "give images of raw counts, or simulate `poisson` noise instead",
+                )),
+            }
         })
     }
 
@@ -250,7 +275,7 @@ pub(crate) fn open_all(
     let mut files = paths.par_iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut open = 0;
     for file in &mut files {
-        let bytes = file.info.samples() as u64 * size_of::<f32>() as u64;
+        let bytes = file.bytes();
         file.keep = bytes <= *left;
         if file.keep {
             *left -= bytes;
@@ -264,18 +289,10 @@ pub(crate) fn open_all(
 
 /// A box cut out of a row-major array.
 fn cut(data: &[f32], shape: &[usize], region: &Region) -> Vec<f32> {
-    let last = shape.len() - 1;
-    let mut lines = vec![0];
-    for a in 0..last {
-        lines = lines
-            .iter()
-            .flat_map(|l| (0..region.size[a]).map(move |i| l * shape[a] + region.start[a] + i))
-            .collect();
-    }
+    let width = region.size[region.size.len() - 1];
     let mut out = Vec::with_capacity(region.size.iter().product());
-    for line in lines {
-        let first = line * shape[last] + region.start[last];
-        out.extend_from_slice(&data[first..first + region.size[last]]);
+    for line in line_starts(shape, &region.start, &region.size) {
+        out.extend_from_slice(&data[line..line + width]);
     }
     out
 }

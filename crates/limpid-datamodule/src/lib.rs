@@ -9,17 +9,19 @@
 //! type and geometry.
 //!
 //! Invariants: a sample is a function of seed, epoch and index alone, whatever the number of
-//! threads and wherever a run was interrupted; training never sees a pixel of validation; nothing
-//! here knows models.
+//! threads and wherever a run was interrupted; what a split keeps for validation is never trained
+//! on; nothing here knows models.
 
 pub mod augment;
 pub mod blind_spot;
+mod boxes;
 mod config;
 pub mod dataset;
 mod error;
 #[cfg(test)]
 mod fixture;
 mod images;
+mod loader;
 mod module;
 pub mod noise;
 pub mod normalise;

@@ -3,6 +3,7 @@
 use crate::config::DataConfig;
 use crate::dataset::{Collection, DatasetConfig, Listing, Making, Sample, Scene, statistics};
 use crate::images::{ImageFile, open_all};
+use crate::noise::NoiseConfig;
 use crate::normalise::{Fit, Normalisation, Normaliser, Normalisers};
 use crate::sampler::{Place, Sampler, SamplerConfig, grid};
 use crate::split::{SplitConfig, divide};
@@ -49,9 +50,10 @@ impl Prepared {
         let split = &config.validation.split;
         let (scenes, held) = divide(split, scenes, &collection.files, &patch)?;
         refuse_small(config, &collection, &scenes, &patch)?;
-        collection.check()?;
+        check(&collection)?;
         let normalisers = learn(config, &mut collection, &scenes)?;
         let (target, range) = (collection.target.clone(), collection.range);
+        check_target(&collection, &scenes)?;
         let sampler = Sampler::new(&config.sampler, &collection, &scenes, &patch)?;
         let collection = Arc::new(collection);
 
@@ -65,12 +67,13 @@ impl Prepared {
                 let (listing, mut set, scenes) = open(config, dataset, &mut left)?;
                 hash.files(name, &listing, &set.files)?;
                 same_channels(&collection, &set)?;
-                set.check()?;
+                check(&set)?;
                 set.input = match &normalisers.input {
                     Normaliser::Dataset { normalisation } => vec![normalisation.clone()],
                     Normaliser::Image { .. } => fit_each(config, &set.files)?,
                 };
                 set.target = target.clone();
+                check_target(&set, &scenes)?;
                 set.range = match (&config.dataset, dataset) {
                     (
                         DatasetConfig::Simulated { .. },
@@ -98,7 +101,8 @@ impl Prepared {
     pub(crate) fn samples(&self) -> u64 {
         let wanted = self.config.samples_per_epoch;
         let n = wanted.unwrap_or_else(|| self.sampler.natural_len(&self.scenes)).max(1);
-        n.next_multiple_of(self.config.batch as u64).min(u64::from(u32::MAX))
+        let batch = self.config.batch as u64;
+        n.min(u64::from(u32::MAX) - batch).next_multiple_of(batch)
     }
 
     /// The order of an epoch.
@@ -205,6 +209,18 @@ fn refuse_small(
     }
 }
 
+/// Checks the values of all files.
+fn check(collection: &Collection) -> Result<()> {
+    let counts = matches!(
+        collection.config,
+        DatasetConfig::Simulated { noise: NoiseConfig::Thinning { .. }, .. }
+    );
+    collection.files.par_iter().try_for_each(|file| {
+        file.check_finite()?;
+        if counts { file.check_counts() } else { Ok(()) }
+    })
+}
+
 fn same_channels(train: &Collection, set: &Collection) -> Result<()> {
     let (expected, file) = (&train.files[0], &set.files[0]);
     if file.channels == expected.channels {
@@ -217,6 +233,21 @@ fn same_channels(train: &Collection, set: &Collection) -> Result<()> {
             file.channels, expected.channels
         ),
         "validate on images of the same kind",
+    ))
+}
+
+/// Checks that the normalisation of the targets has their number of channels.
+fn check_target(collection: &Collection, scenes: &[Scene]) -> Result<()> {
+    let Some(target) = scenes.first().and_then(|s| s.views.get(1)) else { return Ok(()) };
+    let file = &collection.files[target.file];
+    let normal = collection.target.as_ref().unwrap_or(&collection.input[0]).channels.len();
+    if normal == 1 || normal == file.channels {
+        return Ok(());
+    }
+    Err(Error::file(
+        &file.path,
+        format!("the target has {} channels, its normalisation {normal}", file.channels),
+        "set `target_normalisation`: targets of another kind than the input need their own",
     ))
 }
 

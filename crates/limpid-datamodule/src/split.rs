@@ -1,4 +1,5 @@
-//! Which part of the data is kept for validation. Training and validation never share a pixel.
+//! Which part of the data is kept for validation. A split never gives a pixel to both parts; a
+//! validation set of its own may hold images that are trained on, if the user wants it so.
 
 use crate::dataset::{DatasetConfig, Scene};
 use crate::images::ImageFile;

@@ -40,11 +40,7 @@ pub(crate) fn fill<T: Real>(
 ///
 /// # Errors
 /// As [`fill`].
-pub(crate) fn map<T: Real>(
-    op: &'static str,
-    x: &[T],
-    f: impl Fn(T) -> T + Sync,
-) -> Result<Vec<T>> {
+pub(crate) fn map<T: Real>(op: &'static str, x: &[T], f: impl Fn(T) -> T + Sync) -> Result<Vec<T>> {
     build(op, x.len(), |data| {
         data.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
             vectorised(
@@ -89,11 +85,7 @@ pub(crate) fn map2<T: Real>(
 
 /// Memory for `len` elements, written by `f`, which must write all of it.
 #[allow(unsafe_code)] // declares the memory initialised
-fn build<T>(
-    op: &'static str,
-    len: usize,
-    f: impl FnOnce(&mut [MaybeUninit<T>]),
-) -> Result<Vec<T>> {
+fn build<T>(op: &'static str, len: usize, f: impl FnOnce(&mut [MaybeUninit<T>])) -> Result<Vec<T>> {
     let mut data: Vec<T> = Vec::new();
     if data.try_reserve_exact(len).is_err() {
         let message = format!("not enough memory for an output of {len} elements");

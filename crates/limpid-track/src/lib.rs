@@ -8,6 +8,6 @@ mod pictures;
 mod progress;
 pub mod report;
 
-pub use jsonl::{JsonLines, MetricsLog, read_metrics};
+pub use jsonl::{JsonLines, MetricsLine, MetricsLog, read_metrics};
 pub use pictures::{Pictures, png};
 pub use progress::{Plain, Terminal, duration};

@@ -358,6 +358,32 @@ error: `axes`: axes are letters of ZYXC, got Y2X
 }
 
 #[test]
+fn refusals_have_the_words_of_serde() {
+    use serde::de::{Error as _, Unexpected, value::Error as Serde};
+    let both = |figment: figment::Error, serde: Serde| {
+        assert_eq!(crate::layers::words(&figment.kind), serde.to_string());
+    };
+    for got in [
+        Unexpected::Bool(true),
+        Unexpected::Signed(-5),
+        Unexpected::Unsigned(5),
+        Unexpected::Float(1.0),
+        Unexpected::Str("a"),
+        Unexpected::Seq,
+        Unexpected::Map,
+    ] {
+        both(figment::Error::invalid_type(got, &"x"), Serde::invalid_type(got, &"x"));
+        both(figment::Error::invalid_value(got, &"x"), Serde::invalid_value(got, &"x"));
+    }
+    for known in [&["lr"][..], &["lr", "betas"], &["lr", "betas", "eps"]] {
+        both(figment::Error::unknown_field("l", known), Serde::unknown_field("l", known));
+        both(figment::Error::unknown_variant("l", known), Serde::unknown_variant("l", known));
+    }
+    both(figment::Error::missing_field("lr"), Serde::missing_field("lr"));
+    both(figment::Error::invalid_length(3, &"x"), Serde::invalid_length(3, &"x"));
+}
+
+#[test]
 fn long_lines_and_odd_characters_keep_the_caret_in_place() {
     let long = error(&format!("names = {{ 'ä' = 1, '{}' = -1 }}", "é".repeat(200)), &[]);
     let snippet: Vec<usize> = long.lines().skip(2).map(|line| line.chars().count()).collect();

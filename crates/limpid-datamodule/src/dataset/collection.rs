@@ -3,13 +3,13 @@
 use super::{DatasetConfig, Scene, SimulatedTarget, View};
 use crate::Result;
 use crate::augment::AugmentConfig;
+use crate::boxes::unflat;
 use crate::images::ImageFile;
 use crate::noise::{Grid, Realisation};
 use crate::normalise::{Normalisation, Statistics};
 use crate::sampler::Place;
 use limpid_engine::SampleId;
 use limpid_kernels::rng::Stream;
-use rayon::prelude::*;
 
 /// What the parts of a sample's random stream are for.
 mod purpose {
@@ -143,19 +143,11 @@ impl Collection {
 
     fn id(&self, view: &View, place: &Place, index: u64) -> SampleId {
         let file = &self.files[view.file];
-        let mut rest = view.frame;
-        let mut region: Vec<[usize; 2]> = Vec::new();
-        for (_, count) in file.leading().iter().rev() {
-            region.insert(0, [rest % count, 1]);
-            rest /= count;
-        }
+        let leading: Vec<usize> = file.leading().iter().map(|(_, n)| *n).collect();
+        let index_of = unflat(view.frame, &leading);
+        let mut region: Vec<[usize; 2]> = index_of.into_iter().map(|i| [i, 1]).collect();
         region.extend(place.start.iter().zip(&place.size).map(|(a, b)| [*a, *b]));
         SampleId { file: file.path.display().to_string(), index, region }
-    }
-
-    /// Checks all files for values that are not finite.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.files.par_iter().try_for_each(ImageFile::check_finite)
     }
 }
 

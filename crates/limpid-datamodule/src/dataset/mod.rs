@@ -1,7 +1,7 @@
 //! Kinds of datasets: which files belong together, and which frames of them make a sample.
 //!
-//! A dataset becomes a list of [`Scene`]s: places to draw patches from, each with the views of it
-//! that the kind needs (input and target, or repeats of one acquisition).
+//! A dataset becomes a list of scenes: places to draw patches from, each with the views of it that
+//! the kind needs (input and target, or repeats of one acquisition).
 
 mod collection;
 mod pairing;
@@ -255,7 +255,7 @@ fn repeated(index: usize, file: &ImageFile, axis: RepeatAxis) -> Result<Vec<Vec<
     };
     let step: usize = leading[at + 1..].iter().map(|(_, n)| n).product();
     let count = leading[at].1;
-    let starts = (0..file.frames()).filter(|f| f / step % count == 0);
+    let starts = (0..file.frames()).filter(|f| (f / step).is_multiple_of(count));
     Ok(starts
         .map(|f| (0..count).map(|r| View { file: index, frame: f + r * step }).collect())
         .collect())

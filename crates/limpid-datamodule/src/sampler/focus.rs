@@ -2,6 +2,7 @@
 //! its weight, and a centre within it.
 
 use super::{Weight, pick, running_sum};
+use crate::boxes::unflat;
 use crate::dataset::{Collection, Scene};
 use crate::{Error, Result};
 use limpid_kernels::rng::Draws;
@@ -94,11 +95,8 @@ impl Focus {
             let pick = draws.below(bright.len() as u64) as usize;
             chosen = bright.get(pick).copied().unwrap_or(chosen);
         }
-        let mut centre = cell.start.clone();
-        for a in (0..centre.len()).rev() {
-            centre[a] += chosen % cell.size[a];
-            chosen /= cell.size[a];
-        }
+        let within = unflat(chosen, &cell.size);
+        let centre = cell.start.iter().zip(&within).map(|(s, w)| s + w).collect();
         Ok((cell.scene, centre))
     }
 }

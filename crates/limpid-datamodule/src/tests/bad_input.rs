@@ -75,6 +75,18 @@ fn settings_that_do_not_fit_the_files() {
     let validation = ValidationConfig { split, ..Default::default() };
     let config = DataConfig { patch: vec![11, 8], validation, ..plain() };
     assert_says(&refused(config), &["cannot be divided", "a.tif"]);
+    save(&dir.path().join("p/x.tif"), "CYX", &[2, 16, 16], |i| i as f32);
+    save(&dir.path().join("q/x.tif"), "CYX", &[3, 16, 16], |i| i as f32);
+    let other =
+        DatasetConfig::Paired { input: place(dir.path(), "p"), target: place(dir.path(), "q") };
+    let normalisation = NormalisationConfig::MinMax {};
+    let config = DataConfig { dataset: other, normalisation, ..plain() };
+    assert_says(&refused(config.clone()), &["3 channels", "target_normalisation", "q/x.tif"]);
+    let own = Some(NormalisationConfig::MinMax {});
+    assert_eq!(
+        open(DataConfig { target_normalisation: own, ..config }, 0).channels().unwrap(),
+        (2, 3)
+    );
     let sampler = SamplerConfig::Foreground { threshold: 1e6, fraction: 0.5 };
     assert_says(&refused(DataConfig { sampler, ..plain() }), &["1000000", "threshold"]);
     let repeats = DatasetConfig::Noise2noise {
@@ -103,4 +115,20 @@ fn a_file_that_vanishes_is_named_by_the_batch() {
         .unwrap();
     let error = loader.epoch(0, 0).next().unwrap().unwrap_err().to_string();
     assert_says(&error, &["a.tif"]);
+}
+
+#[test]
+fn thinning_of_anything_but_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    save(&dir.path().join("c/a.tif"), "YX", &[16, 16], |i| (i % 7) as f32);
+    let set = DatasetConfig::Simulated {
+        images: place(dir.path(), "c"),
+        noise: crate::noise::NoiseConfig::Thinning { fraction: 0.5 },
+        fixed: false,
+        target: Default::default(),
+        range: None,
+    };
+    open(plain(set.clone()), 0);
+    save(&dir.path().join("c/b.tif"), "YX", &[16, 16], |i| i as f32 / 255.0);
+    assert_says(&refused(plain(set)), &["counts", "b.tif", "poisson"]);
 }

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod batches;
+mod real_data;
+mod settings;
 mod splits;
 
 use crate::augment::{AugmentConfig, OrientationConfig};

@@ -179,7 +179,16 @@ impl Plan {
                     Blend::Nnunet { step } => {
                         window::nnunet_starts(n, s, fraction(&[*step], a, "step", 1e-3..1.0 + 1e-12)?)
                     }
-                    Blend::Stride { stride } => window::stride_starts(n, s, of_axis(stride, a, "stride")?),
+                    Blend::Stride { stride } => {
+                        let stride = of_axis(stride, a, "stride")?;
+                        if stride == 0 || stride > s {
+                            return Err(setting(
+                                format!("`stride` is {stride}, the window {s} on axis {a}"),
+                                "give at least 1 and at most the window size, or pixels are missed",
+                            ));
+                        }
+                        window::stride_starts(n, s, stride)
+                    }
                 })
             })
             .collect::<Result<Vec<_>>>()?;

@@ -56,10 +56,7 @@ impl Orientation {
         if self.transpose {
             y = y.transpose(x.rank() - 1, x.rank() - 2)?;
         }
-        if !self.flips.is_empty() {
-            y = y.flip(&self.flips.iter().map(|a| a + 2).collect::<Vec<_>>())?;
-        }
-        Ok(y.contiguous()?)
+        self.flip(&y)
     }
 
     /// Turns it back.
@@ -67,14 +64,13 @@ impl Orientation {
     /// # Errors
     /// Those of the tensor library.
     pub fn invert(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = x.clone();
-        if !self.flips.is_empty() {
-            y = y.flip(&self.flips.iter().map(|a| a + 2).collect::<Vec<_>>())?;
-        }
-        if self.transpose {
-            y = y.transpose(x.rank() - 1, x.rank() - 2)?;
-        }
-        Ok(y.contiguous()?)
+        let y = self.flip(x)?;
+        Ok(if self.transpose { y.transpose(x.rank() - 1, x.rank() - 2)?.contiguous()? } else { y })
+    }
+
+    fn flip(&self, x: &Tensor) -> Result<Tensor> {
+        // candle reverses one axis at a time, and only contiguous tensors
+        self.flips.iter().try_fold(x.contiguous()?, |y, a| Ok(y.flip(&[a + 2])?.contiguous()?))
     }
 }
 

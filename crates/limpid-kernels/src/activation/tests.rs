@@ -36,14 +36,17 @@ fn values(t: &Tensor) -> Vec<f64> {
 #[test]
 fn values_are_those_of_the_definition() {
     for (name, f, truth) in ALL {
-        for (dtype, tolerance) in [(DType::F64, 1e-14), (DType::F32, 1e-6)] {
+        for (dtype, tolerance) in [(DType::F64, 1e-14f64), (DType::F32, 1e-6)] {
             let x = tensor(&grid(), dtype);
             for (x, y) in values(&x).into_iter().zip(values(&f(&x).unwrap())) {
                 let want = truth(x);
                 // the definitions themselves cancel far below zero: 1e-8 of the argument is their
                 // limit there
                 let error = (y - want).abs() / (want.abs() + 1e-8 * x.abs());
-                assert!(error < tolerance.max(1e-15 / want.abs().max(1e-8)), "{name}({x}): {y} for {want}");
+                assert!(
+                    error < tolerance.max(1e-15 / want.abs().max(1e-8)),
+                    "{name}({x}): {y} for {want}"
+                );
             }
         }
     }
@@ -53,7 +56,9 @@ fn values_are_those_of_the_definition() {
 fn silu_and_sigmoid_are_relatively_accurate_far_below_zero() {
     let x: Vec<f64> = (0..860).map(|i| -f64::from(i) * 0.1).collect();
     let x = tensor(&x, DType::F32);
-    for ((x, s), y) in values(&x).into_iter().zip(values(&sigmoid(&x).unwrap())).zip(values(&silu(&x).unwrap())) {
+    for ((x, s), y) in
+        values(&x).into_iter().zip(values(&sigmoid(&x).unwrap())).zip(values(&silu(&x).unwrap()))
+    {
         let want = x.exp() / (1.0 + x.exp());
         assert!((s - want).abs() <= 1e-6 * want, "sigmoid({x}): {s} for {want}");
         assert!((y - x * want).abs() <= 1e-6 * (x * want).abs(), "silu({x}): {y} for {want}");

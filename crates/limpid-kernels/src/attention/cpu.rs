@@ -228,7 +228,8 @@ fn run<T: Real>(
                 let m = rows.len();
                 let (p, ds) = scratch[..2 * m * keys].split_at_mut(m * keys);
                 let outer = b * queries + rows.start;
-                let (y, g) = (&y[outer * values..][..m * values], &g[outer * values..][..m * values]);
+                let (y, g) =
+                    (&y[outer * values..][..m * values], &g[outer * values..][..m * values]);
                 x.scores(b, &rows, p);
                 let g_rows = Matrix::rows(g, values);
                 product(ds, [m, keys, values], false, T::one(), g_rows, x.v(b).transposed());

@@ -135,8 +135,8 @@ impl Op for Attention {
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let slices = [args[0].data, args[1].data, args[2].data];
-        let (y, scales) = self
-            .with_constant(|constant| Ok(cpu::forward(&self.operands(slices, constant))))?;
+        let (y, scales) =
+            self.with_constant(|constant| Ok(cpu::forward(&self.operands(slices, constant))))?;
         // already set only if this very operation ran before, on the same operands
         let _ = self.scales.set(scales);
         Ok((y, self.dims.as_slice().into()))

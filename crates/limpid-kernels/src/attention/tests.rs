@@ -109,10 +109,9 @@ fn gradients_over_several_blocks_of_rows() {
     let s = (q.matmul(&k.t().unwrap().contiguous().unwrap()).unwrap() * 0.5).unwrap();
     let p = |s: &Tensor| crate::softmax(s, 2).unwrap().matmul(v).unwrap();
     let biased = s.broadcast_add(&bias).unwrap();
-    for (got, want) in [
-        (attention(q, k, v, 0.5, None), p(&s)),
-        (attention(q, k, v, 0.5, Some(&bias)), p(&biased)),
-    ] {
+    for (got, want) in
+        [(attention(q, k, v, 0.5, None), p(&s)), (attention(q, k, v, 0.5, Some(&bias)), p(&biased))]
+    {
         for (g, w) in gradients(got.unwrap()).iter().zip(gradients(want)) {
             assert_eq!(g.is_some(), w.is_some());
             for (g, w) in g.iter().flatten().zip(w.iter().flatten()) {

@@ -2,12 +2,12 @@
 
 use super::moments::Statistic;
 use super::{Affine, composed};
+use crate::Result;
 use crate::buffer::{CHUNK, fill, rows_per_chunk};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, with_slices};
 use crate::planes::{pieces, reduce, sums};
 use crate::simd::vectorised;
-use crate::Result;
 use candle_core::{DType, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -97,7 +97,11 @@ impl LayerNorm {
             };
             let (dw, db) = self.parameter_gradients(xs, grads);
             let tensor = |v: Vec<f64>| {
-                Tensor::from_vec(v.into_iter().map(T::of).collect::<Vec<T>>(), &*self.dims, x.device())
+                Tensor::from_vec(
+                    v.into_iter().map(T::of).collect::<Vec<T>>(),
+                    &*self.dims,
+                    x.device(),
+                )
             };
             Ok(self.affine.gradients(dx, tensor(dw)?, tensor(db)?))
         })

@@ -177,8 +177,7 @@ fn by_group(
         let expected = "more than one element to normalise; it would always be zero";
         return Err(Error::shape(op, expected, x.dims()));
     }
-    let statistics =
-        moments_of(op, x, &sharing)?.into_iter().map(|m| m.statistic(eps)).collect();
+    let statistics = moments_of(op, x, &sharing)?.into_iter().map(|m| m.statistic(eps)).collect();
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine };
     apply(op, &operands(x, weight, bias))

@@ -33,7 +33,12 @@ fn assert_close(got: &Tensor, want: &[f64], tolerance: f64) {
 #[test]
 fn sets_of_elements_are_those_of_the_definition() {
     for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-6)] {
-        let x = (test_tensor(1, &[2, 6, 3, 4]).unwrap() * 3.0 + 1.0).unwrap().to_dtype(dtype).unwrap();
+        let x = test_tensor(1, &[2, 6, 3, 4])
+            .unwrap()
+            .affine(3.0, 1.0)
+            .unwrap()
+            .to_dtype(dtype)
+            .unwrap();
         for groups in [1, 2, 6] {
             let y = group_norm(&x, groups, None, None, EPS).unwrap();
             assert_close(&y, &naive(&x, 2 * groups), tolerance);
@@ -126,15 +131,22 @@ fn the_composed_gradient_is_the_fused_one() {
     let grad = test_tensor(17, &[2, 4, 3]).unwrap();
     let affine = Affine { weight: true, bias: true };
     // tracked arguments ask for the composed gradient
-    let at = |args: &[Tensor], tracked: bool| Backward {
-        args: args
-            .iter()
-            .map(|t| if tracked { Var::from_tensor(t).unwrap().as_tensor().clone() } else { t.clone() })
-            .collect(),
-        wanted: vec![true; 3],
-        result: x.clone(),
-        grad: grad.clone(),
-    };
+    let at =
+        |args: &[Tensor], tracked: bool| Backward {
+            args: args
+                .iter()
+                .map(|t| {
+                    if tracked {
+                        Var::from_tensor(t).unwrap().as_tensor().clone()
+                    } else {
+                        t.clone()
+                    }
+                })
+                .collect(),
+            wanted: vec![true; 3],
+            result: x.clone(),
+            grad: grad.clone(),
+        };
     let check = |op: &dyn Fn(&Backward) -> Result<Vec<Option<Tensor>>>, args: &[Tensor]| {
         let (fused, composed) = (op(&at(args, false)).unwrap(), op(&at(args, true)).unwrap());
         assert_eq!((fused.len(), composed.len()), (3, 3));

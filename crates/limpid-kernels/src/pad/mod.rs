@@ -55,7 +55,9 @@ pub fn pad(x: &Tensor, amounts: &[(usize, usize)], mode: Pad) -> Result<Tensor> 
         }
         let outputs = n.checked_add(before).and_then(|m| m.checked_add(after));
         let Some(outputs) = outputs.filter(|&m| m <= LONGEST) else {
-            let message = format!("padding by ({before}, {after}) makes a dimension longer than {LONGEST} pixels");
+            let message = format!(
+                "padding by ({before}, {after}) makes a dimension longer than {LONGEST} pixels"
+            );
             return Err(Error::Argument { op: NAME, message });
         };
         maps.push(AxisMap::new(n, outputs, |i| {

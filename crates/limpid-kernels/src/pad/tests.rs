@@ -23,8 +23,7 @@ fn corners_of_a_volume() {
     for mode in MODES {
         let y = pad(&x, &[(1, 0), (2, 1), (0, 3)], mode).unwrap();
         assert_eq!(y.dims(), [2, 2, 3, 6, 7]);
-        let inner =
-            y.narrow(2, 1, 2).unwrap().narrow(3, 2, 3).unwrap().narrow(4, 0, 4).unwrap();
+        let inner = y.narrow(2, 1, 2).unwrap().narrow(3, 2, 3).unwrap().narrow(4, 0, 4).unwrap();
         let difference = (inner - &x).unwrap().abs().unwrap().sum_all().unwrap();
         assert_eq!(difference.to_scalar::<f64>().unwrap(), 0.0);
         let corner = y.get(1).unwrap().get(1).unwrap().get(0).unwrap().get(0).unwrap();

@@ -100,13 +100,17 @@ fn gradients_match_finite_differences() {
 #[test]
 fn of_equal_pixels_the_first_gets_the_gradient() {
     let x = Var::new(&[[[[3f32, 3.0], [1.0, 3.0]]]], &Device::Cpu).unwrap();
-    let grads = max_pool(&x, &PoolSpec::cubic(2, 2)).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads =
+        max_pool(&x, &PoolSpec::cubic(2, 2)).unwrap().sum_all().unwrap().backward().unwrap();
     assert_eq!(values(grads.get(&x).unwrap()), [1.0, 0.0, 0.0, 0.0]);
 }
 
 #[test]
 fn nan_and_minus_infinity() {
-    let x = Tensor::new(&[[[1f32, f32::NAN, 2.0, f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0]]], &Device::Cpu);
+    let x = Tensor::new(
+        &[[[1f32, f32::NAN, 2.0, f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0]]],
+        &Device::Cpu,
+    );
     let y = values(&max_pool(&x.unwrap(), &spec(&[2], &[1], &[1])).unwrap());
     assert_eq!(y[0], 1.0);
     assert!(y[1].is_nan() && y[2].is_nan());
@@ -149,7 +153,9 @@ fn bad_input_is_an_error() {
     );
     assert!(message(max_pool(&x, &PoolSpec::cubic(1, 2))).contains("one for each"));
     assert!(message(avg_pool(&x, &PoolSpec::cubic(2, 0), true)).contains("at least 1"));
-    assert!(message(avg_pool(&x, &spec(&[2, 2], &[1, 1], &[2, 0]), true)).contains("half the kernel"));
+    assert!(
+        message(avg_pool(&x, &spec(&[2, 2], &[1, 1], &[2, 0]), true)).contains("half the kernel")
+    );
     assert!(message(adaptive_avg_pool(&x, &[0, 1])).contains("1 to"));
     let whole = Tensor::zeros((1, 1, 4, 4), DType::I64, &Device::Cpu).unwrap();
     assert!(max_pool(&whole, &PoolSpec::cubic(2, 2)).is_err());

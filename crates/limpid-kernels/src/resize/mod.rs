@@ -67,7 +67,8 @@ fn run(x: &Tensor, size: &[usize], scale: &[Option<f64>], mode: Resize) -> Resul
         return Err(Error::shape(NAME, "an image with at least one pixel", x.dims()));
     }
     if size.iter().any(|n| !(1..=LONGEST).contains(n)) {
-        let message = format!("cannot resize {spatial:?} to {size:?}: sizes must be 1 to {LONGEST}");
+        let message =
+            format!("cannot resize {spatial:?} to {size:?}: sizes must be 1 to {LONGEST}");
         return Err(Error::Argument { op: NAME, message });
     }
     let single = x.dtype() == DType::F32;

@@ -46,9 +46,11 @@ fn scale_factor_sets_the_positions() {
 #[test]
 fn gradients_match_finite_differences() {
     for mode in MODES {
-        for (dims, size) in
-            [(&[2usize, 1, 5][..], &[8usize][..]), (&[1, 2, 3, 5], &[7, 4]), (&[1, 1, 3, 2, 4], &[2, 5, 4])]
-        {
+        for (dims, size) in [
+            (&[2usize, 1, 5][..], &[8usize][..]),
+            (&[1, 2, 3, 5], &[7, 4]),
+            (&[1, 1, 3, 2, 4], &[2, 5, 4]),
+        ] {
             let x = test_tensor(1, dims).unwrap();
             let error = worst_error(&[x], |t| resize(&t[0], size, mode)).unwrap();
             assert!(error < 1e-8, "{mode:?} {dims:?} -> {size:?}: {error}");
@@ -76,7 +78,8 @@ fn a_permuted_image_gives_the_same_result() {
 
 #[test]
 fn pytorch_gives_the_same() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/engine/resample.safetensors");
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/engine/resample.safetensors");
     if !std::path::Path::new(path).exists() {
         println!("skipped: {path} is absent");
         return;
@@ -86,11 +89,8 @@ fn pytorch_gives_the_same() {
     for (mode, name) in MODES.iter().zip(["nearest", "trilinear_acFalse", "trilinear_acTrue"]) {
         let want = &golden[&format!("torch_{name}")];
         let got = resize(&x, &want.dims()[2..], *mode).unwrap();
-        let error = values(&got)
-            .iter()
-            .zip(values(want))
-            .map(|(g, w)| (g - w).abs())
-            .fold(0.0, f64::max);
+        let error =
+            values(&got).iter().zip(values(want)).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
         assert!(error <= if *mode == Resize::Nearest { 0.0 } else { 1e-6 }, "{name}: {error}");
     }
 }

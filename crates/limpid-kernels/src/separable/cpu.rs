@@ -40,7 +40,10 @@ fn order(maps: &[AxisMap]) -> Vec<usize> {
     let mut axes: Vec<usize> = (0..maps.len()).collect();
     axes.sort_by_key(|&axis| {
         let (inputs, outputs) = (maps[axis].inputs, maps[axis].outputs());
-        (outputs > inputs, if outputs > inputs { Reverse(axis) } else { Reverse(maps.len() - axis) })
+        (
+            outputs > inputs,
+            if outputs > inputs { Reverse(axis) } else { Reverse(maps.len() - axis) },
+        )
     });
     axes
 }

@@ -60,8 +60,7 @@ fn gradients_are_exact_and_transposed_twice_is_the_same() {
     assert_eq!(example().transposed().transposed().outputs(), 4);
     let x = test_tensor(3, &[1, 2, 3, 2, 3]).unwrap();
     let maps = vec![example(), identity(2), example()];
-    let error =
-        worst_error(&[x], |t| apply_maps("test", &t[0], maps.clone(), 1.0)).unwrap();
+    let error = worst_error(&[x], |t| apply_maps("test", &t[0], maps.clone(), 1.0)).unwrap();
     assert!(error < 1e-8, "{error}");
 }
 

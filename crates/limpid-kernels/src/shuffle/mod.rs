@@ -83,7 +83,8 @@ impl Op for Shuffle {
         let small = if self.inverse { &shape } else { dims };
         let mut sizes = [1; 3];
         sizes[3 - rank..].copy_from_slice(&small[2..]);
-        let grid = Grid { sizes, factors: std::array::from_fn(|d| if d + rank < 3 { 1 } else { r }) };
+        let grid =
+            Grid { sizes, factors: std::array::from_fn(|d| if d + rank < 3 { 1 } else { r }) };
         let y = if self.inverse {
             grid.unshuffle(self.name, args[0].data)
         } else {

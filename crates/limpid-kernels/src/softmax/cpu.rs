@@ -25,12 +25,7 @@ impl View {
     }
 }
 
-pub(super) fn forward<T: Real>(
-    op: &'static str,
-    x: &[T],
-    view: View,
-    log: bool,
-) -> Result<Vec<T>> {
+pub(super) fn forward<T: Real>(op: &'static str, x: &[T], view: View, log: bool) -> Result<Vec<T>> {
     let (block, chunk) = view.block();
     fill(op, x.len(), chunk, |start, out| {
         for (b, out) in out.chunks_mut(block).enumerate() {

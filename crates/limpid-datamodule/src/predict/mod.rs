@@ -142,6 +142,16 @@ impl Output {
         options: &WriteOptions,
     ) -> Result<Self> {
         let file = &input.file;
+        let normalisation =
+            normalisers.target.clone().unwrap_or_else(|| input.normalisation.clone());
+        let expected = normalisation.channels.len();
+        if expected > 1 && expected != channels {
+            return Err(Error::file(
+                path,
+                format!("the network gives {channels} channels, its normalisation has {expected}"),
+                "use the normalisation that the network was trained with",
+            ));
+        }
         let mut info = with_channels(&file.info, channels)?;
         info.dtype = dtype.unwrap_or(info.dtype);
         let writer = limpid_io::create(path, &info, options)?;
@@ -156,10 +166,7 @@ impl Output {
         Ok(Self {
             writer,
             path: path.to_owned(),
-            normalisation: normalisers
-                .target
-                .clone()
-                .unwrap_or_else(|| input.normalisation.clone()),
+            normalisation,
             info,
             channels,
             spatial: file.spatial.clone(),

@@ -6,6 +6,7 @@
 //! microscopy using deep learning" (2019); binomial thinning of counts is exact Poisson statistics
 //! for a part of the dose.
 
+use crate::boxes::line_starts;
 use limpid_config::{Check, Validate};
 use limpid_kernels::rng::{Draws, Stream};
 use schemars::JsonSchema;
@@ -180,22 +181,6 @@ impl Validate for NoiseConfig {
     }
 }
 
-/// Index in the image of the first pixel of each line of the patch, in order.
-fn line_starts(grid: Grid<'_>) -> Vec<u64> {
-    let last = grid.size.len() - 1;
-    let mut starts = vec![0u64];
-    for a in 0..=last {
-        let count = if a == last { 1 } else { grid.size[a] };
-        starts = starts
-            .iter()
-            .flat_map(|s| {
-                (0..count).map(move |i| s * grid.image[a] as u64 + (grid.start[a] + i) as u64)
-            })
-            .collect();
-    }
-    starts
-}
-
 /// Runs `of` on every pixel with the draws that belong to its channel and place.
 fn each_pixel(
     data: &mut [f32],
@@ -203,12 +188,12 @@ fn each_pixel(
     stream: Stream,
     of: impl Fn(f64, &mut Draws) -> f64,
 ) {
-    let starts = line_starts(grid);
+    let starts = line_starts(grid.image, grid.start, grid.size);
     let width = grid.size[grid.size.len() - 1].max(1);
     for (i, line) in data.chunks_mut(width).enumerate() {
         let channel = stream.named("pixels").op((i / starts.len()) as u64);
         for (x, v) in line.iter_mut().enumerate() {
-            let mut draws = channel.op(starts[i % starts.len()] + x as u64).draws();
+            let mut draws = channel.op((starts[i % starts.len()] + x) as u64).draws();
             *v = of(f64::from(*v), &mut draws) as f32;
         }
     }
@@ -217,12 +202,12 @@ fn each_pixel(
 /// Runs `of` on every line with three standard normal numbers of its own, the same for all
 /// channels.
 fn each_line(data: &mut [f32], grid: Grid<'_>, stream: Stream, of: impl Fn(&mut [f32], [f64; 3])) {
-    let starts = line_starts(grid);
+    let starts = line_starts(grid.image, grid.start, grid.size);
     let last = grid.size.len() - 1;
     for (i, line) in data.chunks_mut(grid.size[last].max(1)).enumerate() {
-        // the line is the same one wherever along it the patch begins
-        let row = (starts[i % starts.len()] - grid.start[last] as u64) / grid.image[last] as u64;
-        let mut draws = stream.op(row).draws();
+        // the same line wherever along it the patch begins
+        let row = starts[i % starts.len()] / grid.image[last];
+        let mut draws = stream.op(row as u64).draws();
         of(line, [draws.normal(), draws.normal(), draws.normal()]);
     }
 }

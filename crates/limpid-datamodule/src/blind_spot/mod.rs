@@ -2,6 +2,7 @@
 //! structN2V (Broaddus et al., ISBI 2020), with the sampling of CAREamics: one pixel in each cell
 //! of a grid is hidden, so that masked pixels neither cluster nor leave gaps.
 
+use crate::boxes::{flat, line_starts, unflat};
 use limpid_config::{Check, Validate};
 use limpid_kernels::rng::Draws;
 use schemars::JsonSchema;
@@ -71,7 +72,7 @@ pub enum LineAxis {
 
 impl LineAxis {
     /// Its place counted from the last axis.
-    pub(crate) fn from_last(self) -> usize {
+    pub(crate) fn place_from_last(self) -> usize {
         match self {
             Self::X => 0,
             Self::Y => 1,
@@ -86,10 +87,10 @@ impl Validate for BlindSpotConfig {
             at.problem("percent", format!("must be above 0 and at most 10, got {}", self.percent))
                 .hint("0.2 is usual; many hidden pixels spoil each other's context");
         }
-        if self.roi < 3 || self.roi % 2 == 0 {
+        if self.roi < 3 || self.roi.is_multiple_of(2) {
             at.problem("roi", format!("must be odd and at least 3, got {}", self.roi));
         }
-        if let Some(line) = self.line.filter(|l| l.span < 3 || l.span % 2 == 0) {
+        if let Some(line) = self.line.filter(|l| l.span < 3 || l.span.is_multiple_of(2)) {
             at.problem("line.span", format!("must be odd and at least 3, got {}", line.span));
         }
     }
@@ -171,7 +172,7 @@ impl LineMask {
         let (low, high) = image
             .iter()
             .fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)));
-        let Some(axis) = (size.len() - 1).checked_sub(self.axis.from_last()) else { return };
+        let Some(axis) = (size.len() - 1).checked_sub(self.axis.place_from_last()) else { return };
         let half = self.span / 2;
         for place in hidden {
             let mut at = place.clone();
@@ -190,21 +191,23 @@ impl LineMask {
 /// middle itself; of an even number the mean of the two in the middle.
 fn median(image: &[f32], size: &[usize], place: &[usize], roi: usize) -> f32 {
     let (low, extent) = neighbourhood(place, size, roi);
+    let width = extent[extent.len() - 1];
     let middle = flat(place, size);
-    let mut values: Vec<f32> = (0..extent.iter().product())
-        .map(|i| {
-            let at: Vec<usize> = unflat(i, &extent).iter().zip(&low).map(|(e, l)| e + l).collect();
-            flat(&at, size)
-        })
-        .filter(|&at| at != middle)
-        .map(|at| image[at])
-        .collect();
+    let mut values = Vec::with_capacity(extent.iter().product());
+    for line in line_starts(size, &low, &extent) {
+        values.extend_from_slice(&image[line..line + width]);
+        if (line..line + width).contains(&middle) {
+            values.remove(values.len() - width + middle - line);
+        }
+    }
     if values.is_empty() {
         return image[middle];
     }
-    values.sort_unstable_by(f32::total_cmp);
-    let n = values.len();
-    if n % 2 == 1 { values[n / 2] } else { (values[n / 2 - 1] + values[n / 2]) / 2.0 }
+    let half = values.len() / 2;
+    let odd = values.len() % 2 == 1;
+    let (below, upper, _) = values.select_nth_unstable_by(half, f32::total_cmp);
+    let lower = below.iter().copied().max_by(f32::total_cmp);
+    lower.filter(|_| !odd).map_or(*upper, |lower| (lower + *upper) / 2.0)
 }
 
 /// First pixel and size of the window of `roi` around `place`, cut at the border.
@@ -218,17 +221,4 @@ fn neighbourhood(place: &[usize], size: &[usize], roi: usize) -> (Vec<usize>, Ve
             (low, (p + half + 1).min(*s) - low)
         })
         .unzip()
-}
-
-fn flat(place: &[usize], size: &[usize]) -> usize {
-    place.iter().zip(size).fold(0, |at, (p, s)| at * s + p)
-}
-
-fn unflat(mut index: usize, size: &[usize]) -> Vec<usize> {
-    let mut place = vec![0; size.len()];
-    for (p, s) in place.iter_mut().zip(size).rev() {
-        *p = index % s;
-        index /= s;
-    }
-    place
 }
