@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::process::{cargo, root, run as run_command};
-use crate::{codegen, parity, test, tidy};
+use crate::{codegen, demo, parity, test, tidy};
 
 /// Options of `ci`.
 #[derive(clap::Args)]
@@ -27,6 +27,7 @@ const STEPS: &[Step] = &[
     Step { name: "codegen", check: codegen::check },
     Step { name: "test", check: test::run },
     Step { name: "parity", check: golden },
+    Step { name: "smoke", check: || demo::run(&demo::Args { smoke: true, volume: false }) },
 ];
 
 /// Runs the steps and prints a summary.

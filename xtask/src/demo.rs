@@ -1,11 +1,24 @@
-//! `cargo xtask demo`: the main job in one command. Builds the release binary, trains on the example
+//! `demo`: the main job in one command. Builds the release binary, trains on the example
 //! images, restores a held image, and evaluates it against its reference and the classical filters.
 
-use crate::shell::{cargo, root, run as run_command};
 use std::process::Command;
 
-pub(crate) fn run(smoke: bool, volume: bool) -> Result<(), String> {
-    run_command(cargo().args(["build", "--release", "--quiet", "--package", "denoise"]))?;
+use crate::process::{cargo, root, run as run_command};
+
+/// Options of `demo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A few steps only, to see that everything works
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// The volume instead of the image
+    #[arg(long)]
+    pub(crate) volume: bool,
+}
+
+/// Runs the example from training to evaluation.
+pub(crate) fn run(&Args { smoke, volume }: &Args) -> Result<(), String> {
+    run_command(&mut cargo(&["build", "--release", "--quiet", "--package", "denoise"]))?;
     let (config, held) = if volume { ("em3d-demo", "em3d") } else { ("em-demo", "em") };
     let out = if smoke { "target/smoke" } else { "runs" };
     if smoke {
@@ -25,8 +38,19 @@ pub(crate) fn run(smoke: bool, volume: bool) -> Result<(), String> {
     let model = format!("{out}/{config}");
     let predict = ["predict", &data("held-noisy"), &restored, "--model", &model];
     let evaluate = [
-        "eval", &restored, "--input", &data("held-noisy"), "--target", &data("held"),
-        "--data-range", "255", "--baselines", "--model", &model, "--out", &eval,
+        "eval",
+        &restored,
+        "--input",
+        &data("held-noisy"),
+        "--target",
+        &data("held"),
+        "--data-range",
+        "255",
+        "--baselines",
+        "--model",
+        &model,
+        "--out",
+        &eval,
     ];
     denoise(&train.iter().map(String::as_str).collect::<Vec<_>>())?;
     denoise(&predict)?;

@@ -5,6 +5,7 @@
 mod bench;
 mod ci;
 mod codegen;
+mod demo;
 mod parity;
 mod process;
 mod test;
@@ -34,6 +35,8 @@ enum Task {
     Parity(parity::Args),
     /// Write the files that are made from the code, such as the configuration reference
     Codegen(codegen::Args),
+    /// Train on the example, restore with the result, and evaluate it
+    Demo(demo::Args),
     /// Run the benchmarks
     Bench(bench::Args),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Parity(args) => parity::run(&args),
         Task::Codegen(args) => codegen::run(&args),
+        Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
     };
     match result {

@@ -1,6 +1,5 @@
 //! Sliding windows, their weights, and test-time augmentation.
 
-use super::{Fixture, Outcome, Worst, values};
 use candle_core::{Device, Tensor};
 use limpid_engine::infer::{
     Blend, Collect, InMemory, Inferencer, Needs, Padding, Plan, TileConfig, Tta, mean_and_std,
@@ -9,6 +8,8 @@ use limpid_engine::infer::{
 use limpid_kernels::ConvSpec;
 use serde_json::Value;
 use std::error::Error;
+
+use super::fixture::{Fixture, Outcome, Worst, absolute, values};
 
 type Checked = Result<(), Box<dyn Error>>;
 
@@ -41,19 +42,20 @@ fn tiled(
 }
 
 fn sizes(v: &Value) -> Vec<usize> {
-    v.as_array().map_or_else(Vec::new, |a| a.iter().filter_map(Value::as_u64).map(|n| n as usize).collect())
+    v.as_array()
+        .map_or_else(Vec::new, |a| a.iter().filter_map(Value::as_u64).map(|n| n as usize).collect())
 }
 
 /// `sliding_window`: MONAI's windows, weights and results.
-pub(crate) fn monai(f: &Fixture) -> Result<Outcome, String> {
+pub(super) fn monai(f: &Fixture) -> Result<Outcome, String> {
     let mut worst = Worst::default();
     monai_cases(f, &mut worst).map_err(|e| e.to_string())?;
-    Ok(worst.finish())
+    worst.done()
 }
 
 fn monai_cases(f: &Fixture, worst: &mut Worst) -> Checked {
     let mut cases = Vec::new();
-    if let Some(map) = f.json("cases")?.as_object() {
+    if let Some(map) = f.json::<Value>("cases")?.as_object() {
         for (name, case) in map {
             let overlap = vec![case["overlap"].as_f64().ok_or("a case without `overlap`")?];
             let blend = match case["mode"].as_str() {
@@ -61,10 +63,19 @@ fn monai_cases(f: &Fixture, worst: &mut Worst) -> Checked {
                 _ => Blend::Constant { overlap },
             };
             let size = sizes(&case["roi"]);
-            cases.push((name.clone(), TileConfig { size, blend, padding: Padding::Zero, batch: 4, ..TileConfig::default() }));
+            cases.push((
+                name.clone(),
+                TileConfig {
+                    size,
+                    blend,
+                    padding: Padding::Zero,
+                    batch: 4,
+                    ..TileConfig::default()
+                },
+            ));
         }
     }
-    if let Ok(Value::Object(map)) = f.json("extra") {
+    if let Ok(Value::Object(map)) = f.json::<Value>("extra") {
         for (name, text) in map {
             cases.push((name.clone(), described(text.as_str().unwrap_or_default())));
         }
@@ -74,17 +85,17 @@ fn monai_cases(f: &Fixture, worst: &mut Worst) -> Checked {
         let x = f.tensor(&format!("{dims}.input"))?;
         let (w, b) = (f.tensor(&format!("{dims}.weight"))?, f.tensor(&format!("{dims}.bias"))?);
         let (got, starts) = tiled(config, x, |x| conv(x, w, b))?;
-        worst.compare(name, &got, &f.values(name)?, 1e-5, 0.0);
+        worst.compare(name, &got, &f.values(name)?, absolute(1e-5));
         let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
         if let Ok(want) = f.values(&format!("{stem}.starts")) {
             let got: Vec<f64> = starts.iter().flatten().map(|&s| s as f64).collect();
-            worst.compare(&format!("{stem}.starts"), &got, &want, 0.0, 0.0);
+            worst.compare(&format!("{stem}.starts"), &got, &want, absolute(0.0));
         }
     }
     for (name, want) in f.part("importance.gaussian.") {
         let size: Vec<usize> = name.split('x').filter_map(|n| n.parse().ok()).collect();
         let got = weight::monai_gaussian(&size, 0.125);
-        worst.compare(&format!("importance {name}"), &got, &values(&want)?, 1e-6, 0.0);
+        worst.compare(&format!("importance {name}"), &got, &values(&want)?, absolute(1e-6));
     }
     Ok(())
 }
@@ -105,7 +116,8 @@ fn described(text: &str) -> TileConfig {
         o => o,
     };
     let sigma_scale = after("sigma_scale").first().copied().unwrap_or(0.125);
-    let blend = if text.contains("gaussian") || !text.contains("constant") && text.contains("sigma") {
+    let blend = if text.contains("gaussian") || !text.contains("constant") && text.contains("sigma")
+    {
         Blend::Gaussian { overlap, sigma_scale }
     } else {
         Blend::Constant { overlap }
@@ -119,14 +131,14 @@ fn described(text: &str) -> TileConfig {
 }
 
 /// `nnunet_sliding`: nnU-Net's Gaussian and window starts.
-pub(crate) fn nnunet(f: &Fixture) -> Result<Outcome, String> {
+pub(super) fn nnunet(f: &Fixture) -> Result<Outcome, String> {
     let mut worst = Worst::default();
     for (name, want) in f.part("gauss.") {
         let size: Vec<usize> = name.split('x').filter_map(|n| n.parse().ok()).collect();
         let got = weight::nnunet_gaussian(&size);
-        worst.compare(&format!("gauss {name}"), &got, &values(&want)?, 1e-12, 0.0);
+        worst.compare(&format!("gauss {name}"), &got, &values(&want)?, absolute(1e-12));
     }
-    if let Some(cases) = f.json("steps")?.as_object() {
+    if let Some(cases) = f.json::<Value>("steps")?.as_object() {
         for (name, case) in cases {
             let step = case["step"].as_f64().ok_or("a case without `step`")?;
             let axes = sizes(&case["image"]).into_iter().zip(sizes(&case["tile"]));
@@ -134,18 +146,18 @@ pub(crate) fn nnunet(f: &Fixture) -> Result<Outcome, String> {
             for ((image, tile), want) in axes.zip(starts) {
                 let float = |v: Vec<usize>| v.into_iter().map(|n| n as f64).collect::<Vec<_>>();
                 let got = float(window::nnunet_starts(image, tile, step));
-                worst.compare(name, &got, &float(sizes(want)), 0.0, 0.0);
+                worst.compare(name, &got, &float(sizes(want)), absolute(0.0));
             }
         }
     }
-    Ok(worst.finish())
+    worst.done()
 }
 
 /// `inference_misc`: nucli's stride rule, and orientations.
-pub(crate) fn misc(f: &Fixture) -> Result<Outcome, String> {
+pub(super) fn misc(f: &Fixture) -> Result<Outcome, String> {
     let mut worst = Worst::default();
     misc_cases(f, &mut worst).map_err(|e| e.to_string())?;
-    Ok(worst.finish())
+    worst.done()
 }
 
 fn misc_cases(f: &Fixture, worst: &mut Worst) -> Checked {
@@ -163,22 +175,37 @@ fn misc_cases(f: &Fixture, worst: &mut Worst) -> Checked {
         ..TileConfig::default()
     };
     let (got, starts) = tiled(&config, x, |x| conv(x, w, b))?;
-    worst.compare("nucli.out", &got, &f.values("nucli.out")?, 1e-5, 0.0);
+    worst.compare("nucli.out", &got, &f.values("nucli.out")?, absolute(1e-5));
     let count: f64 = f.values("nucli.count")?.iter().sum();
     let own = (starts.len() * patch.pow((x.rank() - 2) as u32)) as f64;
-    worst.compare("nucli.count (sum)", &[own], &[count], 0.0, 0.0);
+    worst.compare("nucli.count (sum)", &[own], &[count], absolute(0.0));
 
     let x = f.tensor("tta.x")?;
     let (w2, b2) = (f.tensor("tta.weight")?, f.tensor("tta.bias")?);
     let flips = predictions(x, Tta::Flips, |x| conv(x, w2, b2))?;
     let (mean, std) = mean_and_std(&flips)?;
-    worst.tensors("tta.flip4", &mean, f.tensor("tta.flip4")?, 1e-5, 0.0)?;
-    worst.tensors("tta.flip4_std", &std, f.tensor("tta.flip4_std")?, 1e-5, 0.0)?;
-    worst.compare("tta.flip4_median", &medians(&flips)?, &f.values("tta.flip4_median")?, 1e-5, 0.0);
+    worst.tensor("tta.flip4", &mean, f.tensor("tta.flip4")?, absolute(1e-5))?;
+    worst.tensor("tta.flip4_std", &std, f.tensor("tta.flip4_std")?, absolute(1e-5))?;
+    worst.compare(
+        "tta.flip4_median",
+        &medians(&flips)?,
+        &f.values("tta.flip4_median")?,
+        absolute(1e-5),
+    );
     let turns = predictions(x, Tta::Dihedral, |x| conv(x, w2, b2))?;
-    worst.tensors("tta.d4_mean", &mean_and_std(&turns)?.0, f.tensor("tta.d4_mean")?, 1e-5, 0.0)?;
+    worst.tensor(
+        "tta.d4_mean",
+        &mean_and_std(&turns)?.0,
+        f.tensor("tta.d4_mean")?,
+        absolute(1e-5),
+    )?;
     let flips = predictions(f.tensor("tta3.x")?, Tta::Flips, |x| conv(x, w, b))?;
-    worst.tensors("tta3.flip8", &mean_and_std(&flips)?.0, f.tensor("tta3.flip8")?, 1e-5, 0.0)?;
+    worst.tensor(
+        "tta3.flip8",
+        &mean_and_std(&flips)?.0,
+        f.tensor("tta3.flip8")?,
+        absolute(1e-5),
+    )?;
     Ok(())
 }
 

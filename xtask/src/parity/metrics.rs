@@ -1,4 +1,7 @@
-//! Image-quality metrics, beside scikit-image, MONAI, piq and the PET evaluations.
+//! Image-quality metrics, beside scikit-image, MONAI, piq and the PET evaluations, and statistics
+//! beside scipy.
+
+use std::collections::BTreeMap;
 
 use limpid_losses::metrics::{
     DecayReference, Image, Injection, MS_SSIM_WEIGHTS, Normaliser, OddExtent, RegionFigures,
@@ -8,6 +11,8 @@ use limpid_losses::metrics::{
     relative_bias, rmse, sr_sim, ssim, ssim_gradient, ssim_map, ssim_udpet_legacy, suv_factor,
     vifp,
 };
+use limpid_losses::stats;
+use serde_json::Value;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
 
@@ -84,7 +89,7 @@ fn image_metric(fixture: &Fixture, case: &str, name: &str) -> Result<f64, String
             ssim(&pred, &truth, range, &spec)
         }
         "monai_ssim_uniform7" => ssim(&pred, &truth, range, &uniform(7, false)),
-        "skimage_nmi" => normalized_mutual_information(&pred, &truth, 100),
+        "skimage_nmi" => normalized_mutual_information(&pred, &truth, 64),
         "suvmax_bias" => global_bias(&pred, &truth).map(|bias| bias.max),
         "suvmean_bias" => global_bias(&pred, &truth).map(|bias| bias.mean),
         "suvstd_bias" => global_bias(&pred, &truth).map(|bias| bias.std),
@@ -147,7 +152,12 @@ pub(super) fn perceptual(fixture: &Fixture) -> Result<Outcome, String> {
     for key in fixture.names() {
         let Some(name) = key.strip_prefix("value.") else { continue };
         let got = match name {
-            "pytorch_msssim_ssim" | "piq_ssim_downsampleFalse" => single(),
+            // piq halves images of 512 pixels and more only
+            "pytorch_msssim_ssim" | "piq_ssim_downsampleFalse" | "piq_ssim_downsampleTrue" => {
+                single()
+            }
+            // a measure of one image that we have no use for
+            "piq_tv_l2" => continue,
             "monai_msssim" => multi(OddExtent::Drop),
             "pytorch_msssim_msssim" => multi(OddExtent::ZeroBefore),
             "piq_msssim" => multi(OddExtent::RepeatFirst),
@@ -245,4 +255,77 @@ pub(super) fn uptake(fixture: &Fixture) -> Result<Outcome, String> {
         worst.compare(&format!("row {i}"), &got, &row[5..7], relative(1e-12));
     }
     worst.done()
+}
+
+/// Paired tests, agreement and corrections for many comparisons, as scipy.stats has them.
+pub(super) fn statistics(fixture: &Fixture) -> Result<Outcome, String> {
+    let mut worst = Worst::default();
+    for (case, expected) in fixture.json::<BTreeMap<String, BTreeMap<String, Value>>>("values")? {
+        for (name, expected) in expected {
+            let what = format!("{case}.{name}");
+            // one number, or two
+            let expected: Vec<f64> = match expected {
+                Value::Array(both) => both.iter().filter_map(Value::as_f64).collect(),
+                one => one.as_f64().into_iter().collect(),
+            };
+            let got = statistic(fixture, &case, &name).map_err(|e| format!("{what}: {e}"))?;
+            let tolerance = if name.starts_with("shapiro") { 1e-5 } else { 1e-6 };
+            worst.compare(&what, &got, &expected, relative(tolerance));
+        }
+    }
+    let p = fixture.values("pvals")?;
+    let adjusted = [("holm", stats::holm(&p)), ("bh_fdr", stats::benjamini_hochberg(&p))];
+    for (name, got) in adjusted {
+        worst.compare(name, &got.map_err(text)?, &fixture.values(name)?, relative(1e-6));
+    }
+    worst.done()
+}
+
+/// The statistic called `name` of one case: of `ties.d`, or of a variant and its control.
+fn statistic(fixture: &Fixture, case: &str, name: &str) -> Result<Vec<f64>, String> {
+    use stats::{Alternative, Zeros};
+    let both = |test: limpid_kernels::Result<stats::TestResult>| {
+        test.map(|t| vec![t.statistic, t.p_value]).map_err(text)
+    };
+    let p = |test: limpid_kernels::Result<stats::TestResult>| Ok(vec![both(test)?[1]]);
+    let statistic = |test: limpid_kernels::Result<stats::TestResult>| Ok(vec![both(test)?[0]]);
+    let two_sided = |d: &[f64], zeros| stats::wilcoxon(d, Alternative::TwoSided, zeros);
+    if case == "ties" {
+        let d = fixture.values("ties.d")?;
+        return match name {
+            "wilcoxon_wilcox_two_sided" => both(two_sided(&d, Zeros::Drop)),
+            "wilcoxon_pratt" => both(two_sided(&d, Zeros::Pratt)),
+            _ => Err("no function of ours".into()),
+        };
+    }
+    let (v, c) =
+        (fixture.values(&format!("{case}.variant"))?, fixture.values(&format!("{case}.control"))?);
+    let d: Vec<f64> = v.iter().zip(&c).map(|(v, c)| v - c).collect();
+    let limits = |ddof| stats::bland_altman(&v, &c, ddof).map_err(text);
+    match name {
+        "wilcoxon_greater_p" => p(stats::superiority(&v, &c)),
+        "wilcoxon_two_sided_stat" => statistic(two_sided(&d, Zeros::Drop)),
+        "wilcoxon_two_sided_p" => p(two_sided(&d, Zeros::Drop)),
+        "shapiro_W" => statistic(stats::shapiro_wilk(&d)),
+        "shapiro_p" => p(stats::shapiro_wilk(&d)),
+        "ttest_rel_t" => statistic(stats::paired_t_test(&v, &c)),
+        "ttest_rel_p" => p(stats::paired_t_test(&v, &c)),
+        "ttest_welch_p" => p(stats::welch_t_test(&v, &c)),
+        "mannwhitney_p" => p(stats::mann_whitney(&v, &c, Alternative::TwoSided)),
+        "bland_altman_bias" => Ok(vec![limits(0)?.bias]),
+        "loa_lower_ddof0" => Ok(vec![limits(0)?.lower]),
+        "loa_upper_ddof0" => Ok(vec![limits(0)?.upper]),
+        "loa_upper_ddof1" => Ok(vec![limits(1)?.upper]),
+        "cohen_dz" => stats::cohen_dz(&v, &c).map(|v| vec![v]).map_err(text),
+        "mean_ci95_t" => {
+            stats::mean_interval(&d, 0.95).map(|i| vec![i.lower, i.upper]).map_err(text)
+        }
+        "pearson_r" => stats::pearson(&v, &c).map(|v| vec![v]).map_err(text),
+        "spearman_r" => stats::spearman(&v, &c).map(|v| vec![v]).map_err(text),
+        _ => {
+            let margin = name.strip_prefix("wilcoxon_noninf_margin_");
+            let margin = margin.and_then(|rest| rest.strip_suffix("_p")?.parse().ok());
+            p(stats::non_inferiority(&v, &c, margin.ok_or("no function of ours")?))
+        }
+    }
 }

@@ -8,10 +8,12 @@
 mod checkpoints;
 mod classical;
 mod fixture;
+mod inference;
 mod losses;
 mod metrics;
 mod networks;
 mod optim;
+mod training;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("baselines", classical::baselines),
     ("ckpt_expected", checkpoints::torch_files),
     ("ema", optim::ema),
+    ("inference_misc", inference::misc),
     ("losses", losses::losses),
     ("metrics_2d", metrics::image),
     ("metrics_3d", metrics::image),
@@ -45,6 +48,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("net_monai_basicunet", networks::network),
     ("net_monai_dynunet", networks::network),
     ("net_nucli_unet", networks::network),
+    ("nnunet_sliding", inference::nnunet),
     ("optimizers", optim::optimizers),
     ("patch_centers", classical::patch_centers),
     ("pet_quant", metrics::pet),
@@ -52,8 +56,12 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("resample_spacing", classical::resample_spacing),
     ("schedulers", optim::schedules),
     ("selfsup", losses::self_supervised),
+    ("sliding_window", inference::monai),
     ("ssim_maps", metrics::ssim_maps),
+    ("stats_compare", metrics::statistics),
     ("suv", metrics::uptake),
+    ("train_gan", training::gan),
+    ("train_tiny", training::tiny),
 ];
 
 /// What became of one file.

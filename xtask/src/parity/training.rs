@@ -2,7 +2,6 @@
 //!
 //! The steps run through the engine's own [`Trainer`], not a copy of its loop.
 
-use super::{Fixture, Outcome, Worst, values};
 use candle_core::{DType, Device, Tensor};
 use limpid_engine::callback::{Callback, Control, Hook};
 use limpid_engine::{
@@ -11,8 +10,8 @@ use limpid_engine::{
     TrainState, Trainer,
 };
 use limpid_kernels::rng::Stream;
-use limpid_kernels::{conv, ConvSpec, leaky_relu, relu};
-use limpid_losses::losses::{bce_with_logits, l1};
+use limpid_kernels::{ConvSpec, conv, leaky_relu, relu};
+use limpid_losses::losses::{gan::bce_with_logits, l1};
 use limpid_nn::ema::EmaConfig;
 use limpid_nn::optim::OptimizerConfig;
 use limpid_nn::schedule::ScheduleConfig;
@@ -21,6 +20,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::rc::Rc;
+
+use super::fixture::{Fixture, Outcome, Worst, absolute, relative, values};
 
 /// The fixture's batches in order, `x [n, N, …]` and `y`.
 struct Sequence {
@@ -152,7 +153,11 @@ fn plain(steps: u64) -> TrainConfig {
     TrainConfig {
         steps,
         validate_every: 0,
-        checkpoint: CheckpointConfig { every_steps: 0, every_minutes: 0.0, ..CheckpointConfig::default() },
+        checkpoint: CheckpointConfig {
+            every_steps: 0,
+            every_minutes: 0.0,
+            ..CheckpointConfig::default()
+        },
         ..TrainConfig::default()
     }
 }
@@ -191,10 +196,13 @@ impl Model for Tiny {
             name: "net".into(),
             params: self.params.clone(),
             optimizer: self.optimizer.clone(),
-            schedule: serde_json::from_value(serde_json::json!({
-                "kind": "cosine", "warmup": 5, "total": self.steps
-            }))
-            .unwrap_or_default(),
+            schedule: ScheduleConfig::Sequence {
+                parts: vec![
+                    ScheduleConfig::Linear { start: 0.2, end: 1.0, steps: Some(4) },
+                    ScheduleConfig::Cosine { floor: 0.0, steps: Some(self.steps - 5) },
+                ],
+                milestones: vec![5],
+            },
         }]
     }
 
@@ -204,20 +212,22 @@ impl Model for Tiny {
 }
 
 /// `train_tiny`: 20 steps, and the complete state after 10.
-pub(crate) fn tiny(f: &Fixture) -> Result<Outcome, String> {
+pub(super) fn tiny(f: &Fixture) -> Result<Outcome, String> {
     let worst = Rc::new(RefCell::new(Worst::default()));
     tiny_runs(f, &worst).map_err(|e| e.to_string())?;
-    Ok(worst.take().finish())
+    worst.take().done()
 }
 
 fn tiny_runs(f: &Fixture, worst: &Rc<RefCell<Worst>>) -> Result<(), Box<dyn Error>> {
     let steps = f.shape("rec.loss")?[0] as u64;
     let data = Sequence { x: f.tensor("x")?.clone(), y: f.tensor("y")?.clone() };
     let accumulate = data.batches() / steps;
-    let optimizer: OptimizerConfig =
-        serde_json::from_value(serde_json::json!({ "kind": "adamw", "lr": 5e-3, "weight_decay": 1e-2 }))?;
+    let optimizer: OptimizerConfig = serde_json::from_value(
+        serde_json::json!({ "kind": "adamw", "lr": 5e-3, "weight_decay": 1e-2 }),
+    )?;
     for (prefix, until) in [("step10.", 10), ("final.", steps)] {
-        let mut model = Tiny { params: define(&f.part("init."))?, steps, optimizer: optimizer.clone() };
+        let mut model =
+            Tiny { params: define(&f.part("init."))?, steps, optimizer: optimizer.clone() };
         let config = TrainConfig {
             accumulate,
             clip: Some(ClipConfig::Norm { max: 0.5 }),
@@ -240,8 +250,8 @@ fn tiny_runs(f: &Fixture, worst: &Rc<RefCell<Worst>>) -> Result<(), Box<dyn Erro
             for (name, want) in &want {
                 let what = format!("{prefix}{name}");
                 match (all.get(name).map(values), values(want)) {
-                    (Some(Ok(got)), Ok(want)) => worst.compare(&what, &got, &want, 5e-5, 0.0),
-                    _ => worst.note(&what, f64::INFINITY, 5e-5),
+                    (Some(Ok(got)), Ok(want)) => worst.compare(&what, &got, &want, absolute(5e-5)),
+                    _ => worst.require(&format!("{what} is missing"), false),
                 }
             }
         })?;
@@ -251,9 +261,14 @@ fn tiny_runs(f: &Fixture, worst: &Rc<RefCell<Worst>>) -> Result<(), Box<dyn Erro
             record.iter().map(|(_, logs)| logs.get(name).copied().unwrap_or(f64::NAN)).collect()
         };
         let lrs: Vec<f64> = record.iter().map(|(lr, _)| *lr).collect();
-        worst.compare("rec.lr", &lrs, &f.values("rec.lr")?[..n], 0.0, 1e-9);
-        worst.compare("rec.loss", &of("loss"), &f.values("rec.loss")?[..n], 0.0, 1e-5);
-        worst.compare("rec.gnorm", &of("grad_norm/net"), &f.values("rec.gnorm")?[..n], 0.0, 1e-4);
+        worst.compare("rec.lr", &lrs, &f.values("rec.lr")?[..n], relative(1e-9));
+        worst.compare("rec.loss", &of("loss"), &f.values("rec.loss")?[..n], relative(1e-5));
+        worst.compare(
+            "rec.gnorm",
+            &of("grad_norm/net"),
+            &f.values("rec.gnorm")?[..n],
+            relative(1e-4),
+        );
     }
     Ok(())
 }
@@ -279,7 +294,9 @@ impl Gan {
 impl Model for Gan {
     fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Done<Logs> {
         let (x, y) = (batch.get("x")?, batch.get("y")?);
-        let bce = |logits: &Tensor, label: f64| bce_with_logits(logits, &(logits.zeros_like()? + label)?);
+        let bce = |logits: &Tensor, label: f64| {
+            bce_with_logits(logits, &(logits.zeros_like()? + label)?, 1.0)
+        };
         self.params.subset("D.").freeze(true);
         let fake = self.generator(x)?;
         let reconstruction = l1(&fake, y)?;
@@ -320,8 +337,10 @@ impl Model for Gan {
             .map(|name| OptimizerSpec {
                 name: (*name).to_owned(),
                 params: self.params.subset(&format!("{name}.")),
-                optimizer: serde_json::from_value(serde_json::json!({ "kind": "adam", "lr": 1e-3 }))
-                    .unwrap_or_default(),
+                optimizer: serde_json::from_value(
+                    serde_json::json!({ "kind": "adam", "lr": 1e-3 }),
+                )
+                .unwrap_or_default(),
                 schedule: ScheduleConfig::default(),
             })
             .collect()
@@ -333,10 +352,10 @@ impl Model for Gan {
 }
 
 /// `train_gan`: two losses, the second computed after the first step.
-pub(crate) fn gan(f: &Fixture) -> Result<Outcome, String> {
+pub(super) fn gan(f: &Fixture) -> Result<Outcome, String> {
     let mut worst = Worst::default();
     gan_run(f, &mut worst).map_err(|e| e.to_string())?;
-    Ok(worst.finish())
+    worst.done()
 }
 
 fn gan_run(f: &Fixture, worst: &mut Worst) -> Result<(), Box<dyn Error>> {
@@ -346,11 +365,11 @@ fn gan_run(f: &Fixture, worst: &mut Worst) -> Result<(), Box<dyn Error>> {
     for (name, want) in f.part("rec.") {
         let got: Vec<f64> =
             record.iter().map(|(_, logs)| logs.get(&name).copied().unwrap_or(f64::NAN)).collect();
-        worst.compare(&format!("rec.{name}"), &got, &values(&want)?, 1e-5, 0.0);
+        worst.compare(&format!("rec.{name}"), &got, &values(&want)?, absolute(1e-5));
     }
     for (name, want) in f.part("final.") {
         let got = model.params.get(&name).ok_or("a parameter is missing")?;
-        worst.tensors(&format!("final.{name}"), &got.tensor(), &want, 1e-5, 0.0)?;
+        worst.tensor(&format!("final.{name}"), &got.tensor(), &want, absolute(1e-5))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ const ALL: [(&str, Activation, fn(f64) -> f64); 11] = [
     ("elu", |x| elu(x, 1.3), |x| if x > 0.0 { x } else { 1.3 * (x.exp() - 1.0) }),
     ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
     ("tanh", tanh, f64::tanh),
-    ("softplus", |x| softplus(x, 1.5, 20.0), |x| (1.0 + (1.5 * x).exp()).ln() / 1.5),
+    ("softplus", |x| softplus(x, 1.5, 50.0), |x| (1.0 + (1.5 * x).exp()).ln() / 1.5),
     ("silu", silu, |x| x / (1.0 + (-x).exp())),
     ("gelu", gelu, |x| 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt()))),
     ("gelu_tanh", gelu_tanh, |x| {
@@ -103,6 +103,13 @@ fn kinks_follow_pytorch() {
     assert_eq!(slope(abs), 0.0);
     assert!((slope(|x| leaky_relu(x, 0.2)) - 0.2).abs() < 1e-7);
     assert_eq!(slope(|x| elu(x, 1.0)), 1.0);
+}
+
+#[test]
+fn softplus_is_the_identity_beyond_its_threshold() {
+    let x = tensor(&[1.9, 2.1], DType::F64);
+    let y = values(&softplus(&x, 2.0, 4.0).unwrap());
+    assert!(y[0] > 1.9 && y[1] == 2.1, "{y:?}");
 }
 
 #[test]

@@ -63,7 +63,10 @@ impl<T> Matrix<'_, T> {
 }
 
 /// `dst[m × n] = a[m × k] · b[k × n]`, added to what is there if `accumulate`, on this thread.
-/// `dst` has the given row and column strides.
+/// `dst` has the given row and column strides, one of which is 1.
+///
+/// The product is cut to strips of two cache lines along the contiguous dimension of `dst`: the
+/// gemm crate then works from the first-level cache, up to twice as fast as on the whole (Zen 5).
 ///
 /// # Safety
 /// `dst` may be written at all those positions, no one else accesses them meanwhile, and they are
@@ -77,29 +80,35 @@ pub(super) unsafe fn product<T: Element>(
     b: Matrix<T>,
 ) {
     assert!(m > 0 && n > 0 && k > 0 && a.holds(m, k) && b.holds(k, n));
-    let one = T::one();
-    // SAFETY: `a` and `b` are large enough, as just checked; the caller vouches for `dst`.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst,
-            column as isize,
-            row as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.column as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.column as isize,
-            b.row as isize,
-            one,
-            one,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+    let strip = |other: usize| if other < 16 { usize::MAX } else { 128 / size_of::<T>() };
+    let (rows, columns) = if column == 1 { (128, strip(m)) } else { (strip(n), 128) };
+    for i in (0..m).step_by(rows) {
+        for j in (0..n).step_by(columns) {
+            // SAFETY: the block lies within the matrices: `a` and `b` were checked, the caller
+            // vouches for `dst`.
+            unsafe {
+                gemm::gemm(
+                    rows.min(m - i),
+                    columns.min(n - j),
+                    k,
+                    dst.add(i * row + j * column),
+                    column as isize,
+                    row as isize,
+                    accumulate,
+                    a.data.as_ptr().add(i * a.row),
+                    a.column as isize,
+                    a.row as isize,
+                    b.data.as_ptr().add(j * b.column),
+                    b.column as isize,
+                    b.row as isize,
+                    T::one(),
+                    T::one(),
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+        }
     }
 }
