@@ -91,7 +91,8 @@ pub fn write_image(path: &Path, shape: &[usize], seed: u64) {
     let value = |i: usize| {
         let (x, y) = (i as f64 % width, (i as f64 / width).floor());
         let s = seed as f64;
-        let v = (x * 0.31 + s).sin() * (y * 0.23 + s * 0.7).cos() + 0.4 * (x * 0.07 - y * 0.11).sin();
+        let v =
+            (x * 0.31 + s).sin() * (y * 0.23 + s * 0.7).cos() + 0.4 * (x * 0.07 - y * 0.11).sin();
         (127.0 + 80.0 * v).clamp(0.0, 255.0) as u8
     };
     let axes = if shape.len() == 3 { "ZYX" } else { "YX" };

@@ -27,7 +27,8 @@ fn broken_images_are_named() {
     fs::write(at.join("text.tif"), "this is not an image").unwrap();
     // npy headers: one that claims 4 TB, one with a NaN, one of text
     let npy = |descr: &str, shape: &str, data: &[u8]| {
-        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
+        let mut header =
+            format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
         while (header.len() + 11) % 64 != 0 {
             header.push(' ');
         }
@@ -44,7 +45,9 @@ fn broken_images_are_named() {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     fs::write(at.join("nan.npy"), npy("<f4", "64, 48", &bytes)).unwrap();
     fs::write(at.join("complex.npy"), npy("<c8", "4, 4", &[0; 128])).unwrap();
-    for file in ["missing.tif", "empty.tif", "short.tif", "text.tif", "huge.npy", "nan.npy", "complex.npy"] {
+    for file in
+        ["missing.tif", "empty.tif", "short.tif", "text.tif", "huge.npy", "nan.npy", "complex.npy"]
+    {
         let set = format!("data.dataset.images={file}");
         train(at, &[&set]).fails(3, &[file]);
         assert!(!at.join("runs").exists(), "{file}: a run was begun");
@@ -76,6 +79,49 @@ fn pairs_that_do_not_match_are_named() {
     train(at, &[paired]).fails(3, &["b"]);
     write_image(&at.join("clean/b.tif"), &[40, 44], 2);
     train(at, &[paired]).fails(3, &["b.tif", "44"]);
+}
+
+#[test]
+fn images_to_measure_are_matched_by_name() {
+    let dir = prepared();
+    let at = dir.path();
+    for (folder, names) in [("restored", ["a", "b"]), ("noisy", ["a", "c"]), ("clean", ["b", "a"])]
+    {
+        fs::create_dir(at.join(folder)).unwrap();
+        for (seed, name) in (1..).zip(names) {
+            write_image(&at.join(format!("{folder}/{name}.tif")), &[16, 16], seed);
+        }
+    }
+    let eval = |input: &str, target: &str| {
+        denoise(
+            at,
+            &["eval", "restored", "--input", input, "--target", target, "--data-range", "255"],
+        )
+    };
+    eval("noisy", "clean").fails(3, &["b.tif", "c.tif", "no partner"]);
+    assert!(!at.join("eval").exists());
+    // `a` was written first here and last there
+    eval("restored", "clean").ok();
+    let csv = fs::read_to_string(at.join("eval/cases.csv")).unwrap();
+    assert!(csv.lines().nth(1).unwrap().starts_with("a.tif,input,"), "{csv}");
+    let one =
+        ["eval", "clean.tif", "--input", "clean.tif", "--target", "clean.tif", "--data-range"];
+    denoise(at, &[&one[..], &["255", "--model", "runs/tinny"]].concat())
+        .fails(3, &["no such model"]);
+    denoise(at, &[&one[..], &["0"]].concat()).fails(2, &["--data-range"]);
+    denoise(at, &[&one[..], &["1", "--dims", "3"]].concat()).fails(3, &["no Z", "clean.tif"]);
+}
+
+#[test]
+fn a_filter_never_replaces_its_input() {
+    let dir = prepared();
+    let at = dir.path();
+    let before = fs::read(at.join("clean.tif")).unwrap();
+    denoise(at, &["filter", "median", "clean.tif", "./clean.tif"])
+        .fails(2, &["clean.tif", "hint: "]);
+    assert_eq!(fs::read(at.join("clean.tif")).unwrap(), before);
+    assert_eq!(denoise(at, &["filter", "median", "clean.tif", "out.tif", "--tune"]).code, Some(2));
+    assert!(!at.join("out.tif").exists());
 }
 
 #[test]
@@ -111,11 +157,13 @@ fn run_directories_that_cannot_be_used_are_refused() {
     denoise(at, &["train", "tiny.toml", "--run", "file"]).fails(3, &["not a run"]);
     denoise(at, &["train", "tiny.toml", "-q", "--set", "train.steps=2"]).ok();
     // a checkpoint of another configuration
-    denoise(at, &["train", "tiny.toml", "--run", "runs/tiny-0001"]).fails(2, &["another configuration", "--allow-changed"]);
+    denoise(at, &["train", "tiny.toml", "--run", "runs/tiny-0001"])
+        .fails(2, &["another configuration", "--allow-changed"]);
     // a run without a model, and no model at all
     fs::create_dir_all(at.join("other/runs")).unwrap();
     denoise(&at.join("other"), &["predict", "../clean.tif", "out.tif"]).fails(3, &["no model"]);
-    denoise(at, &["predict", "clean.tif", "out.tif", "--model", "clean.tif"]).fails(3, &["clean.tif"]);
+    denoise(at, &["predict", "clean.tif", "out.tif", "--model", "clean.tif"])
+        .fails(3, &["clean.tif"]);
     let model = at.join("runs/tiny-0001/model.safetensors");
     let bytes = fs::read(&model).unwrap();
     fs::write(&model, &bytes[..bytes.len() - 9]).unwrap();
@@ -131,7 +179,8 @@ fn a_full_disk_leaves_nothing_half_written() {
     write_image(&at.join("large.tif"), &[400, 400], 1);
     // files of at most 64 kB, as a disk that is full
     let limited = |args: &str| {
-        let line = format!("trap '' XFSZ; ulimit -f 64; exec '{}' {args}", binary("denoise").display());
+        let line =
+            format!("trap '' XFSZ; ulimit -f 64; exec '{}' {args}", binary("denoise").display());
         let output = Command::new("bash").args(["-c", &line]).current_dir(at).output().unwrap();
         Ran::from(output)
     };

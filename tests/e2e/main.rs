@@ -1,5 +1,7 @@
 //! End-to-end tests of `denoise`: what a user does, and what may go wrong.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod bad_input;
 mod journey;
 mod resume;

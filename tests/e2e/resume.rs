@@ -6,10 +6,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// An image and a configuration of enough steps for a signal to meet the run well before its end.
 fn prepared() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     write_image(&dir.path().join("clean.tif"), &[64, 48], 1);
-    write_config(dir.path());
+    let file = write_config(dir.path());
+    let text = fs::read_to_string(&file).unwrap().replace("steps = 24", "steps = 60");
+    fs::write(&file, text).unwrap();
     dir
 }
 
@@ -19,10 +22,12 @@ fn step(dir: &Path) -> u64 {
     status["step"].as_u64().unwrap_or(0)
 }
 
-/// Starts training and sends a signal once a checkpoint of at least `after` steps is written.
-fn signalled(dir: &Path, threads: &str, after: u64, signal: &str) -> Option<i32> {
+/// Starts training and sends a signal once a checkpoint of at least `after` steps is written;
+/// returns the exit code, nothing if the signal ended it.
+fn signalled(dir: &Path, options: &[&str], after: u64, signal: &str) -> Option<i32> {
     let mut child = Command::new(binary("denoise"))
-        .args(["train", "tiny.toml", "--threads", threads])
+        .args(["train", "tiny.toml"])
+        .args(options)
         .current_dir(dir)
         .stderr(Stdio::null())
         .spawn()
@@ -36,6 +41,12 @@ fn signalled(dir: &Path, threads: &str, after: u64, signal: &str) -> Option<i32>
     child.wait().unwrap().code()
 }
 
+/// Trains until a checkpoint of at least `after` steps is written, and kills.
+fn killed(dir: &Path, options: &[&str], after: u64) {
+    let code = signalled(dir, options, after, "-KILL");
+    assert_eq!(code, None, "the run ended before it could be killed at step {after}");
+}
+
 fn model(dir: &Path) -> Vec<u8> {
     fs::read(dir.join("runs/tiny-0001/model.safetensors")).unwrap()
 }
@@ -45,13 +56,16 @@ fn killed_runs_end_with_the_same_bytes_for_one_and_two_threads() {
     let whole = prepared();
     denoise(whole.path(), &["train", "tiny.toml", "--threads", "2", "-q"]).ok();
     let expected = model(whole.path());
-    for (threads, kills) in [("1", &[3u64, 9, 18][..]), ("2", &[6, 12][..])] {
+    for (threads, kills) in [("1", &[3u64, 15, 30][..]), ("2", &[6, 24][..])] {
         let dir = prepared();
         for &after in kills {
-            signalled(dir.path(), threads, after, "-KILL");
+            killed(dir.path(), &["--threads", threads], after);
         }
         denoise(dir.path(), &["train", "tiny.toml", "--threads", threads, "-q"]).ok();
-        assert!(!dir.path().join("runs/tiny-0002").exists(), "the same command went on with the run");
+        assert!(
+            !dir.path().join("runs/tiny-0002").exists(),
+            "the same command went on with the run"
+        );
         assert!(model(dir.path()) == expected, "other bytes with {threads} threads");
     }
 }
@@ -59,7 +73,7 @@ fn killed_runs_end_with_the_same_bytes_for_one_and_two_threads() {
 #[test]
 fn sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on() {
     let dir = prepared();
-    let code = signalled(dir.path(), "2", 3, "-TERM");
+    let code = signalled(dir.path(), &[], 3, "-TERM");
     assert_eq!(code, Some(130));
     let stopped = step(dir.path());
     let checkpoint = dir.path().join(format!("runs/tiny-0001/checkpoints/step-{stopped:09}"));
@@ -74,7 +88,7 @@ fn sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on() {
 #[test]
 fn a_damaged_checkpoint_is_passed_over_with_a_warning() {
     let dir = prepared();
-    signalled(dir.path(), "2", 9, "-KILL");
+    killed(dir.path(), &[], 9);
     let checkpoints = dir.path().join("runs/tiny-0001/checkpoints");
     let mut steps: Vec<_> = fs::read_dir(&checkpoints)
         .unwrap()
@@ -90,4 +104,37 @@ fn a_damaged_checkpoint_is_passed_over_with_a_warning() {
     let whole = prepared();
     denoise(whole.path(), &["train", "tiny.toml", "-q"]).ok();
     assert!(model(whole.path()) == model(dir.path()));
+}
+
+#[test]
+fn another_configuration_in_between_does_not_hide_an_unfinished_run() {
+    let dir = prepared();
+    killed(dir.path(), &[], 9);
+    denoise(
+        dir.path(),
+        &["train", "tiny.toml", "-q", "--set", "optimizer.lr=2e-3", "--set", "train.steps=2"],
+    )
+    .ok();
+    assert!(dir.path().join("runs/tiny-0002").exists());
+    let resumed = denoise(dir.path(), &["train", "tiny.toml"]);
+    assert!(resumed.ok().err.contains("going on at step"), "{}", resumed.err);
+    assert!(!dir.path().join("runs/tiny-0003").exists());
+    let whole = prepared();
+    denoise(whole.path(), &["train", "tiny.toml", "-q"]).ok();
+    assert!(model(whole.path()) == model(dir.path()));
+}
+
+#[test]
+fn scores_that_are_no_numbers_do_not_break_a_run() {
+    let dir = prepared();
+    // the part for validation is below the 7 pixels that SSIM needs
+    write_image(&dir.path().join("clean.tif"), &[12, 12], 1);
+    let options = ["--set", "data.patch=[4]", "--set", "train.checkpoint.best.metric=ssim"];
+    killed(dir.path(), &options, 12);
+    let command = [&["train", "tiny.toml"], &options[..]].concat();
+    let resumed = denoise(dir.path(), &command);
+    assert!(resumed.ok().err.contains("going on at step"), "{}", resumed.err);
+    assert!(resumed.err.contains("ssim NaN"), "{}", resumed.err);
+    assert!(denoise(dir.path(), &["runs", "ls"]).ok().out.contains("finished"));
+    denoise(dir.path(), &["predict", "clean.tif", "out.tif"]).ok();
 }

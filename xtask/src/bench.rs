@@ -11,7 +11,8 @@ pub(crate) struct Args {
 }
 
 /// Name, package and example of each benchmark.
-const BENCHES: [(&str, &str, &str); 1] = [("conv", "limpid-kernels", "bench_conv")];
+const BENCHES: [(&str, &str, &str); 2] =
+    [("conv", "limpid-kernels", "bench_conv"), ("ops", "limpid-kernels", "bench_ops")];
 
 /// Runs the chosen benchmarks in release mode.
 pub(crate) fn run(args: &Args) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! `codegen`: the files of the repository that are made from its code.
 
-use crate::process::root;
+use std::process::Command;
+
+use crate::process::{binaries, root};
 
 /// Options of `codegen`.
 #[derive(clap::Args)]
@@ -13,16 +15,32 @@ pub(crate) struct Args {
 /// A generated file: its path in the repository and what makes its text.
 struct Generated {
     path: &'static str,
-    text: fn() -> String,
+    text: fn() -> Result<String, String>,
 }
 
 /// Every generated file.
-const FILES: &[Generated] = &[Generated {
-    path: "docs/src/reference/filters.md",
-    text: || {
-        limpid_config::reference_markdown::<limpid_classical::FilterConfig>("Classical filters")
+const FILES: &[Generated] = &[
+    Generated {
+        path: "docs/src/reference/filters.md",
+        text: || {
+            let title = "Classical filters";
+            Ok(limpid_config::reference_markdown::<limpid_classical::FilterConfig>(title))
+        },
     },
-}];
+    Generated { path: "configs/denoise.schema.json", text: || said("schema") },
+    Generated { path: "docs/src/reference/denoise-cli.md", text: || said("cli") },
+    Generated { path: "docs/src/reference/denoise-config.md", text: || said("config") },
+];
+
+/// What `denoise` says of itself.
+fn said(page: &str) -> Result<String, String> {
+    let mut command = Command::new(binaries()?.join("denoise"));
+    let output = command.args(["docs", page]).output().map_err(|e| format!("denoise: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("`denoise docs {page}` ended with {}", output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|e| e.to_string())
+}
 
 /// Writes the files, or checks them.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
@@ -31,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     }
     for file in FILES {
         let path = root().join(file.path);
-        let text = (file.text)();
+        let text = (file.text)()?;
         if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
             continue;
         }
@@ -46,11 +64,13 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 
 /// Fails with the names of the files that differ from what the code says.
 pub(crate) fn check() -> Result<(), String> {
-    let current = |file: &&Generated| {
-        std::fs::read_to_string(root().join(file.path)).is_ok_and(|old| old == (file.text)())
-    };
-    let stale: Vec<&str> =
-        FILES.iter().filter(|file| !current(file)).map(|file| file.path).collect();
+    let mut stale = Vec::new();
+    for file in FILES {
+        let text = (file.text)()?;
+        if !std::fs::read_to_string(root().join(file.path)).is_ok_and(|old| old == text) {
+            stale.push(file.path);
+        }
+    }
     if stale.is_empty() {
         println!("{} generated files are up to date", FILES.len());
         return Ok(());

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::process::{cargo, root, run as run_command};
+use crate::process::{cargo, root, run as run_command, target};
 
 /// Options of `demo`.
 #[derive(clap::Args)]
@@ -59,5 +59,5 @@ pub(crate) fn run(&Args { smoke, volume }: &Args) -> Result<(), String> {
 
 fn denoise(args: &[&str]) -> Result<(), String> {
     println!("$ denoise {}", args.join(" "));
-    run_command(Command::new(root().join("target/release/denoise")).args(args).current_dir(root()))
+    run_command(Command::new(target().join("release/denoise")).args(args).current_dir(root()))
 }

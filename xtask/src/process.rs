@@ -46,3 +46,14 @@ pub(crate) fn shown(command: &Command) -> String {
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     format!("`{}`", words.join(" "))
 }
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Builds the programs as tests use them, and returns their folder.
+pub(crate) fn binaries() -> Result<PathBuf, String> {
+    run(&mut cargo(&["build", "--quiet", "--workspace", "--bins"]))?;
+    Ok(target().join("debug"))
+}

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
-use crate::process::{cargo, has_cargo_command, shown};
+use crate::process::{binaries, cargo, has_cargo_command, shown};
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ struct Count {
 
 /// Runs all tests, with cargo-nextest where it is installed.
 pub(crate) fn run() -> Result<(), String> {
+    // the end-to-end tests run the programs
+    binaries()?;
     let tests: &[&str] = if has_cargo_command("nextest") {
         &["nextest", "run", "--workspace", "--profile", "ci"]
     } else {

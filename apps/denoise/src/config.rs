@@ -3,6 +3,7 @@
 use limpid_arch::NetworkConfig;
 use limpid_config::{Check, Validate};
 use limpid_datamodule::DataConfig;
+use limpid_datamodule::dataset::DatasetConfig;
 use limpid_engine::TrainConfig;
 use limpid_engine::infer::TileConfig;
 use limpid_models::ModelConfig;
@@ -19,9 +20,10 @@ pub(crate) struct Config {
     pub(crate) name: String,
     /// Seed of everything random.
     pub(crate) seed: u64,
-    /// Span of valid intensities in the unit of the files (255 for 8-bit images): PSNR and SSIM
-    /// mean nothing without it.
-    pub(crate) data_range: f64,
+    /// Span of valid intensities in the unit of the files (255 for 8-bit images). There is no
+    /// default: PSNR and SSIM mean nothing without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data_range: Option<f64>,
     /// Where images come from and what becomes of them before the network.
     pub(crate) data: DataConfig,
     /// The network.
@@ -43,7 +45,7 @@ impl Default for Config {
         Self {
             name: "denoise".to_owned(),
             seed: 42,
-            data_range: 1.0,
+            data_range: None,
             data: DataConfig::default(),
             network: NetworkConfig::default(),
             model: ModelConfig::default(),
@@ -62,9 +64,14 @@ impl Validate for Config {
             at.problem("name", "must be letters, digits, `-` and `_`")
                 .hint("it becomes the name of a folder");
         }
-        if !(self.data_range.is_finite() && self.data_range > 0.0) {
-            at.problem("data_range", format!("must be above 0, got {}", self.data_range))
-                .hint("the span of valid intensities: 255 for 8-bit images");
+        match self.data_range {
+            None => at.problem("data_range", "must be set").hint(
+                "the span of valid intensities in the unit of the files: 255 for 8-bit images",
+            ),
+            Some(range) if !(range.is_finite() && range > 0.0) => at
+                .problem("data_range", format!("must be above 0, got {range}"))
+                .hint("the span of valid intensities: 255 for 8-bit images"),
+            Some(_) => {}
         }
         at.nested("data", &self.data);
         at.nested("network", &self.network);
@@ -74,8 +81,31 @@ impl Validate for Config {
         at.nested("train", &self.train);
         at.nested("tile", &self.tile);
         if self.network.dims() != self.data.dims {
-            at.problem("network.dims", format!("is {}, but `data.dims` is {}", self.network.dims(), self.data.dims))
-                .hint("use the same number for both");
+            at.problem(
+                "network.dims",
+                format!("is {}, but `data.dims` is {}", self.network.dims(), self.data.dims),
+            )
+            .hint("use the same number for both");
+            return; // the rest depends on it
+        }
+        let divisor = self.network.divisor();
+        let patch = self.data.patch_size();
+        if patch.iter().zip(&divisor).any(|(p, d)| p % d != 0) {
+            at.problem(
+                "data.patch",
+                format!("must be a multiple of {divisor:?} for this network, got {patch:?}"),
+            );
+        }
+        let hidden = matches!(self.data.dataset, DatasetConfig::Noise2void { .. });
+        if hidden != matches!(self.model, ModelConfig::Noise2void {}) {
+            at.problem("model.kind", "and `data.dataset.kind` do not go together")
+                .hint("noise2void needs both to be \"noise2void\"");
+        }
+        if matches!(self.data.dataset, DatasetConfig::Noise2noise { .. })
+            && matches!(self.model, ModelConfig::Supervised { .. })
+        {
+            at.problem("model.kind", "is \"supervised\", but the targets are noisy")
+                .hint("set `model.kind = \"noise2noise\"`");
         }
     }
 }

@@ -43,7 +43,9 @@ enum Verb {
     #[command(subcommand)]
     Runs(runs::Verb),
     /// Print a completion script for your shell
-    #[command(before_help = "Examples:\n  denoise completions bash > ~/.local/share/bash-completion/completions/denoise")]
+    #[command(
+        before_help = "Examples:\n  denoise completions bash > ~/.local/share/bash-completion/completions/denoise"
+    )]
     Completions(Completions),
     #[command(hide = true)]
     Docs(docs::Args),

@@ -24,11 +24,12 @@ impl Trained {
     pub(crate) fn open(named: Option<&Path>) -> Result<Self, Failure> {
         let path = find(named)?;
         let bundle = Bundle::load(&path).map_err(Failure::data)?;
-        let normalisers = serde_json::from_value(bundle.card.normalisation.clone()).map_err(|e| {
-            Failure::data(format!("the normalisation of the model cannot be read: {e}"))
-                .hint("the file may come from a newer version")
-                .file(&path)
-        })?;
+        let normalisers =
+            serde_json::from_value(bundle.card.normalisation.clone()).map_err(|e| {
+                Failure::data(format!("the normalisation of the model cannot be read: {e}"))
+                    .hint("the file may come from a newer version")
+                    .file(&path)
+            })?;
         let params = Params::new();
         let device = candle_core::Device::Cpu;
         let scope = params.scope(Stream::new(0, "init"), candle_core::DType::F32, &device);
@@ -52,6 +53,7 @@ impl Trained {
 /// What a network asks of its windows.
 pub(crate) fn needs(network: &NetworkConfig) -> Needs {
     Needs {
+        channels: network.out_channels(),
         divisor: network.divisor(),
         receptive_field: network.receptive_field(),
         bytes_per_pixel: network.activation_bytes(),
@@ -80,17 +82,26 @@ fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
             .hint("let it train until its first validation")
             .file(path));
     }
-    newest(parent, &format!("{name}-")).ok_or_else(|| {
-        Failure::data("no such model").hint("name a run, a model file, or the name of runs").file(path)
+    newest(parent, &name).ok_or_else(|| {
+        Failure::data("no such model")
+            .hint("name a run, a model file, or the name of runs")
+            .file(path)
     })
 }
 
-/// The model of the run that was worked on last, among those whose name begins so.
-fn newest(dir: &Path, prefix: &str) -> Option<PathBuf> {
-    let runs = limpid_cli::runs::list(dir).ok()?;
-    runs.into_iter()
-        .filter(|r| r.name.starts_with(prefix))
-        .map(|r| dir.join(r.name).join("model.safetensors"))
-        .filter(|p| p.is_file())
-        .max_by_key(|p| p.metadata().and_then(|m| m.modified()).ok())
+/// The model of the run that was worked on last, among those named `NAME-0001` and so on; all runs
+/// for an empty name.
+fn newest(dir: &Path, name: &str) -> Option<PathBuf> {
+    let numbered = |folder: &str| {
+        let number = folder.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+        name.is_empty()
+            || number.is_some_and(|n| n.len() >= 4 && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    std::fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(numbered))
+        .map(|entry| entry.path().join("model.safetensors"))
+        .filter(|path| path.is_file())
+        .max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
 }

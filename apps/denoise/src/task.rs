@@ -21,7 +21,14 @@ pub(crate) fn data(config: &Config) -> Result<Data, Failure> {
 
 /// The model of a task, with initial weights.
 pub(crate) fn model(config: &Config, data: &Data, device: &Device) -> Result<Restoration, Failure> {
-    let (channels, _) = data.channels().map_err(Failure::data)?;
+    let (channels, targets) = data.channels().map_err(Failure::data)?;
+    if targets != config.network.out_channels() {
+        return Err(Failure::config(format!(
+            "the targets have {targets} channel(s), the network gives {}",
+            config.network.out_channels()
+        ))
+        .hint("set the network's output channels to those of the targets"));
+    }
     if channels != config.network.in_channels() {
         return Err(Failure::config(format!(
             "the images have {channels} channel(s), the network takes {}",
@@ -51,7 +58,7 @@ fn measure(config: &Config, data: &Data) -> Result<Measure, Failure> {
     };
     Ok(Measure {
         // normalised by its own image, a range of about one is all that can be said
-        data_range: if known.is_some() { config.data_range } else { 1.0 },
+        data_range: config.data_range.filter(|_| known.is_some()).unwrap_or(1.0),
         denormalise: match known {
             Some(normalisation) => Arc::new(move |values| normalisation.invert(values)),
             None => Arc::new(|_| {}),

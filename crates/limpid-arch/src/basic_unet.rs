@@ -219,7 +219,8 @@ impl BasicUNet {
     /// If a parameter name is taken.
     pub fn new(c: &Config, scope: &Scope) -> Result<Self> {
         let f = &c.features;
-        let down = |i: usize| TwoConv::new(c, f[i - 1], f[i], &scope.pp(format!("down_{i}")).pp("convs"));
+        let down =
+            |i: usize| TwoConv::new(c, f[i - 1], f[i], &scope.pp(format!("down_{i}")).pp("convs"));
         let first = TwoConv::new(c, c.in_channels, f[0], &scope.pp("conv_0"))?;
         Ok(Self {
             first,

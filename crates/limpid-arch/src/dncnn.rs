@@ -70,7 +70,9 @@ impl Config {
         let batch_norm = shapes.contains_key("model.3.running_mean");
         let depth = shapes
             .iter()
-            .filter(|(k, s)| k.starts_with("model.") && k.ends_with(".weight") && s.len() == dims + 2)
+            .filter(|(k, s)| {
+                k.starts_with("model.") && k.ends_with(".weight") && s.len() == dims + 2
+            })
             .count();
         let channels = size_of(shapes, "model.0.weight", 1)?;
         let width = size_of(shapes, "model.0.weight", 0)?;

@@ -103,8 +103,9 @@ impl Config {
     pub fn recognise(shapes: &Shapes) -> Option<Self> {
         let first = shapes.get("input_block.conv1.conv.weight")?;
         let dims = first.len().checked_sub(2)?;
-        let levels: usize =
-            (0..).take_while(|i| shapes.contains_key(&format!("downsamples.{i}.conv1.conv.weight"))).count();
+        let levels: usize = (0..)
+            .take_while(|i| shapes.contains_key(&format!("downsamples.{i}.conv1.conv.weight")))
+            .count();
         let blocks: Vec<String> = std::iter::once("input_block".to_owned())
             .chain((0..levels).map(|i| format!("downsamples.{i}")))
             .chain(std::iter::once("bottleneck".to_owned()))

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 /// Loads the fixture's weights into the recognised network and compares output and gradients with
 /// the tolerances of the fixtures' README; does nothing, loudly, where the fixtures are absent.
+#[expect(clippy::print_stderr, reason = "a skipped comparison must be seen")]
 pub(crate) fn check(name: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../../shared/golden/engine")
@@ -19,7 +20,9 @@ pub(crate) fn check(name: &str) {
     }
     let all = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
     let part = |prefix: &str| -> BTreeMap<String, Tensor> {
-        all.iter().filter_map(|(k, t)| Some((k.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
+        all.iter()
+            .filter_map(|(k, t)| Some((k.strip_prefix(prefix)?.to_owned(), t.clone())))
+            .collect()
     };
     let weights: BTreeMap<String, Tensor> = part("param.")
         .into_iter()

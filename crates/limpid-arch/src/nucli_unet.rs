@@ -83,9 +83,8 @@ impl Config {
             (0..levels).map(|i| out(format!("encode_{i}.blocks.out"))).collect::<Option<_>>()?;
         let decoder =
             (0..levels).rev().map(|i| out(format!("up_{i}.main_conv"))).collect::<Option<_>>()?;
-        let regular = (0..)
-            .take_while(|i| out(format!("encode_0.blocks.regular_{i}")).is_some())
-            .count();
+        let regular =
+            (0..).take_while(|i| out(format!("encode_0.blocks.regular_{i}")).is_some()).count();
         Some(Self {
             dims: rank_of(shapes, first)?,
             suv_channels: size_of(shapes, first, 1)? == 3,

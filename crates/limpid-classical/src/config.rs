@@ -141,3 +141,14 @@ pub fn apply(filter: &FilterConfig, image: &[f64], shape: &[usize]) -> Result<Ve
         FilterConfig::PeronaMalik(parameters) => perona_malik(image, shape, parameters),
     }
 }
+
+/// Runs a filter over each of several images of one shape that lie one after the other: the
+/// channels of a colour picture, the frames of a series.
+///
+/// # Errors
+/// As [`apply`], or `images` does not hold whole images.
+pub fn apply_each(filter: &FilterConfig, images: &[f64], shape: &[usize]) -> Result<Vec<f64>> {
+    let samples = shape.iter().product::<usize>().max(1);
+    let results = images.chunks(samples).map(|image| apply(filter, image, shape));
+    Ok(results.collect::<Result<Vec<_>>>()?.concat())
+}

@@ -39,7 +39,7 @@ mod tests;
 
 pub use bilateral::{Bilateral, bilateral};
 pub use border::Border;
-pub use config::{FilterConfig, FilterKind, apply};
+pub use config::{FilterConfig, FilterKind, apply, apply_each};
 pub use error::{Error, Result};
 pub use gaussian::{Gaussian, gaussian, sigma_from_fwhm};
 pub use grid::PerAxis;

@@ -1,6 +1,6 @@
 //! The fair opponent: each filter at the strength that suits the image best.
 
-use crate::config::{FilterConfig, FilterKind, apply};
+use crate::config::{FilterConfig, FilterKind, apply_each};
 use crate::error::{Error, Result};
 use crate::gaussian::Gaussian;
 use crate::median::Median;
@@ -26,7 +26,8 @@ pub struct Tuned {
 
 /// Tries a filter at sensible strengths, which scale with the noise in `noisy`, and returns the one
 /// whose result has the highest `score`. The first of equal ones wins; a score that is not a number
-/// never does.
+/// never does. `noisy` may hold several images of that shape, one after the other: one strength is
+/// sought for all.
 ///
 /// # Errors
 /// A shape that does not fit, a value that is not finite, or no score that is a number.
@@ -39,7 +40,7 @@ pub fn tune(
     let mut best: Option<Tuned> = None;
     let mut tried = Vec::new();
     for filter in candidates(kind, noise_level(noisy, shape)?) {
-        let image = apply(&filter, noisy, shape)?;
+        let image = apply_each(&filter, noisy, shape)?;
         let score = score(&image);
         tried.push((filter.clone(), score));
         if !score.is_nan() && best.as_ref().is_none_or(|best| score > best.score) {
@@ -52,7 +53,10 @@ pub fn tune(
 
 /// The standard deviation of the noise, or something positive where there seems to be none.
 fn noise_level(noisy: &[f64], shape: &[usize]) -> Result<f64> {
-    let sigma = estimate_sigma(noisy, shape)?;
+    let samples = shape.iter().product::<usize>().max(1);
+    let images = noisy.chunks(samples).map(|image| estimate_sigma(image, shape));
+    let sigmas = images.collect::<Result<Vec<f64>>>()?;
+    let sigma = sigmas.iter().sum::<f64>() / sigmas.len().max(1) as f64;
     if sigma > 0.0 {
         return Ok(sigma);
     }

@@ -1,4 +1,5 @@
-//! The arguments that every verb of every app takes.
+//! The arguments that verbs share, in groups: a verb flattens those it honours, last, so that its
+//! own come first in its help.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,19 +8,55 @@ use std::str::FromStr;
 use limpid_config::Request;
 
 use crate::failure::Failure;
-use crate::terminal::{Color, choose_color};
+use crate::terminal::{Color, choose_color, report};
 use crate::threads::init_threads;
 
-/// Arguments shared by all verbs; flatten them last, so that a verb's own come first in its help.
+/// For verbs that neither compute nor load a configuration.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ColorArgs {
+    /// When to use colour
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = TERMINAL)]
+    pub color: Color,
+}
+
+/// For verbs that compute on the processor.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ComputeArgs {
+    /// Threads to compute with [default: all cores]; results do not depend on it
+    #[arg(long, value_name = "N", env = "LIMPID_THREADS", hide_env_values = true, help_heading = COMPUTE)]
+    pub threads: Option<NonZeroUsize>,
+
+    /// The colour choice.
+    #[command(flatten)]
+    pub terminal: ColorArgs,
+}
+
+/// For verbs that load a configuration and compute nothing.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArgs {
+    /// Seed of all randomness; the same as `--set seed=N`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = RUN)]
+    pub seed: Option<u64>,
+
+    /// Set a config key, such as optimizer.lr=1e-4; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = RUN)]
+    pub sets: Vec<String>,
+
+    /// The colour choice.
+    #[command(flatten)]
+    pub terminal: ColorArgs,
+}
+
+/// For verbs that run a network: all there is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CommonArgs {
     /// Where to compute: auto, cpu or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", env = "LIMPID_DEVICE", hide_env_values = true, help_heading = COMPUTE)]
     pub device: Device,
 
-    /// Threads to compute with [default: all cores]; results do not depend on it
-    #[arg(long, value_name = "N", env = "LIMPID_THREADS", hide_env_values = true, help_heading = COMPUTE)]
-    pub threads: Option<NonZeroUsize>,
+    /// Threads and colour.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
 
     /// Seed of all randomness; the same as `--set seed=N`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = RUN)]
@@ -45,17 +82,13 @@ pub struct CommonArgs {
     #[arg(short, long, conflicts_with = "verbose", help_heading = TERMINAL)]
     pub quiet: bool,
 
-    /// Say more
+    /// Also say what it computes on
     #[arg(short, long, help_heading = TERMINAL)]
     pub verbose: bool,
 
     /// Write events and results as JSON lines to standard output
     #[arg(long, help_heading = TERMINAL)]
     pub json: bool,
-
-    /// When to use colour
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = TERMINAL)]
-    pub color: Color,
 }
 
 const COMPUTE: &str = "Compute";
@@ -85,6 +118,33 @@ pub enum Device {
     Cuda(usize),
 }
 
+impl ColorArgs {
+    /// Puts the choice into effect; to be called once, before anything is printed.
+    pub fn apply(&self) {
+        choose_color(self.color);
+    }
+}
+
+impl ComputeArgs {
+    /// Puts the colour choice and the thread count into effect, and returns the number of threads;
+    /// to be called once, before anything is printed or computed.
+    ///
+    /// # Errors
+    /// [`Kind::Run`](crate::Kind::Run) if the threads cannot be started.
+    pub fn apply(&self) -> Result<usize, Failure> {
+        self.terminal.apply();
+        init_threads(self.threads)
+    }
+}
+
+impl ConfigArgs {
+    /// What to load the configuration from: `file`, the `--set`s and `--seed`.
+    #[must_use]
+    pub fn request(&self, file: Option<PathBuf>) -> Request<'static> {
+        request(file, &self.sets, self.seed)
+    }
+}
+
 impl CommonArgs {
     /// Puts the colour choice and the thread count into effect; to be called once, before anything
     /// is printed or computed.
@@ -92,8 +152,10 @@ impl CommonArgs {
     /// # Errors
     /// [`Kind::Run`](crate::Kind::Run) if the threads cannot be started.
     pub fn apply(&self) -> Result<(), Failure> {
-        choose_color(self.color);
-        init_threads(self.threads)?;
+        let threads = self.compute.apply()?;
+        if self.verbosity() == Verbosity::Verbose {
+            report(format!("device {}, threads {threads}", self.device));
+        }
         Ok(())
     }
 
@@ -107,21 +169,19 @@ impl CommonArgs {
         }
     }
 
-    /// What to load the configuration from: `file`, the `--set`s and `--seed`, which every config
-    /// has as the top-level key `seed`.
+    /// What to load the configuration from: `file`, the `--set`s and `--seed`.
     #[must_use]
     pub fn request(&self, file: Option<PathBuf>) -> Request<'static> {
-        let seed = self
-            .seed
-            .and_then(|seed| i64::try_from(seed).ok())
-            .map(|seed| ("seed".to_owned(), toml::Value::Integer(seed), format!("--seed {seed}")));
-        Request {
-            file,
-            sets: self.sets.clone(),
-            flags: seed.into_iter().collect(),
-            ..Request::default()
-        }
+        request(file, &self.sets, self.seed)
     }
+}
+
+/// The seed is the top-level key `seed` of every config.
+fn request(file: Option<PathBuf>, sets: &[String], seed: Option<u64>) -> Request<'static> {
+    let seed = seed
+        .and_then(|seed| i64::try_from(seed).ok())
+        .map(|seed| ("seed".to_owned(), toml::Value::Integer(seed), format!("--seed {seed}")));
+    Request { file, sets: sets.to_vec(), flags: seed.into_iter().collect(), ..Request::default() }
 }
 
 impl Device {

@@ -39,8 +39,11 @@ pub struct Run {
 /// # Errors
 /// [`Kind::Data`](crate::Kind::Data) if the directory cannot be read.
 pub fn list(root: &Path) -> Result<Vec<Run>, Failure> {
-    let unreadable =
-        |e| Failure::data(e).hint("name the directory of runs with `--out DIR`").file(root);
+    let unreadable = |e| {
+        Failure::data(format!("cannot list the runs: {e}"))
+            .hint("name the directory that holds them; training makes `runs/` where it is started")
+            .file(root)
+    };
     let mut runs = Vec::new();
     for entry in fs::read_dir(root).map_err(unreadable)? {
         runs.extend(read(&entry.map_err(unreadable)?.path()));

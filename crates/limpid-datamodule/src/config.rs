@@ -49,6 +49,9 @@ pub struct DataConfig {
     pub workers: usize,
     /// Batches prepared ahead.
     pub prefetch: usize,
+    /// Memory for batches prepared ahead, in MiB; the batch that training waits for is made even
+    /// if it is larger.
+    pub prefetch_mib: u64,
     /// Memory for decoded images, in MiB; what does not fit is read from its file patch by patch.
     pub cache_mib: u64,
 }
@@ -71,6 +74,7 @@ impl Default for DataConfig {
             validation: ValidationConfig::default(),
             workers: 2,
             prefetch: 4,
+            prefetch_mib: 1024,
             cache_mib: 2048,
         }
     }

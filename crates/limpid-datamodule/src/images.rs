@@ -8,6 +8,7 @@
 
 use crate::boxes::{line_starts, unflat};
 use crate::normalise::{Normalisation, NormalisationConfig, Statistics};
+use crate::spool::{Spool, SpoolWriter};
 use crate::{Error, Result};
 use limpid_io::{Axes, Axis, Data, OpenOptions, Region, VolumeInfo, VolumeReader};
 use rayon::prelude::*;
@@ -33,6 +34,7 @@ pub struct ImageFile {
     options: OpenOptions,
     keep: bool,
     kept: Mutex<Option<Arc<Vec<f32>>>>,
+    spool: Option<Spool>,
     reader: Option<Box<dyn VolumeReader>>,
 }
 
@@ -66,6 +68,7 @@ impl ImageFile {
             options,
             keep: false,
             kept: Mutex::new(None),
+            spool: None,
             reader: Some(reader),
         })
     }
@@ -79,7 +82,43 @@ impl ImageFile {
     pub(crate) fn is_slow(&self) -> bool {
         let name = self.path.to_string_lossy().to_lowercase();
         let whole = [".gz", ".npz", ".png", ".jpg", ".jpeg"];
-        !self.keep && whole.iter().any(|ending| name.ends_with(ending))
+        !self.keep && self.spool.is_none() && whole.iter().any(|ending| name.ends_with(ending))
+    }
+
+    /// Decodes a slow file once, so that its regions can be read in any order: into memory if it
+    /// takes no more than `most` bytes, else into a temporary file. Others stay as they are.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the temporary file not be written.
+    pub(crate) fn decode_once(&mut self, most: u64) -> Result<()> {
+        if !self.is_slow() {
+            return Ok(());
+        }
+        if self.bytes() <= most {
+            self.keep = true;
+            return Ok(());
+        }
+        let failed = |e: std::io::Error| self.spool_error(&e);
+        let mut writer = SpoolWriter::new().map_err(failed)?;
+        let shape = &self.info.shape;
+        for region in pieces(shape) {
+            writer.add(&self.read_region(&region)?).map_err(failed)?;
+        }
+        let spool = writer.finish(shape).map_err(failed)?;
+        self.spool = Some(spool);
+        Ok(())
+    }
+
+    fn spool_error(&self, error: &std::io::Error) -> Error {
+        Error::file(
+            &self.path,
+            format!(
+                "the decoded image of {} MiB cannot be kept in `{}`: {error}",
+                self.bytes().div_ceil(1 << 20),
+                std::env::temp_dir().display()
+            ),
+            "free space there, name another folder in `TMPDIR`, or save the image uncompressed",
+        )
     }
 
     /// The axes that frames lie along, slowest first, and how many there are on each.
@@ -107,6 +146,9 @@ impl ImageFile {
         if self.keep {
             let all = self.whole()?;
             return Ok(cut(&all, &self.info.shape, &region));
+        }
+        if let Some(spool) = &self.spool {
+            return spool.read(&region).map_err(|e| self.spool_error(&e));
         }
         self.read_region(&region)
     }
@@ -285,6 +327,31 @@ pub(crate) fn open_all(
         }
     }
     Ok(files)
+}
+
+/// An image in pieces of about [`PIECE`] values, in the order of its file: single indices along the
+/// slow axes, a range along the next, all of the rest.
+fn pieces(shape: &[usize]) -> Vec<Region> {
+    let mut inner = 1;
+    let mut axis = shape.len() - 1;
+    while axis > 0 && inner * shape[axis] <= PIECE {
+        inner *= shape[axis];
+        axis -= 1;
+    }
+    let step = (PIECE / inner).clamp(1, shape[axis]);
+    let outer: usize = shape[..axis].iter().product();
+    let mut regions = Vec::new();
+    for place in (0..outer).map(|i| unflat(i, &shape[..axis])) {
+        for first in (0..shape[axis]).step_by(step) {
+            let mut region = Region::full(shape);
+            region.start[..axis].copy_from_slice(&place);
+            region.size[..axis].fill(1);
+            region.start[axis] = first;
+            region.size[axis] = step.min(shape[axis] - first);
+            regions.push(region);
+        }
+    }
+    regions
 }
 
 /// A box cut out of a row-major array.

@@ -30,6 +30,7 @@ mod prefetch;
 mod prepared;
 pub mod sampler;
 pub mod split;
+mod spool;
 #[cfg(test)]
 mod tests;
 

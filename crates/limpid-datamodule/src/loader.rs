@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::dataset::Sample;
-use crate::prefetch::{Make, Prefetch};
+use crate::prefetch::{Ahead, Make, Prefetch};
 use crate::prepared::Prepared;
 use candle_core::{Device, Tensor};
 use limpid_engine::{Batch, Batches, BoxError, Loader};
@@ -27,7 +27,7 @@ impl Loader for TrainLoader {
             })
         });
         let config = &self.0.config;
-        Box::new(Prefetch::new(make, first, self.batches(), config.workers, config.prefetch))
+        Box::new(Prefetch::new(make, first..self.batches(), config.workers, Ahead::of(config)))
     }
 }
 
@@ -62,7 +62,7 @@ impl Loader for ValidationLoader {
             collect(range, wanted, |index| prepared.validation[set].sample(index, patch))
         });
         let config = &self.prepared.config;
-        Box::new(Prefetch::new(make, first, self.batches(), config.workers, config.prefetch))
+        Box::new(Prefetch::new(make, first..self.batches(), config.workers, Ahead::of(config)))
     }
 }
 

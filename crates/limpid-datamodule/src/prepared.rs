@@ -316,6 +316,7 @@ impl Fingerprint {
             dataset: config.dataset.without_places(),
             workers: 0,
             prefetch: 0,
+            prefetch_mib: 0,
             cache_mib: 0,
             ..config.clone()
         };

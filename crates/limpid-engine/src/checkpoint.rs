@@ -4,17 +4,19 @@
 use crate::state::Progress;
 use crate::{Error, Result};
 use candle_core::Tensor;
+use limpid_io::atomic;
 use limpid_nn::tensors;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
 const SUMS: &str = "SHA256";
 const STATE: &str = "state.json";
+/// Directories of a checkpoint being written, and of one that another is about to replace.
+const PARTIAL: &str = ".partial-";
+const REPLACED: &str = ".replaced-";
 
 /// The checkpoints of a run.
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ pub(crate) struct SavedState {
 pub(crate) struct SavedGroup {
     pub(crate) schedule: serde_json::Value,
     pub(crate) scaler: serde_json::Value,
+    #[serde(default)]
+    pub(crate) overflows: u64,
 }
 
 impl SavedState {
@@ -96,7 +100,8 @@ impl Checkpoints {
         list
     }
 
-    /// Weights of a checkpoint as a deployable model uses them: averaged if there are averages.
+    /// Weights of a checkpoint, averaged if there are averages. These are all that training needs,
+    /// those of a discriminator too: a deployable file takes the names of [`crate::Model::weights`].
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if it is damaged.
@@ -107,14 +112,12 @@ impl Checkpoints {
         Ok(weights)
     }
 
-    /// Writes a checkpoint; one that is there already is kept.
+    /// Writes a checkpoint. One of the same step is replaced, unless it is whole and has the same
+    /// state: then it is kept.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<PathBuf> {
         let step = snapshot.state.progress.step;
         let path = self.dir.join(format!("step-{step:09}"));
-        if verify(&path).is_ok() {
-            return Ok(path);
-        }
-        let partial = self.dir.join(format!(".partial-{step:09}"));
+        let partial = self.dir.join(format!("{PARTIAL}{step:09}"));
         self.write(snapshot, &partial, &path).map_err(|e| {
             let _ = fs::remove_dir_all(&partial);
             Error::Checkpoint {
@@ -132,42 +135,71 @@ impl Checkpoints {
         partial: &Path,
         path: &Path,
     ) -> std::result::Result<(), crate::BoxError> {
+        let json = serde_json::to_vec_pretty(&snapshot.state)?;
+        if fs::read(path.join(STATE)).is_ok_and(|old| old == json) && verify(path).is_ok() {
+            return Ok(());
+        }
         let _ = fs::remove_dir_all(partial);
         fs::create_dir_all(partial)?;
         let none = BTreeMap::new();
         let mut files = vec![STATE];
         let mut save = |name: &'static str, map: &BTreeMap<String, Tensor>| {
             files.push(name);
-            tensors::save(&partial.join(name), map, &none)
+            tensors::save(partial.join(name), map, &none)
         };
         save("weights.safetensors", &snapshot.weights)?;
         save("optimizers.safetensors", &snapshot.optimizers)?;
         if let Some(ema) = &snapshot.ema {
             save("ema.safetensors", ema)?;
         }
-        let json = serde_json::to_vec_pretty(&snapshot.state)?;
-        limpid_io::atomic::write_bytes(&partial.join(STATE), &json)?;
+        atomic::write_bytes(partial.join(STATE), &json)?;
         files.sort_unstable();
         let mut sums = String::new();
         for name in files {
-            sums.push_str(&format!("{}  {name}\n", sha256(&partial.join(name))?));
+            sums.push_str(&format!("{}  {name}\n", atomic::sha256_file(partial.join(name))?));
         }
-        limpid_io::atomic::write_bytes(&partial.join(SUMS), sums.as_bytes())?;
+        atomic::write_bytes(partial.join(SUMS), sums.as_bytes())?;
+        // a directory cannot be renamed over another; `tidy` mends it if the process ends in between
+        let step = snapshot.state.progress.step;
+        let replaced = self.dir.join(format!("{REPLACED}{step:09}"));
+        let _ = fs::remove_dir_all(&replaced);
         if path.exists() {
-            // a damaged one of the same step
-            fs::remove_dir_all(path)?;
+            fs::rename(path, &replaced)?;
         }
-        fs::rename(partial, path)?;
+        fs::rename(partial, path).inspect_err(|_| {
+            let _ = fs::rename(&replaced, path);
+        })?;
         File::open(&self.dir)?.sync_all()?;
+        let _ = fs::remove_dir_all(&replaced);
         Ok(())
     }
 
-    /// The newest checkpoint that is whole; damaged ones are passed over with a warning.
+    /// Clears up after a process that was killed while it wrote.
+    pub(crate) fn tidy(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        for path in entries.flatten().map(|e| e.path()) {
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+            let place = name.strip_prefix(REPLACED).map(|n| self.dir.join(format!("step-{n}")));
+            match place {
+                Some(place) if !place.exists() => {
+                    let _ = fs::rename(&path, place);
+                }
+                None if !name.starts_with(PARTIAL) => {}
+                _ => {
+                    let _ = fs::remove_dir_all(&path);
+                }
+            }
+        }
+    }
+
+    /// The newest checkpoint that is whole; damaged ones are passed over with a warning. One that is
+    /// whole but cannot be understood is an error: it may be that of a newer program.
     pub(crate) fn latest(&self, warn: &mut dyn FnMut(String)) -> Result<Option<Snapshot>> {
         let list = self.list();
         for info in list.iter().rev() {
             match read(&info.path) {
                 Ok(snapshot) => return Ok(Some(snapshot)),
+                Err(e) if verify(&info.path).is_ok() => return Err(e),
                 Err(e) => warn(format!("passed over a damaged checkpoint: {e}")),
             }
         }
@@ -178,6 +210,13 @@ impl Checkpoints {
                 message: "every checkpoint of the run is damaged".into(),
                 hint: "begin again with `--fresh`".into(),
             }),
+        }
+    }
+
+    /// Removes all later than a step.
+    pub(crate) fn remove_after(&self, step: u64) {
+        for info in self.list().iter().filter(|c| c.step > step) {
+            let _ = fs::remove_dir_all(&info.path);
         }
     }
 
@@ -203,14 +242,17 @@ pub(crate) fn read(path: &Path) -> Result<Snapshot> {
         hint: "remove it; the one before it is used then".into(),
     };
     let load = |name: &str| -> Result<BTreeMap<String, Tensor>> {
-        Ok(tensors::load(&path.join(name)).map_err(|e| damaged(e.to_string()))?.0)
+        Ok(tensors::load(path.join(name)).map_err(|e| damaged(e.to_string()))?.0)
     };
     let json = fs::read(path.join(STATE)).map_err(|e| damaged(e.to_string()))?;
     let state: SavedState = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
     if state.version > VERSION {
         return Err(Error::Checkpoint {
             path: path.to_owned(),
-            message: format!("the checkpoint has format {}, this program reads {VERSION}", state.version),
+            message: format!(
+                "the checkpoint has format {}, this program reads {VERSION}",
+                state.version
+            ),
             hint: "use the newer program that wrote it".into(),
         });
     }
@@ -238,24 +280,10 @@ fn verify(path: &Path) -> Result<()> {
         let Some((sum, name)) = line.split_once("  ") else {
             return Err(damaged(format!("`{SUMS}` has a line that is not a checksum")));
         };
-        let now = sha256(&path.join(name)).map_err(|e| damaged(format!("`{name}`: {e}")))?;
+        let now = atomic::sha256_file(path.join(name)).map_err(|e| damaged(e.to_string()))?;
         if now != sum {
             return Err(damaged(format!("`{name}` does not have its checksum")));
         }
     }
     Ok(())
-}
-
-fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-    }
-    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }

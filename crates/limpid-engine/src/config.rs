@@ -76,10 +76,12 @@ pub enum NonFinite {
     /// Stop, and say which tensor, at which step, from which file.
     #[default]
     Stop,
-    /// Leave the batch out and warn; stop after 20 in a row.
+    /// Leave the optimizer step out and warn; stop after 20 in a row. With several losses, what an
+    /// earlier one of the same step has changed stays.
     Skip,
-    /// Go back to the weights of the last checkpoint, leave the batch out and warn; stop after 5 in
-    /// a row.
+    /// Go back to the weights of the last checkpoint at a multiple of `checkpoint.every_steps` (or
+    /// at step 0), leave the batch out and warn; stop after 5 in a row. Other checkpoints do not
+    /// count, so that an interrupted run goes back to the same weights.
     Rollback,
 }
 
@@ -132,15 +134,26 @@ pub struct EarlyStopConfig {
 
 impl Validate for TrainConfig {
     fn validate(&self, at: &mut Check) {
-        if self.steps == 0 {
-            at.problem("steps", "must be at least 1");
+        // the limits only catch slips of the keyboard
+        for (key, value, max) in [
+            ("steps", self.steps, 1_000_000_000),
+            ("accumulate", self.accumulate, 100_000),
+            ("log_every", self.log_every, 1_000_000_000),
+        ] {
+            if !(1..=max).contains(&value) {
+                at.problem(key, format!("must be between 1 and {max}, got {value}"));
+            }
         }
-        if self.accumulate == 0 {
-            at.problem("accumulate", "must be at least 1");
+        for (key, value) in [
+            ("checkpoint.keep_last", self.checkpoint.keep_last),
+            ("checkpoint.best.keep", self.checkpoint.best.keep),
+        ] {
+            if value > 10_000 {
+                at.problem(key, format!("must be at most 10000, got {value}"));
+            }
         }
-        if self.log_every == 0 {
-            at.problem("log_every", "must be at least 1");
-        }
+        at.nested("ema", &self.ema);
+        at.nested("loss_scale", &self.loss_scale);
         if let Some(ClipConfig::Norm { max } | ClipConfig::Value { max }) = self.clip
             && !(max > 0.0)
         {
@@ -150,11 +163,17 @@ impl Validate for TrainConfig {
             at.problem("checkpoint.keep_last", "must be at least 2")
                 .hint("a damaged checkpoint needs a predecessor to go back to");
         }
-        if !(self.checkpoint.every_minutes >= 0.0) {
-            at.problem("checkpoint.every_minutes", "must not be negative");
+        let minutes = self.checkpoint.every_minutes;
+        if !(minutes.is_finite() && minutes >= 0.0) {
+            at.problem("checkpoint.every_minutes", format!("must be 0 or more, got {minutes}"));
         }
         if self.early_stop.is_some_and(|e| e.patience == 0) {
             at.problem("early_stop.patience", "must be at least 1");
+        }
+        if let Some(delta) = self.early_stop.map(|e| e.min_delta)
+            && !(delta.is_finite() && delta >= 0.0)
+        {
+            at.problem("early_stop.min_delta", format!("must be 0 or more, got {delta}"));
         }
         if self.early_stop.is_some() && self.validate_every == 0 {
             at.problem("early_stop", "needs validations")

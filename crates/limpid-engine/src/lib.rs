@@ -16,6 +16,7 @@ mod error;
 mod event;
 pub mod infer;
 mod model;
+mod number;
 mod rundir;
 mod state;
 mod stepper;

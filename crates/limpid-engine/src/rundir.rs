@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 use limpid_io::atomic;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,19 +49,24 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Opens the newest unfinished run `NAME-dddd` under `root` that has this configuration, or
-    /// makes the next one. `fresh` always makes a new one.
+    /// Opens the newest run `NAME-dddd` under `root` that has this configuration if it is
+    /// unfinished, or makes the next one. `fresh` always makes a new one. Directories without a
+    /// readable `run.json` are passed over.
     ///
     /// # Errors
     /// [`Error::RunDir`] if the directory cannot be written, or another process holds the run.
     pub fn open_or_create(root: &Path, name: &str, config: &str, fresh: bool) -> Result<Self> {
         fs::create_dir_all(root).map_err(|e| unusable(root, &e))?;
         let runs = numbered(root, name)?;
-        if !fresh && let Some((_, path)) = runs.last() {
-            let status = read_status(path);
-            if status.is_some_and(|s| s.config == config && s.status != "finished") {
-                return Self::open(path);
-            }
+        let same = runs.iter().rev().find_map(|(_, path)| {
+            let status = read_status(path).filter(|s| s.config == config)?;
+            Some((path, status))
+        });
+        if !fresh
+            && let Some((path, status)) = same
+            && status.status != "finished"
+        {
+            return Self::open(path);
         }
         let next = runs.last().map_or(1, |(n, _)| n + 1);
         Self::create(&root.join(format!("{name}-{next:04}")), config)
@@ -169,6 +174,7 @@ fn numbered(root: &Path, name: &str) -> Result<Vec<(u32, PathBuf)>> {
     Ok(runs)
 }
 
+/// The lock of a run, released with the file. Where the file system has no locks, none is held.
 fn lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new()
         .create(true)
@@ -176,12 +182,22 @@ fn lock(path: &Path) -> Result<File> {
         .write(true)
         .open(path.join(".lock"))
         .map_err(|e| unusable(path, &e))?;
-    file.try_lock().map_err(|_| Error::RunDir {
-        path: path.to_owned(),
-        message: "another process is working on this run".into(),
-        hint: "wait for it, or begin another run with `--fresh`".into(),
-    })?;
-    Ok(file)
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::RunDir {
+            path: path.to_owned(),
+            message: "another process is working on this run".into(),
+            hint: "wait for it, or begin another run with `--fresh`".into(),
+        }),
+        Err(TryLockError::Error(e)) if has_no_locks(&e) => Ok(file),
+        Err(TryLockError::Error(e)) => Err(unusable(path, &e)),
+    }
+}
+
+/// Whether an error says that the file system has no locks, as some network file systems do.
+fn has_no_locks(e: &std::io::Error) -> bool {
+    const ENOLCK: i32 = if cfg!(target_os = "macos") { 77 } else { 37 };
+    e.kind() == std::io::ErrorKind::Unsupported || cfg!(unix) && e.raw_os_error() == Some(ENOLCK)
 }
 
 fn unusable(path: &Path, e: &std::io::Error) -> Error {
@@ -208,11 +224,25 @@ mod tests {
         assert_eq!(open("a", false).unwrap().name(), "em-0001");
         assert_eq!(open("b", false).unwrap().name(), "em-0002");
         assert_eq!(open("b", true).unwrap().name(), "em-0003");
+        assert_eq!(open("a", false).unwrap().name(), "em-0001", "whatever ran in between");
         let mut run = open("b", false).unwrap();
         assert_eq!(run.name(), "em-0003");
         run.update(|s| s.status = "finished".into()).unwrap();
         drop(run);
         assert_eq!(open("b", false).unwrap().name(), "em-0004");
+    }
+
+    #[test]
+    fn directories_without_a_status_are_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let open = || RunDir::open_or_create(root.path(), "em", "a", false).unwrap();
+        open();
+        fs::create_dir(root.path().join("em-0002")).unwrap();
+        fs::create_dir(root.path().join("em-0003")).unwrap();
+        fs::write(root.path().join("em-0003/run.json"), "{\"name\": ").unwrap();
+        assert_eq!(open().name(), "em-0001");
+        open().update(|s| s.status = "finished".into()).unwrap();
+        assert_eq!(open().name(), "em-0004");
     }
 
     #[test]

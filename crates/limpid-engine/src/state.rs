@@ -25,7 +25,7 @@ pub struct Progress {
     pub skipped: u64,
     /// Step of the last validation.
     pub validated: u64,
-    /// The best checkpoints: step and score, best first.
+    /// The best checkpoints: step and score, best first. Scores are finite.
     pub best: Vec<(u64, f64)>,
 }
 
@@ -46,6 +46,10 @@ pub struct Group {
     pub scaler: Option<GradScaler>,
     /// Gradients accumulated so far, by parameter name.
     pub(crate) gradients: BTreeMap<String, Tensor>,
+    /// Under loss scaling: a parameter whose gradient was not finite since the last step.
+    pub(crate) overflow: Option<String>,
+    /// Steps in a row that loss scaling left out.
+    pub(crate) overflows: u64,
 }
 
 /// The state of a training run. Callbacks may read and edit all of it.

@@ -7,6 +7,11 @@ use candle_core::{DType, Tensor};
 use limpid_nn::Ctx;
 use limpid_nn::optim::{all_finite, clip_grad_norm, clip_grad_value};
 
+/// Loss scale at which a gradient that is not finite is no longer the scale's doing, and how many
+/// steps in a row may be left out before.
+const LEAST_SCALE: f64 = 1e-4;
+const OVERFLOW_LIMIT: u64 = 100;
+
 /// Scales, differentiates, accumulates, unscales, checks, clips and steps: the same for one loss or
 /// five.
 pub struct Stepper<'a> {
@@ -38,8 +43,9 @@ impl Stepper<'_> {
     /// optimizer's parameters have changed (at an accumulation boundary); no other parameter has.
     ///
     /// # Errors
-    /// [`Error::UnknownOptimizer`]; [`Error::NonFinite`] naming the loss, or the parameter whose
-    /// gradient is not finite.
+    /// [`Error::UnknownOptimizer`]; [`Error::NonFinite`] naming the loss (and a parameter that was
+    /// not finite before it), or the parameter whose gradient is not finite; [`Error::Setting`] if
+    /// gradients stay so however small the loss scale.
     pub fn minimise(&mut self, name: &str, loss: &Tensor) -> Result<()> {
         let Some(index) = self.groups.iter().position(|g| g.name == name) else {
             let have = self.groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -47,7 +53,11 @@ impl Stepper<'_> {
         };
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
-            return Err(self.nonfinite(format!("the loss of `{name}` ({value})")));
+            let cause = match nonfinite_parameter(self.groups)? {
+                Some(parameter) => format!(", with parameter `{parameter}` not finite before"),
+                None => String::new(),
+            };
+            return Err(self.nonfinite(format!("the loss of `{name}` ({value}{cause})")));
         }
         let group = &mut self.groups[index];
         let scale = group.scaler.as_ref().map_or(1.0, |s| s.scale()) / self.accumulate as f64;
@@ -62,24 +72,36 @@ impl Stepper<'_> {
             group.gradients.insert(p.name().to_owned(), sum);
         }
         drop(store);
+        // now, not at the boundary: the batch at fault is the one whose samples are at hand
+        if group.overflow.is_none()
+            && let Some(parameter) = all_finite(&group.gradients)?
+        {
+            if group.scaler.is_none() {
+                return Err(self.nonfinite(format!("the gradient of `{parameter}`")));
+            }
+            group.overflow = Some(parameter);
+        }
         if !self.boundary {
             return Ok(());
         }
         let mut gradients = std::mem::take(&mut group.gradients);
-        let scaler_scale = group.scaler.as_ref().map(|s| s.scale());
-        if let Some(scale) = scaler_scale.filter(|s| *s != 1.0) {
-            for g in gradients.values_mut() {
-                *g = (&*g * (1.0 / scale))?;
-            }
-        }
-        let bad = all_finite(&gradients)?;
         if let Some(scaler) = &mut group.scaler {
-            scaler.update(bad.is_some());
-            if bad.is_some() {
+            let scale = scaler.scale();
+            let overflow = group.overflow.take();
+            scaler.update(overflow.is_some());
+            if let Some(parameter) = overflow {
+                group.overflows += 1;
+                if scale <= LEAST_SCALE || group.overflows >= OVERFLOW_LIMIT {
+                    return Err(self.overflow(&parameter, scale));
+                }
                 return Ok(());
             }
-        } else if let Some(parameter) = bad {
-            return Err(self.nonfinite(format!("the gradient of `{parameter}`")));
+            group.overflows = 0;
+            if scale != 1.0 {
+                for g in gradients.values_mut() {
+                    *g = (&*g * (1.0 / scale))?;
+                }
+            }
         }
         let group = &mut self.groups[index];
         match self.clip {
@@ -97,7 +119,30 @@ impl Stepper<'_> {
     }
 
     fn nonfinite(&self, what: String) -> Error {
-        let samples = self.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Error::NonFinite { what, step: self.step, place: samples }
+        Error::NonFinite { what, step: self.step, place: self.samples() }
     }
+
+    fn overflow(&self, parameter: &str, scale: f64) -> Error {
+        let (step, samples) = (self.step, self.samples());
+        Error::Setting {
+            message: format!(
+                "the gradient of `{parameter}` is still not finite at step {step}, with the loss scale down to {scale:e}: {samples}"
+            ),
+            hint: "it is not the scale that overflows: train in f32, clip gradients or lower the learning rate".into(),
+        }
+    }
+
+    fn samples(&self) -> String {
+        self.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The first parameter of the groups that is not finite.
+fn nonfinite_parameter(groups: &[Group]) -> Result<Option<&str>> {
+    for p in groups.iter().flat_map(|g| &g.params) {
+        if !limpid_kernels::all_finite(&p.var().as_detached_tensor())? {
+            return Ok(Some(p.name()));
+        }
+    }
+    Ok(None)
 }

@@ -27,7 +27,7 @@ pub struct Card {
     pub axes: String,
     /// Optimizer steps of the weights.
     pub step: u64,
-    /// Score of the weights in validation, if there was one.
+    /// Score of the weights in validation, if there was one; only a finite one is written.
     pub score: Option<(String, f64)>,
     /// The configuration of the training, as TOML.
     pub config: String,
@@ -96,11 +96,13 @@ impl Bundle {
     /// # Errors
     /// [`BundleError::File`] if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), BundleError> {
-        let json = serde_json::to_string(&self.card).map_err(|e| BundleError::BadCard {
-            path: path.to_owned(),
-            message: e.to_string(),
-        })?;
-        let metadata = BTreeMap::from([(KEY.to_owned(), json), ("format".to_owned(), "pt".to_owned())]);
+        let mut card = self.card.clone();
+        // JSON has no NaN: better no score than a card that cannot be read
+        card.score = card.score.filter(|(_, score)| score.is_finite());
+        let json = serde_json::to_string(&card)
+            .map_err(|e| BundleError::BadCard { path: path.to_owned(), message: e.to_string() })?;
+        let metadata =
+            BTreeMap::from([(KEY.to_owned(), json), ("format".to_owned(), "pt".to_owned())]);
         Ok(tensors::save(path, &self.weights, &metadata)?)
     }
 
@@ -121,7 +123,7 @@ impl Bundle {
                 .collect();
             let hint = match recognise(&shapes).first() {
                 Some(r) => format!(
-                    "they fit the network `{}` with {} mismatches; give `--network {0}`",
+                    "they fit the network `{}` with {} mismatches; train or wrap the weights first; `denoise inspect FILE` names the network",
                     r.config.kind(),
                     r.mismatches
                 ),
@@ -129,10 +131,8 @@ impl Bundle {
             };
             return Err(BundleError::NoCard { path: path.to_owned(), hint });
         };
-        let card = serde_json::from_str(json).map_err(|e| BundleError::BadCard {
-            path: path.to_owned(),
-            message: e.to_string(),
-        })?;
+        let card = serde_json::from_str(json)
+            .map_err(|e| BundleError::BadCard { path: path.to_owned(), message: e.to_string() })?;
         Ok(Self { card, weights })
     }
 }

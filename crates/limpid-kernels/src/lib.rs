@@ -1,9 +1,10 @@
 //! Tensor operations that candle lacks or cannot differentiate, and the random numbers of Limpid.
 //!
 //! Every operation is a free function in a folder of its own: `mod.rs` (the public function, its
-//! checks and its gradient), `cpu.rs` (the arithmetic), `tests.rs`. Operations are rank-generic
+//! checks and its gradient), the arithmetic beside it, `tests.rs`. Operations are rank-generic
 //! (1-D, 2-D, 3-D through one path), work in f32 and f64, and give the same bits for any number of
-//! threads.
+//! threads. What they share: `op.rs` (what an operation has to say to be differentiable),
+//! `buffer.rs` and `planes.rs` (parallel loops cut at fixed places), `math.rs`, `simd.rs`.
 //!
 //! Invariants: this crate knows no parameters, files or configuration.
 

@@ -47,13 +47,15 @@ pub(crate) fn reduce<S: Copy + Send>(
     parts.chunks(cuts).filter_map(|c| c.iter().copied().reduce(&merge)).collect()
 }
 
+/// Interleaved partial sums; as many on every machine.
+const LANES: usize = 16;
+
 /// Sums of `f` over the elements of `N` slices of one length, in f64 and in an order that is the
 /// same on every machine.
 pub(crate) fn sums<T: Real, const N: usize, const K: usize>(
     slices: [&[T]; N],
     f: impl Fn([T; N]) -> [f64; K],
 ) -> [f64; K] {
-    const LANES: usize = 16;
     vectorised(
         #[inline(always)]
         || {
@@ -74,9 +76,22 @@ pub(crate) fn sums<T: Real, const N: usize, const K: usize>(
                     lanes[k][i] += terms[k];
                 }
             }
-            lanes.map(|lanes| lanes.iter().sum())
+            lanes.map(tree_sum)
         },
     )
+}
+
+/// Adds halves of the lanes until one is left.
+#[inline(always)]
+fn tree_sum(mut lanes: [f64; LANES]) -> f64 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 #[cfg(test)]

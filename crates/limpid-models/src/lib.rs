@@ -8,4 +8,4 @@
 
 mod restoration;
 
-pub use restoration::{Measure, ModelConfig, Restoration};
+pub use restoration::{Measure, ModelConfig, Restoration, display_window};

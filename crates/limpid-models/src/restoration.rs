@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use limpid_arch::{ImageToImage, NetworkConfig};
 use limpid_config::{Check, Validate};
 use limpid_engine::{Batch, Error, Logs, Model, OptimizerSpec, Picture, Result, Score, Stepper};
+use limpid_kernels::Pad;
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses::{LossConfig, Objective, masked_l2};
 use limpid_losses::metrics::{Image, SsimSpec, psnr, ssim};
@@ -89,6 +90,7 @@ impl std::fmt::Debug for Measure {
 pub struct Restoration {
     net: Box<dyn ImageToImage>,
     params: Params,
+    divisor: Vec<usize>,
     /// None: masked squared error.
     objective: Option<Objective>,
     optimizer: OptimizerConfig,
@@ -118,7 +120,15 @@ impl Restoration {
             }
             ModelConfig::Noise2void {} => None,
         };
-        Ok(Self { net, params, objective, optimizer, schedule, measure })
+        Ok(Self {
+            net,
+            params,
+            divisor: network.divisor(),
+            objective,
+            optimizer,
+            schedule,
+            measure,
+        })
     }
 
     /// Loss of a prediction and the values of its terms.
@@ -197,8 +207,7 @@ impl Model for Restoration {
                 let dims = &truth.dims()[1..];
                 let truth = self.physical(&truth.get(i)?)?;
                 let [psnr, ssim] = self.score(&y.get(i)?, &truth, dims)?;
-                let mut logs =
-                    Logs::from([("psnr".to_owned(), psnr), ("ssim".to_owned(), ssim)]);
+                let mut logs = Logs::from([("psnr".to_owned(), psnr), ("ssim".to_owned(), ssim)]);
                 if input.dims() == y.dims() {
                     let [before, _] = self.score(&input.get(i)?, &truth, dims)?;
                     logs.insert("psnr_gain".to_owned(), psnr - before);
@@ -209,7 +218,18 @@ impl Model for Restoration {
     }
 
     fn predict(&self, input: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        Ok(self.net.forward(input, ctx)?)
+        let size = &input.dims()[2..];
+        let pads: Vec<(usize, usize)> =
+            size.iter().zip(&self.divisor).map(|(n, d)| (0, n.next_multiple_of(*d) - n)).collect();
+        if pads.iter().all(|p| p.1 == 0) {
+            return Ok(self.net.forward(input, ctx)?);
+        }
+        // sizes that the network cannot halve are continued by their last pixels, and cut again
+        let mut y = self.net.forward(&limpid_kernels::pad(input, &pads, Pad::Replicate)?, ctx)?;
+        for (axis, n) in size.iter().enumerate() {
+            y = y.narrow(axis + 2, 0, *n)?;
+        }
+        Ok(y.contiguous()?)
     }
 
     fn scores(&self) -> Vec<Score> {
@@ -248,14 +268,14 @@ impl Model for Restoration {
             .into_iter()
             .map(|(title, t)| {
                 // the first channel; the middle slice of a volume
-                let mut plane = t.get(0)?.get(0)?;
-                if plane.rank() == 3 {
-                    plane = plane.get(plane.dims()[0] / 2)?;
-                }
-                Ok((title.to_owned(), self.physical(&plane)?))
+                let values = self.physical(&t.get(0)?)?;
+                let plane = size[0] * size[1];
+                let slices = t.dims()[2..t.rank() - 2].iter().product::<usize>();
+                let middle = slices / 2 * plane;
+                Ok((title.to_owned(), values[middle..middle + plane].to_vec()))
             })
             .collect::<Result<Vec<_>>>()?;
-        let window = window(&panels[panels.len() - 1].1);
+        let window = display_window(&panels[panels.len() - 1].1);
         let name = batch.ids.first().map_or_else(String::new, |id| stem(&id.file));
         Ok(vec![Picture { name, size, panels, window }])
     }
@@ -265,8 +285,9 @@ fn scalar(t: &Tensor) -> Result<f64> {
     Ok(t.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }
 
-/// The 1st and 99.5th percentile: what a viewer would choose.
-fn window(values: &[f32]) -> [f32; 2] {
+/// The 1st and 99.5th percentile: the intensities that a viewer would show black and white.
+#[must_use]
+pub fn display_window(values: &[f32]) -> [f32; 2] {
     let mut sorted: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
     if sorted.is_empty() {
         return [0.0, 1.0];

@@ -227,7 +227,9 @@ mod tests {
         assert!((std(&draw(Init::KaimingUniform { a: 0.0 }, &shape)) / he - 1.0).abs() < 0.02);
         let xavier = (2.0 / 864f64).sqrt();
         assert!((std(&draw(Init::XavierNormal { gain: 1.0 }, &shape)) / xavier - 1.0).abs() < 0.02);
-        assert!((std(&draw(Init::XavierUniform { gain: 1.0 }, &shape)) / xavier - 1.0).abs() < 0.02);
+        assert!(
+            (std(&draw(Init::XavierUniform { gain: 1.0 }, &shape)) / xavier - 1.0).abs() < 0.02
+        );
     }
 
     #[test]
@@ -250,8 +252,10 @@ mod tests {
                 }
             }
         }
-        assert!(Init::Orthogonal { gain: 1.0 }
-            .tensor(&[3], Stream::new(0, ""), DType::F32, &Device::Cpu)
-            .is_err());
+        assert!(
+            Init::Orthogonal { gain: 1.0 }
+                .tensor(&[3], Stream::new(0, ""), DType::F32, &Device::Cpu)
+                .is_err()
+        );
     }
 }

@@ -150,7 +150,8 @@ impl Params {
     /// The entries whose name starts with `prefix`, as a store of its own sharing the values.
     #[must_use]
     pub fn subset(&self, prefix: &str) -> Self {
-        let entries = self.lock().iter().filter(|p| p.name().starts_with(prefix)).cloned().collect();
+        let entries =
+            self.lock().iter().filter(|p| p.name().starts_with(prefix)).cloned().collect();
         Self { entries: Arc::new(Mutex::new(entries)), untracked: self.untracked.clone() }
     }
 
@@ -257,7 +258,8 @@ mod tests {
     fn store() -> (Params, Param, Param) {
         let params = Params::new();
         let scope = params.scope(Stream::new(1, "init"), DType::F32, &Device::Cpu);
-        let w = scope.pp("a").param("weight", &[2, 3], Init::Normal { mean: 0.0, std: 1.0 }).unwrap();
+        let w =
+            scope.pp("a").param("weight", &[2, 3], Init::Normal { mean: 0.0, std: 1.0 }).unwrap();
         let m = scope.pp("a").buffer("running_mean", &[2], Init::Zeros).unwrap();
         (params, w, m)
     }

@@ -11,17 +11,19 @@ use std::path::{Path, PathBuf};
 ///
 /// When a run goes on from a checkpoint, lines of later steps are removed first: the log always
 /// tells one history.
-#[derive(Debug)]
-pub struct MetricsLog {
+pub struct MetricsLog<'a> {
     path: PathBuf,
-    broken: bool,
+    complained: bool,
+    complain: Box<dyn FnMut(String) + 'a>,
 }
 
-impl MetricsLog {
-    /// The log of a run directory.
+impl<'a> MetricsLog<'a> {
+    /// The log of a run directory. `complain` is told once when it cannot be written; the log goes
+    /// on trying.
     #[must_use]
-    pub fn new(run: &Path) -> Self {
-        Self { path: run.join("metrics.jsonl"), broken: false }
+    pub fn new(run: &Path, complain: impl FnMut(String) + 'a) -> Self {
+        let path = run.join("metrics.jsonl");
+        Self { path, complained: false, complain: Box::new(complain) }
     }
 
     fn cut_after(&self, step: u64) -> std::io::Result<()> {
@@ -49,17 +51,21 @@ impl MetricsLog {
     }
 }
 
-impl Sink for MetricsLog {
+impl Sink for MetricsLog<'_> {
     fn event(&mut self, event: &Event) {
-        if self.broken {
-            return;
-        }
         let result = match event {
             Event::Started { step, .. } => self.cut_after(*step),
             Event::Step { .. } | Event::Validation { .. } => self.append(&to_json(event)),
             _ => Ok(()),
         };
-        self.broken = result.is_err();
+        if let Err(e) = result
+            && !std::mem::replace(&mut self.complained, true)
+        {
+            (self.complain)(format!(
+                "warning: metrics are being lost: {e}\nfile: {}",
+                self.path.display()
+            ));
+        }
     }
 }
 
@@ -178,7 +184,7 @@ mod tests {
     #[test]
     fn a_resumed_run_tells_one_history() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::new(dir.path());
+        let mut log = MetricsLog::new(dir.path(), |m| panic!("{m}"));
         log.event(&started(0));
         for i in 1..=5 {
             log.event(&step(i, i as f64));

@@ -1,7 +1,7 @@
 //! Consumers of engine events: the metrics log, progress for people and for programs, pictures, and
 //! the report of a finished run.
 //!
-//! Invariants: nothing here changes a run. A sink that cannot write says so once and falls silent.
+//! Invariants: nothing here changes a run. A sink that cannot write says so once.
 
 mod jsonl;
 mod pictures;

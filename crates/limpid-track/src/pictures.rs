@@ -33,7 +33,7 @@ impl Sink for Pictures {
             if std::fs::create_dir_all(&dir).is_ok()
                 && let Some(bytes) = side_by_side(picture)
             {
-                let _ = limpid_io::atomic::write_bytes(&dir.join(format!("{safe}.png")), &bytes);
+                let _ = limpid_io::atomic::write_bytes(dir.join(format!("{safe}.png")), &bytes);
             }
         }
     }

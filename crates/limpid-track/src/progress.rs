@@ -132,12 +132,8 @@ fn occasional(event: &Event) -> Option<String> {
 
 fn thousands(n: usize) -> String {
     let digits = n.to_string();
-    let parts: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .filter_map(|c| std::str::from_utf8(c).ok())
-        .collect();
+    let parts: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|c| std::str::from_utf8(c).ok()).collect();
     parts.join(" ")
 }
 
@@ -207,7 +203,10 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_short() {
-        assert_eq!([short(0.02134), short(34.127), short(1.5e-6)], ["0.02134", "34.13", "1.500e-6"]);
+        assert_eq!(
+            [short(0.02134), short(34.127), short(1.5e-6)],
+            ["0.02134", "34.13", "1.500e-6"]
+        );
         assert_eq!([duration(7.2), duration(185.0), duration(3720.0)], ["7s", "3m 05s", "1h 02m"]);
         assert_eq!([thousands(999), thousands(1_234_567)], ["999", "1 234 567"]);
     }

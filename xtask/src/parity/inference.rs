@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use limpid_engine::infer::{
-    Blend, Collect, InMemory, Inferencer, Needs, Padding, Plan, TileConfig, Tta, mean_and_std,
+    Blend, Collect, InMemory, Inferencer, Needs, Padding, Plan, TileConfig, Tta, averaged,
     predictions, weight, window,
 };
 use limpid_kernels::ConvSpec;
@@ -21,22 +21,27 @@ fn conv(x: &Tensor, w: &Tensor, b: &Tensor) -> limpid_engine::Result<Tensor> {
     Ok(limpid_kernels::conv(x, w, Some(b), &spec)?)
 }
 
-/// Predicts an image `[1, C, s…]` through windows; returns the result and the window starts.
+/// Convolves an image `[1, C, s…]` through windows; returns the result and the window starts.
 fn tiled(
     config: &TileConfig,
     x: &Tensor,
-    predict: impl FnMut(&Tensor) -> limpid_engine::Result<Tensor>,
+    w: &Tensor,
+    b: &Tensor,
 ) -> Result<(Vec<f64>, Vec<Vec<usize>>), Box<dyn Error>> {
     let spatial = &x.dims()[2..];
     let rank = spatial.len();
-    let needs =
-        Needs { divisor: vec![1; rank], receptive_field: vec![5; rank], bytes_per_pixel: 0 };
+    let needs = Needs {
+        divisor: vec![1; rank],
+        receptive_field: w.dims()[2..].to_vec(),
+        bytes_per_pixel: 0,
+        channels: w.dims()[0],
+    };
     let plan = Plan::new(config, &needs, spatial)?;
     let starts = plan.starts.clone();
     let source = InMemory { shape: x.dims()[1..].to_vec(), data: x.flatten_all()?.to_vec1()? };
     let mut sink = Collect::default();
     let inferencer = Inferencer { plan, deviation: false, device: Device::Cpu };
-    inferencer.run(&source, &mut sink, predict, |_, _| {})?;
+    inferencer.run(&source, &mut sink, |x| conv(x, w, b), |_, _| {})?;
     let image = sink.image(spatial[0], spatial.iter().product());
     Ok((image.data.into_iter().map(f64::from).collect(), starts))
 }
@@ -84,7 +89,7 @@ fn monai_cases(f: &Fixture, worst: &mut Worst) -> Checked {
         let dims = &name[..2];
         let x = f.tensor(&format!("{dims}.input"))?;
         let (w, b) = (f.tensor(&format!("{dims}.weight"))?, f.tensor(&format!("{dims}.bias"))?);
-        let (got, starts) = tiled(config, x, |x| conv(x, w, b))?;
+        let (got, starts) = tiled(config, x, w, b)?;
         worst.compare(name, &got, &f.values(name)?, absolute(1e-5));
         let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
         if let Ok(want) = f.values(&format!("{stem}.starts")) {
@@ -116,11 +121,11 @@ fn described(text: &str) -> TileConfig {
         o => o,
     };
     let sigma_scale = after("sigma_scale").first().copied().unwrap_or(0.125);
-    let blend = if text.contains("gaussian") || !text.contains("constant") && text.contains("sigma")
-    {
-        Blend::Gaussian { overlap, sigma_scale }
-    } else {
+    // the recipe is Gaussian unless it says otherwise
+    let blend = if text.contains("constant") {
         Blend::Constant { overlap }
+    } else {
+        Blend::Gaussian { overlap, sigma_scale }
     };
     TileConfig {
         size: after("roi").into_iter().map(|n| n as usize).collect(),
@@ -174,7 +179,7 @@ fn misc_cases(f: &Fixture, worst: &mut Worst) -> Checked {
         padding: Padding::Zero,
         ..TileConfig::default()
     };
-    let (got, starts) = tiled(&config, x, |x| conv(x, w, b))?;
+    let (got, starts) = tiled(&config, x, w, b)?;
     worst.compare("nucli.out", &got, &f.values("nucli.out")?, absolute(1e-5));
     let count: f64 = f.values("nucli.count")?.iter().sum();
     let own = (starts.len() * patch.pow((x.rank() - 2) as u32)) as f64;
@@ -182,42 +187,28 @@ fn misc_cases(f: &Fixture, worst: &mut Worst) -> Checked {
 
     let x = f.tensor("tta.x")?;
     let (w2, b2) = (f.tensor("tta.weight")?, f.tensor("tta.bias")?);
+    let close = absolute(1e-5);
+    let (mean, deviation) = averaged(x, Tta::Flips, true, |x| conv(x, w2, b2))?;
+    worst.tensor("tta.flip4", &mean, f.tensor("tta.flip4")?, close)?;
+    let deviation = deviation.ok_or("no deviation")?;
+    worst.tensor("tta.flip4_std", &deviation, f.tensor("tta.flip4_std")?, close)?;
     let flips = predictions(x, Tta::Flips, |x| conv(x, w2, b2))?;
-    let (mean, std) = mean_and_std(&flips)?;
-    worst.tensor("tta.flip4", &mean, f.tensor("tta.flip4")?, absolute(1e-5))?;
-    worst.tensor("tta.flip4_std", &std, f.tensor("tta.flip4_std")?, absolute(1e-5))?;
-    worst.compare(
-        "tta.flip4_median",
-        &medians(&flips)?,
-        &f.values("tta.flip4_median")?,
-        absolute(1e-5),
-    );
-    let turns = predictions(x, Tta::Dihedral, |x| conv(x, w2, b2))?;
-    worst.tensor(
-        "tta.d4_mean",
-        &mean_and_std(&turns)?.0,
-        f.tensor("tta.d4_mean")?,
-        absolute(1e-5),
-    )?;
-    let flips = predictions(f.tensor("tta3.x")?, Tta::Flips, |x| conv(x, w, b))?;
-    worst.tensor(
-        "tta3.flip8",
-        &mean_and_std(&flips)?.0,
-        f.tensor("tta3.flip8")?,
-        absolute(1e-5),
-    )?;
+    worst.compare("tta.flip4_median", &medians(&flips)?, &f.values("tta.flip4_median")?, close);
+    let (mean, _) = averaged(x, Tta::Dihedral, false, |x| conv(x, w2, b2))?;
+    worst.tensor("tta.d4_mean", &mean, f.tensor("tta.d4_mean")?, close)?;
+    let (mean, _) = averaged(f.tensor("tta3.x")?, Tta::Flips, false, |x| conv(x, w, b))?;
+    worst.tensor("tta3.flip8", &mean, f.tensor("tta3.flip8")?, close)?;
     Ok(())
 }
 
-/// Median over predictions of each pixel: the mean of the middle two for an even number.
+/// Median over predictions of each pixel: of an even number the lower middle one, as in PyTorch.
 fn medians(all: &[Tensor]) -> Result<Vec<f64>, String> {
     let all = all.iter().map(values).collect::<Result<Vec<_>, _>>()?;
     Ok((0..all[0].len())
         .map(|i| {
             let mut v: Vec<f64> = all.iter().map(|a| a[i]).collect();
             v.sort_by(f64::total_cmp);
-            let n = v.len();
-            (v[(n - 1) / 2] + v[n / 2]) / 2.0
+            v[(v.len() - 1) / 2]
         })
         .collect())
 }

@@ -1,6 +1,7 @@
 //! Training objectives, beside PyTorch, MONAI and the papers' code: values and gradients.
 
 use candle_core::{Tensor, Var};
+use limpid_datamodule::normalise::{anscombe, anscombe_algebraic, anscombe_unbiased};
 use limpid_losses::losses::{self, gan};
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
@@ -105,7 +106,8 @@ fn evaluate(fixture: &Fixture, name: &str, x: &Tensor) -> Result<Tensor, String>
     loss.map_err(|e| format!("{name}: {e}"))
 }
 
-/// Losses that need no clean image, with the masks and choices of the file.
+/// Losses that need no clean image, with the masks and choices of the file, and the transform that
+/// makes the noise of counts even.
 pub(super) fn self_supervised(fixture: &Fixture) -> Result<Outcome, String> {
     const CLOSE: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-6 };
     let mut worst = Worst::default();
@@ -154,5 +156,16 @@ pub(super) fn self_supervised(fixture: &Fixture) -> Result<Outcome, String> {
     let loss = losses::mc_sure(&network(&noisy)?, &noisy, &network(&moved)?, &probe, sigma, eps);
     let value = loss.map_err(text)?;
     worst.tensor("sure.value", &value, fixture.tensor("sure.value")?, absolute(1e-6))?;
+
+    let counts = fixture.values("anscombe.in")?;
+    let stabilise: [(&str, fn(f64) -> f64); 3] = [
+        ("anscombe.fwd", |x| anscombe(x, 0.0)),
+        ("anscombe.inv_algebraic", anscombe_algebraic),
+        ("anscombe.inv_closed", anscombe_unbiased),
+    ];
+    for (name, function) in stabilise {
+        let got: Vec<f64> = counts.iter().map(|x| function(*x)).collect();
+        worst.compare(name, &got, &fixture.values(name)?, CLOSE);
+    }
     worst.done()
 }

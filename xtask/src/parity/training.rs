@@ -13,13 +13,12 @@ use limpid_kernels::rng::Stream;
 use limpid_kernels::{ConvSpec, conv, leaky_relu, relu};
 use limpid_losses::losses::{gan::bce_with_logits, l1};
 use limpid_nn::ema::EmaConfig;
-use limpid_nn::optim::OptimizerConfig;
+use limpid_nn::optim::{Adam, AdamW, OptimizerConfig};
 use limpid_nn::schedule::ScheduleConfig;
 use limpid_nn::{Ctx, Init, Params};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::rc::Rc;
 
 use super::fixture::{Fixture, Outcome, Worst, absolute, relative, values};
 
@@ -92,12 +91,31 @@ fn define(values: &BTreeMap<String, Tensor>) -> limpid_kernels::Result<Params> {
     Ok(params)
 }
 
-/// Notes learning rates, gradient norms and losses of every step.
-struct Recorder(Rc<RefCell<Vec<(f64, Logs)>>>);
+/// What a training went through and came to.
+#[derive(Default)]
+struct Run {
+    /// Learning rate and logs of every step.
+    steps: Vec<(f64, Logs)>,
+    /// Parameters, `ema.` averages and optimizer states by slot and name.
+    end: BTreeMap<String, Tensor>,
+}
 
-impl Callback for Recorder {
+impl Run {
+    /// What was logged under `name` in every step.
+    fn logged(&self, name: &str) -> Vec<f64> {
+        self.steps.iter().map(|(_, logs)| logs.get(name).copied().unwrap_or(f64::NAN)).collect()
+    }
+}
+
+/// Edits the state at the start, and fills a [`Run`].
+struct Observer<'o> {
+    start: &'o dyn Fn(&mut TrainState<'_>) -> Done<()>,
+    run: &'o RefCell<Run>,
+}
+
+impl Callback for Observer<'_> {
     fn name(&self) -> &str {
-        "recorder"
+        "observer"
     }
 
     fn dependencies(&self) -> Vec<&str> {
@@ -105,47 +123,56 @@ impl Callback for Recorder {
     }
 
     fn on(&mut self, hook: Hook, state: &mut TrainState<'_>, _: &mut Control) -> Done<()> {
-        if hook == Hook::TrainStepEnded {
-            self.0.borrow_mut().push((state.groups[0].lr, state.logs.clone()));
+        let mut run = self.run.borrow_mut();
+        match hook {
+            Hook::TrainStarted => (self.start)(state)?,
+            Hook::TrainStepEnded => run.steps.push((state.groups[0].lr, state.logs.clone())),
+            Hook::TrainEnded => {
+                run.end = state.model.params().tensors();
+                let averages = state.ema.iter().flat_map(|ema| ema.tensors());
+                run.end.extend(averages.map(|(name, t)| (format!("ema.{name}"), t)));
+                for (key, t) in state.groups[0].optimizer.state_tensors()? {
+                    if let Some((name, slot)) = key.rsplit_once('.') {
+                        run.end.insert(format!("{slot}.{name}"), t);
+                    }
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
 }
 
+/// Trains with the engine's own loop; `start` may edit the state before the first step.
 fn trained(
     model: &mut dyn Model,
     data: &Sequence,
     config: TrainConfig,
-    allow: impl Fn(&TrainState<'_>) + 'static,
-) -> Result<Vec<(f64, Logs)>, Box<dyn Error>> {
+    start: &dyn Fn(&mut TrainState<'_>) -> Done<()>,
+) -> Result<Run, Box<dyn Error>> {
     let root = std::env::temp_dir().join(format!("limpid-parity-{}", std::process::id()));
-    let record = Rc::new(RefCell::new(Vec::new()));
-    let mut run = RunDir::open_or_create(&root, "parity", "fixture", true)?;
+    let run = RefCell::default();
+    let mut dir = RunDir::open_or_create(&root, "parity", "fixture", true)?;
     let mut trainer = Trainer::new(config, 0);
-    trainer.callbacks.push(Box::new(Recorder(record.clone())));
-    trainer.callbacks.push(Box::new(Last(allow)));
-    let result = trainer.fit(model, data, &mut run, &mut Silent);
+    trainer.callbacks.push(Box::new(Observer { start, run: &run }));
+    let result = trainer.fit(model, data, &mut dir, &mut Silent);
     drop(trainer);
-    drop(run);
+    drop(dir);
     std::fs::remove_dir_all(&root)?;
     result?;
-    Ok(record.take())
+    Ok(run.take())
 }
 
-/// Looks at the state when training has ended.
-struct Last<F>(F);
-
-impl<F: Fn(&TrainState<'_>)> Callback for Last<F> {
-    fn name(&self) -> &str {
-        "last"
-    }
-
-    fn on(&mut self, hook: Hook, state: &mut TrainState<'_>, _: &mut Control) -> Done<()> {
-        if hook == Hook::TrainEnded {
-            (self.0)(state);
+/// Whether the file lost the weights that training began with: its `init.` are the final ones.
+fn start_is_lost(f: &Fixture) -> Result<bool, String> {
+    let last = f.part("final.");
+    for (name, first) in f.part("init.") {
+        match last.get(&name) {
+            Some(last) if values(&first)? == values(last)? => {}
+            _ => return Ok(false),
         }
-        Ok(())
     }
+    Ok(true)
 }
 
 /// No validation, checkpoints only at the end.
@@ -166,7 +193,6 @@ fn plain(steps: u64) -> TrainConfig {
 struct Tiny {
     params: Params,
     steps: u64,
-    optimizer: OptimizerConfig,
 }
 
 impl Model for Tiny {
@@ -195,7 +221,11 @@ impl Model for Tiny {
         vec![OptimizerSpec {
             name: "net".into(),
             params: self.params.clone(),
-            optimizer: self.optimizer.clone(),
+            optimizer: OptimizerConfig::Adamw(AdamW {
+                lr: 5e-3,
+                weight_decay: 1e-2,
+                ..AdamW::default()
+            }),
             schedule: ScheduleConfig::Sequence {
                 parts: vec![
                     ScheduleConfig::Linear { start: 0.2, end: 1.0, steps: Some(4) },
@@ -211,64 +241,93 @@ impl Model for Tiny {
     }
 }
 
-/// `train_tiny`: 20 steps, and the complete state after 10.
+/// `train_tiny`: some steps, with the complete state after part of them: the whole run, where the
+/// file still has its start, and the rest of it from that state.
 pub(super) fn tiny(f: &Fixture) -> Result<Outcome, String> {
-    let worst = Rc::new(RefCell::new(Worst::default()));
-    tiny_runs(f, &worst).map_err(|e| e.to_string())?;
-    worst.take().done()
+    let mut worst = Worst::default();
+    tiny_runs(f, &mut worst).map_err(|e| e.to_string())?;
+    worst.done()
 }
 
-fn tiny_runs(f: &Fixture, worst: &Rc<RefCell<Worst>>) -> Result<(), Box<dyn Error>> {
+fn tiny_runs(f: &Fixture, worst: &mut Worst) -> Result<(), Box<dyn Error>> {
     let steps = f.shape("rec.loss")?[0] as u64;
     let data = Sequence { x: f.tensor("x")?.clone(), y: f.tensor("y")?.clone() };
     let accumulate = data.batches() / steps;
-    let optimizer: OptimizerConfig = serde_json::from_value(
-        serde_json::json!({ "kind": "adamw", "lr": 5e-3, "weight_decay": 1e-2 }),
-    )?;
-    for (prefix, until) in [("step10.", 10), ("final.", steps)] {
-        let mut model =
-            Tiny { params: define(&f.part("init."))?, steps, optimizer: optimizer.clone() };
-        let config = TrainConfig {
-            accumulate,
-            clip: Some(ClipConfig::Norm { max: 0.5 }),
-            ema: Some(EmaConfig::Constant { decay: 0.9 }),
-            ..plain(until)
-        };
-        let want = f.part(prefix);
-        let notes = worst.clone();
-        let record = trained(&mut model, &data, config, move |state| {
-            let mut worst = notes.borrow_mut();
-            let mut all = state.model.params().tensors();
-            if let Some(ema) = &state.ema {
-                all.extend(ema.tensors().into_iter().map(|(k, t)| (format!("ema.{k}"), t)));
-            }
-            for (key, t) in state.groups[0].optimizer.state_tensors().unwrap_or_default() {
-                if let Some((name, slot)) = key.rsplit_once('.') {
-                    all.insert(format!("{slot}.{name}"), t);
+    let config = |steps| TrainConfig {
+        accumulate,
+        clip: Some(ClipConfig::Norm { max: 0.5 }),
+        ema: Some(EmaConfig::Constant { decay: 0.9 }),
+        ..plain(steps)
+    };
+    let middle =
+        f.names().find_map(|name| name.strip_prefix("step")?.split('.').next()?.parse().ok());
+    let middle: u64 = middle.ok_or("no state from the middle of the run")?;
+    let half = format!("step{middle}.");
+    let saved = f.part(&half);
+
+    if !start_is_lost(f)? {
+        for (prefix, until) in [(half.as_str(), middle), ("final.", steps)] {
+            let mut model = Tiny { params: define(&f.part("init."))?, steps };
+            let run = trained(&mut model, &data, config(until), &|_| Ok(()))?;
+            compare_run(worst, f, &run, 0, prefix)?;
+        }
+    }
+    let mut model = Tiny { params: define(&f.part("init."))?, steps };
+    let resume = |state: &mut TrainState<'_>| {
+        let weights = |(name, t): (&String, &Tensor)| (name.clone(), t.clone());
+        let own = state.model.params().tensors();
+        let begin = saved.iter().filter(|(name, _)| own.contains_key(*name)).map(weights);
+        state.model.params().set(&begin.collect())?;
+        let slots = ["exp_avg", "exp_avg_sq"];
+        let mut moments = BTreeMap::new();
+        for name in own.keys() {
+            moments.insert(format!("{name}.step"), Tensor::new(middle as i64, &Device::Cpu)?);
+            for slot in slots {
+                if let Some(t) = saved.get(&format!("{slot}.{name}")) {
+                    moments.insert(format!("{name}.{slot}"), t.clone());
                 }
             }
-            for (name, want) in &want {
-                let what = format!("{prefix}{name}");
-                match (all.get(name).map(values), values(want)) {
-                    (Some(Ok(got)), Ok(want)) => worst.compare(&what, &got, &want, absolute(5e-5)),
-                    _ => worst.require(&format!("{what} is missing"), false),
-                }
-            }
-        })?;
-        let n = record.len();
-        let mut worst = worst.borrow_mut();
-        let of = |name: &str| -> Vec<f64> {
-            record.iter().map(|(_, logs)| logs.get(name).copied().unwrap_or(f64::NAN)).collect()
-        };
-        let lrs: Vec<f64> = record.iter().map(|(lr, _)| *lr).collect();
-        worst.compare("rec.lr", &lrs, &f.values("rec.lr")?[..n], relative(1e-9));
-        worst.compare("rec.loss", &of("loss"), &f.values("rec.loss")?[..n], relative(1e-5));
-        worst.compare(
-            "rec.gnorm",
-            &of("grad_norm/net"),
-            &f.values("rec.gnorm")?[..n],
-            relative(1e-4),
-        );
+        }
+        state.groups[0].optimizer.load_state(&moments)?;
+        if let Some(ema) = &mut state.ema {
+            let inner = |(name, t): (&String, &Tensor)| {
+                Some((name.strip_prefix("ema.")?.to_owned(), t.clone()))
+            };
+            let averages = saved.iter().filter_map(inner).collect();
+            ema.load(&averages, &serde_json::json!({ "updates": middle }))?;
+        }
+        state.progress.step = middle;
+        state.progress.cursor = middle * accumulate;
+        Ok(())
+    };
+    let run = trained(&mut model, &data, config(steps), &resume)?;
+    compare_run(worst, f, &run, middle as usize, "final.")
+}
+
+/// Compares the steps of a run, of which the first is `first`, and the state at its end.
+fn compare_run(
+    worst: &mut Worst,
+    f: &Fixture,
+    run: &Run,
+    first: usize,
+    prefix: &str,
+) -> Result<(), Box<dyn Error>> {
+    for (name, expected) in f.part(prefix) {
+        let what = format!("{prefix}{name} from step {first}");
+        match run.end.get(&name) {
+            Some(got) => worst.tensor(&what, got, &expected, absolute(5e-5))?,
+            None => worst.require(&format!("{what} is missing"), false),
+        }
+    }
+    let rates: Vec<f64> = run.steps.iter().map(|(lr, _)| *lr).collect();
+    for (name, got, tolerance) in [
+        ("rec.lr", rates, relative(1e-9)),
+        ("rec.loss", run.logged("loss"), relative(1e-5)),
+        ("rec.gnorm", run.logged("grad_norm/net"), relative(1e-4)),
+    ] {
+        let expected = f.values(name)?;
+        let expected = expected.get(first..first + got.len()).ok_or("a run of too many steps")?;
+        worst.compare(&format!("{name} from step {first}"), &got, expected, tolerance);
     }
     Ok(())
 }
@@ -337,10 +396,7 @@ impl Model for Gan {
             .map(|name| OptimizerSpec {
                 name: (*name).to_owned(),
                 params: self.params.subset(&format!("{name}.")),
-                optimizer: serde_json::from_value(
-                    serde_json::json!({ "kind": "adam", "lr": 1e-3 }),
-                )
-                .unwrap_or_default(),
+                optimizer: OptimizerConfig::Adam(Adam { lr: 1e-3, ..Adam::default() }),
                 schedule: ScheduleConfig::default(),
             })
             .collect()
@@ -353,6 +409,10 @@ impl Model for Gan {
 
 /// `train_gan`: two losses, the second computed after the first step.
 pub(super) fn gan(f: &Fixture) -> Result<Outcome, String> {
+    if start_is_lost(f)? {
+        let reason = "its `init.` weights are the final ones, so the run cannot be repeated";
+        return Ok(Outcome::Skipped(reason.into()));
+    }
     let mut worst = Worst::default();
     gan_run(f, &mut worst).map_err(|e| e.to_string())?;
     worst.done()
@@ -361,15 +421,14 @@ pub(super) fn gan(f: &Fixture) -> Result<Outcome, String> {
 fn gan_run(f: &Fixture, worst: &mut Worst) -> Result<(), Box<dyn Error>> {
     let data = Sequence { x: f.tensor("x")?.clone(), y: f.tensor("y")?.clone() };
     let mut model = Gan { params: define(&f.part("init."))? };
-    let record = trained(&mut model, &data, plain(data.batches()), |_| {})?;
-    for (name, want) in f.part("rec.") {
-        let got: Vec<f64> =
-            record.iter().map(|(_, logs)| logs.get(&name).copied().unwrap_or(f64::NAN)).collect();
-        worst.compare(&format!("rec.{name}"), &got, &values(&want)?, absolute(1e-5));
+    let run = trained(&mut model, &data, plain(data.batches()), &|_| Ok(()))?;
+    for (name, expected) in f.part("rec.") {
+        let got = run.logged(&name);
+        worst.compare(&format!("rec.{name}"), &got, &values(&expected)?, absolute(1e-5));
     }
-    for (name, want) in f.part("final.") {
-        let got = model.params.get(&name).ok_or("a parameter is missing")?;
-        worst.tensor(&format!("final.{name}"), &got.tensor(), &want, absolute(1e-5))?;
+    for (name, expected) in f.part("final.") {
+        let got = run.end.get(&name).ok_or("a parameter is missing")?;
+        worst.tensor(&format!("final.{name}"), got, &expected, absolute(1e-5))?;
     }
     Ok(())
 }

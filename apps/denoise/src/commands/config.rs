@@ -1,7 +1,7 @@
 //! `denoise config`: look at a configuration before using it.
 
 use crate::config::Config;
-use limpid_cli::{CommonArgs, Failure, HELP, print};
+use limpid_cli::{ConfigArgs, Failure, HELP, print};
 use limpid_config::load;
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(crate) enum Verb {
         #[arg(long)]
         origin: bool,
         #[command(flatten)]
-        common: CommonArgs,
+        settings: ConfigArgs,
     },
     /// Say whether a configuration can be used
     #[command(help_template = HELP)]
@@ -26,7 +26,7 @@ pub(crate) enum Verb {
         /// Configuration file
         file: PathBuf,
         #[command(flatten)]
-        common: CommonArgs,
+        settings: ConfigArgs,
     },
     /// Print the JSON schema, for editors
     Schema,
@@ -34,14 +34,14 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Show { file, origin, common } => {
-            common.apply()?;
-            let loaded = load::<Config>(&common.request(file.clone()))?;
+        Verb::Show { file, origin, settings } => {
+            settings.terminal.apply();
+            let loaded = load::<Config>(&settings.request(file.clone()))?;
             print(loaded.show(*origin))
         }
-        Verb::Check { file, common } => {
-            common.apply()?;
-            load::<Config>(&common.request(Some(file.clone())))?;
+        Verb::Check { file, settings } => {
+            settings.terminal.apply();
+            load::<Config>(&settings.request(Some(file.clone())))?;
             print("no problems found\n")
         }
         Verb::Schema => print(super::docs::schema()?),

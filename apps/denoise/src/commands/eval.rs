@@ -1,10 +1,13 @@
 //! `denoise eval`: how good restored images are, as a table, a CSV file and a report.
 
-use crate::commands::filter::{best_of, described, read};
-use crate::scores::Scores;
+use crate::commands::filter::{best_of, described, positive, read};
+use crate::model_file::Trained;
+use crate::scores::{Scores, has_ssim, space};
 use limpid_classical::FilterKind;
-use limpid_cli::{Align, CommonArgs, Failure, HELP, print, table};
-use limpid_io::{atomic, list_images};
+use limpid_cli::{Align, ComputeArgs, Failure, HELP, print, report as say, table};
+use limpid_datamodule::dataset::partners;
+use limpid_io::{VolumeInfo, atomic, list_images};
+use limpid_models::display_window;
 use limpid_track::png;
 use limpid_track::report::{Case, Curve, Report, Table};
 use std::fmt::Write as _;
@@ -21,23 +24,36 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Args {
     /// Restored image, or folder of them
     restored: PathBuf,
-    /// What they were restored from, in the same order of names
+    /// What they were restored from: files of the same names, whatever their endings
     #[arg(long, value_name = "PATH")]
     input: PathBuf,
-    /// References, in the same order of names
+    /// References: files of the same names, whatever their endings
     #[arg(long, value_name = "PATH")]
     target: PathBuf,
     /// Span of valid intensities: 255 for 8-bit images
     #[arg(long, value_name = "RANGE")]
     data_range: f64,
+    /// Axes that count as space: 3 measures a stack as a volume, 2 slice by slice [default: 3 for
+    /// files with a Z axis]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=3))]
+    dims: Option<u8>,
     /// Also run the classical filters, each at its best strength for the image
     #[arg(long)]
     baselines: bool,
     /// The run that restored them, for its curves and configuration
     #[arg(long, value_name = "RUN")]
     model: Option<PathBuf>,
+    /// Folder for the report and the table of all images
+    #[arg(long, value_name = "DIR", default_value = "eval")]
+    out: PathBuf,
+    /// Only say what went wrong
+    #[arg(short, long)]
+    quiet: bool,
+    /// Write the scores as JSON to standard output
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
-    common: CommonArgs,
+    compute: ComputeArgs,
 }
 
 /// The filters that reports compare with.
@@ -48,6 +64,9 @@ const BASELINES: [FilterKind; 4] = [
     FilterKind::TotalVariation,
 ];
 
+/// Images that a report shows; the tables have all.
+const SHOWN: usize = 12;
+
 /// One image, measured.
 struct Measured {
     name: String,
@@ -55,109 +74,140 @@ struct Measured {
     after: Scores,
     /// Name with settings, and scores.
     baselines: Vec<(String, Scores)>,
-    case: Case,
+    /// Its pictures, if the report shows it.
+    case: Option<Case>,
+    /// Whether it is too small for SSIM.
+    small: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    args.common.apply()?;
-    if !(args.data_range.is_finite() && args.data_range > 0.0) {
-        return Err(Failure::config(format!("`--data-range` must be above 0, got {}", args.data_range)));
-    }
-    let files = |p: &Path| list_images(p).map_err(Failure::data);
-    let (restored, inputs, targets) =
-        (files(&args.restored)?, files(&args.input)?, files(&args.target)?);
-    for (what, list) in [("inputs", &inputs), ("targets", &targets)] {
-        if list.len() != restored.len() {
-            return Err(Failure::data(format!(
-                "there are {} restored images but {} {what}",
-                restored.len(),
-                list.len()
-            ))
-            .hint("the folders must hold the same images, in the same order of names"));
-        }
-    }
-    let measured = restored
+    args.compute.apply()?;
+    positive(args.data_range)?;
+    let model = args.model.as_deref().map(|m| Trained::open(Some(m))).transpose()?;
+    let measured = files(args)?
         .iter()
-        .zip(&inputs)
-        .zip(&targets)
-        .map(|((r, i), t)| measure(args, r, i, t))
+        .enumerate()
+        .map(|(i, files)| measure(args, files, i < SHOWN))
         .collect::<Result<Vec<_>, _>>()?;
-    let out = args.common.out.clone().unwrap_or_else(|| PathBuf::from("eval"));
-    std::fs::create_dir_all(&out).map_err(|e| Failure::data(e).file(&out))?;
+    let warnings = warnings(&measured);
+    let out = &args.out;
+    std::fs::create_dir_all(out)
+        .map_err(|e| Failure::data(limpid_io::Error::io("make the folder", out, e)))?;
     atomic::write_bytes(out.join("cases.csv"), csv(&measured).as_bytes()).map_err(Failure::data)?;
-    let report = report(args, &measured);
     let html = out.join("report.html");
+    let report = Report { warnings: warnings.clone(), ..report(args, &measured, model.as_ref()) };
     atomic::write_bytes(&html, report.html().as_bytes()).map_err(Failure::data)?;
-    if args.common.json {
+    if !args.quiet {
+        warnings.iter().for_each(|w| say(format!("warning: {w}")));
+    }
+    if args.json {
         return print(json(&measured) + "\n");
     }
-    if !args.common.quiet {
+    if !args.quiet {
         print(summary(&measured))?;
         print(format!("report: {}\n", html.display()))?;
     }
     Ok(())
 }
 
-fn measure(args: &Args, restored: &Path, input: &Path, target: &Path) -> Result<Measured, Failure> {
-    let [r, i, t] = [restored, input, target].map(|p| read(&p.to_owned()));
-    let (r, i, t) = (r?, i?, t?);
+/// Restored image, input and target of every case.
+fn files(args: &Args) -> Result<Vec<[PathBuf; 3]>, Failure> {
+    let places = [&args.restored, &args.input, &args.target];
+    let list = |place: &Path| list_images(place).map_err(Failure::data);
+    let [restored, inputs, targets] = places.map(|p| list(p));
+    let (restored, inputs, targets) = (restored?, inputs?, targets?);
+    let [here, input_place, target_place] = places.map(|p| p.display().to_string());
+    let of_inputs = partners(&restored, &inputs, &here, &input_place).map_err(Failure::data)?;
+    let of_targets = partners(&restored, &targets, &here, &target_place).map_err(Failure::data)?;
+    let cases = restored.into_iter().zip(of_inputs).zip(of_targets);
+    Ok(cases.map(|((r, i), t)| [r, inputs[i].clone(), targets[t].clone()]).collect())
+}
+
+fn measure(args: &Args, files: &[PathBuf; 3], shown: bool) -> Result<Measured, Failure> {
+    let [restored, input, target] = files;
+    let (r, i, t) = (read(restored)?, read(input)?, read(target)?);
     for (path, v) in [(restored, &r), (input, &i)] {
-        if v.info.shape != t.info.shape {
-            return Err(Failure::data(format!("the image is {:?}, its target {:?}", v.info.shape, t.info.shape))
-                .hint("check the order of the names")
-                .file(path));
+        let (got, expected) = (&v.info, &t.info);
+        if (&got.shape, &got.axes) != (&expected.shape, &expected.axes) {
+            return Err(Failure::data(format!(
+                "the image is {:?} ({}), its target {:?} ({})",
+                got.shape, got.axes, expected.shape, expected.axes
+            ))
+            .hint(format!("it is compared with {}, pixel by pixel", target.display()))
+            .file(path));
         }
     }
-    let shape = t.info.shape.clone();
-    let (r, i, t) = (r.data.to_f32(), i.data.to_f32(), t.data.to_f32());
+    let shape = space(&t.info, args.dims).map_err(|e| e.file(target))?;
+    let (r, i, t_values) = (r.data.to_f32(), i.data.to_f32(), t.data.to_f32());
+    let score = |values: &[f32]| Scores::of(values, &t_values, shape, args.data_range);
     let mut baselines = Vec::new();
     if args.baselines {
         let noisy: Vec<f64> = i.iter().map(|&v| f64::from(v)).collect();
         for kind in BASELINES {
-            let best = best_of(kind, &noisy, &t, &shape, args.data_range)?;
+            let best = best_of(kind, &noisy, &t_values, shape, args.data_range)?;
             let image: Vec<f32> = best.image.iter().map(|&v| v as f32).collect();
-            baselines.push((described(&best.filter)?, Scores::of(&image, &t, &shape, args.data_range)?));
+            baselines.push((described(&best.filter)?, score(&image)?));
         }
     }
-    let after = Scores::of(&r, &t, &shape, args.data_range)?;
-    let before = Scores::of(&i, &t, &shape, args.data_range)?;
+    let (before, after) = (score(&i)?, score(&r)?);
     let name = restored.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let case = pictures(&name, &shape, [&r, &i, &t], before, after);
-    Ok(Measured { name, before, after, baselines, case })
+    let case = shown.then(|| pictures(&name, &t.info, [&r, &i, &t_values], before, after));
+    Ok(Measured { name, before, after, baselines, case, small: !has_ssim(shape) })
 }
 
-/// The images of a case; of a volume its middle slice.
-fn pictures(name: &str, shape: &[usize], images: [&[f32]; 3], before: Scores, after: Scores) -> Case {
-    let [height, width] = [shape[shape.len().saturating_sub(2)], shape[shape.len() - 1]];
-    let plane = height * width;
-    let slices = images[0].len() / plane.max(1);
-    let middle = slices / 2 * plane;
-    let [r, i, t] = images.map(|v| &v[middle..middle + plane]);
-    let mut sorted = t.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    let at = |q: f64| sorted[((sorted.len() - 1) as f64 * q) as usize];
-    let window = [at(0.005), at(0.995)];
+/// The images of a case: the first channel, in the middle of the other axes.
+fn pictures(
+    name: &str,
+    info: &VolumeInfo,
+    images: [&[f32]; 3],
+    before: Scores,
+    after: Scores,
+) -> Case {
+    let (leading, plane) = info.shape.split_at(info.shape.len() - 2);
+    let size = [plane[0], plane[1]];
+    let samples = size[0] * size[1];
+    let mut index = 0;
+    let mut place = String::new();
+    for (axis, &n) in info.axes.as_slice().iter().zip(leading) {
+        let at = if *axis == limpid_io::Axis::C { 0 } else { n / 2 };
+        index = index * n + at;
+        if n > 1 {
+            let _ = write!(place, "; {axis:?} {} of {n}", at + 1);
+        }
+    }
+    let [r, i, t] = images.map(|v| &v[index * samples..(index + 1) * samples]);
+    let window = display_window(t);
     let residual: Vec<f32> = i.iter().zip(r).map(|(i, r)| i - r).collect();
     let spread = residual.iter().fold(0f32, |m, v| m.max(v.abs())).max(f32::MIN_POSITIVE);
-    let image = |v: &[f32], w| png(v, [height, width], w).unwrap_or_default();
+    let image = |v: &[f32], w| png(v, size, w).unwrap_or_default();
+    let ([psnr, ssim, ..], [psnr_after, ssim_after, ..]) = (before.cells(), after.cells());
     Case {
         name: name.to_owned(),
         before: image(i, window),
         after: image(r, window),
         others: vec![
             ("reference".to_owned(), image(t, window)),
-            ("residual (input - restored): structure here is signal that was removed".to_owned(),
-                image(&residual, [-spread, spread])),
+            (
+                "residual (input - restored): structure here is signal that was removed".to_owned(),
+                image(&residual, [-spread, spread]),
+            ),
         ],
-        caption: format!(
-            "psnr {:.2} → {:.2} dB, ssim {:.4} → {:.4}{}",
-            before.psnr,
-            after.psnr,
-            before.ssim,
-            after.ssim,
-            if slices > 1 { format!("; slice {} of {slices}", slices / 2 + 1) } else { String::new() }
-        ),
+        caption: format!("psnr {psnr} → {psnr_after} dB, ssim {ssim} → {ssim_after}{place}"),
     }
+}
+
+/// What the reader of the scores should know.
+fn warnings(measured: &[Measured]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let small: Vec<&str> = measured.iter().filter(|m| m.small).map(|m| m.name.as_str()).collect();
+    if let Some(first) = small.first() {
+        warnings.push(format!(
+            "{} of {} images have no ssim, `{first}` is the first: its window needs 7 pixels along every axis; `--dims 2` measures stacks slice by slice",
+            small.len(),
+            measured.len()
+        ));
+    }
+    warnings
 }
 
 fn csv(measured: &[Measured]) -> String {
@@ -182,8 +232,11 @@ fn quoted(field: &str) -> String {
 }
 
 fn json(measured: &[Measured]) -> String {
+    // what is not finite is written as a string, as in `metrics.jsonl`
+    let number = |v: f64| if v.is_finite() { v.into() } else { v.to_string().into() };
     let object = |s: &Scores| -> serde_json::Value {
-        Scores::NAMES.iter().zip(s.values()).map(|(n, v)| ((*n).to_owned(), v.into())).collect::<serde_json::Map<_, _>>().into()
+        let pairs = Scores::NAMES.iter().zip(s.values());
+        pairs.map(|(n, v)| ((*n).to_owned(), number(v))).collect::<serde_json::Map<_, _>>().into()
     };
     let cases: Vec<serde_json::Value> = measured
         .iter()
@@ -199,13 +252,10 @@ fn json(measured: &[Measured]) -> String {
     serde_json::Value::from(cases).to_string()
 }
 
-/// Rows of a comparison: method, PSNR and SSIM averaged over the images.
-fn rows(measured: &[Measured]) -> Vec<(String, [String; 4], bool)> {
-    let n = measured.len() as f64;
+/// Rows of a comparison: method, scores averaged over the images, whether it is ours.
+fn rows(measured: &[Measured]) -> Vec<(String, Scores, bool)> {
     let mean = |of: &dyn Fn(&Measured) -> Scores| {
-        let all: Vec<[f64; 4]> = measured.iter().map(|m| of(m).values()).collect();
-        let at = |i: usize| all.iter().map(|v| v[i]).sum::<f64>() / n;
-        Scores { psnr: at(0), ssim: at(1), mae: at(2), nrmse: at(3) }.cells()
+        Scores::mean(&measured.iter().map(of).collect::<Vec<_>>())
     };
     let mut rows = vec![("input".to_owned(), mean(&|m| m.before), false)];
     for (b, kind) in BASELINES.iter().enumerate() {
@@ -221,41 +271,53 @@ fn rows(measured: &[Measured]) -> Vec<(String, [String; 4], bool)> {
     rows
 }
 
-fn summary(measured: &[Measured]) -> String {
-    let columns = [("method", Align::Left), ("psnr dB", Align::Right), ("ssim", Align::Right), ("mae", Align::Right), ("nrmse", Align::Right)];
-    let rows = rows(measured);
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|(n, s, _)| [std::slice::from_ref(n), s.as_slice()].concat()).collect();
-    let mut text = table(&columns, &cells);
-    let before: f64 = measured.iter().map(|m| m.before.psnr).sum::<f64>() / measured.len() as f64;
-    let after: f64 = measured.iter().map(|m| m.after.psnr).sum::<f64>() / measured.len() as f64;
-    let _ = write!(text, "restored is {:+.2} dB against the input", after - before);
-    let best = (0..BASELINES.len())
-        .filter(|b| measured.iter().all(|m| m.baselines.len() > *b))
-        .map(|b| measured.iter().map(|m| m.baselines[b].1.psnr).sum::<f64>() / measured.len() as f64)
-        .fold(f64::NEG_INFINITY, f64::max);
-    if best.is_finite() {
-        let _ = write!(text, ", {:+.2} dB against the best classical filter tuned on the reference", after - best);
-    }
-    text + "\n"
+/// A name and its scores, as the cells of a table.
+fn cells(name: &str, scores: &Scores) -> Vec<String> {
+    std::iter::once(name.to_owned()).chain(scores.cells()).collect()
 }
 
-fn report(args: &Args, measured: &[Measured]) -> Report {
+fn summary(measured: &[Measured]) -> String {
+    let columns = [
+        ("method", Align::Left),
+        ("psnr dB", Align::Right),
+        ("ssim", Align::Right),
+        ("mae", Align::Right),
+        ("nrmse", Align::Right),
+    ];
+    let rows = rows(measured);
+    let lines: Vec<Vec<String>> = rows.iter().map(|(n, s, _)| cells(n, s)).collect();
+    let mut text = table(&columns, &lines);
+    let (before, others) = (rows[0].1.psnr, &rows[1..rows.len() - 1]);
+    let after = rows[rows.len() - 1].1.psnr;
+    let best = others.iter().map(|r| r.1.psnr).fold(f64::NEG_INFINITY, f64::max);
+    // equal images have an infinite PSNR, to which there is no difference
+    if (after - before).is_finite() {
+        let _ = write!(text, "restored is {:+.2} dB against the input", after - before);
+        if best.is_finite() {
+            let gain = after - best;
+            let _ = write!(
+                text,
+                ", {gain:+.2} dB against the best classical filter tuned on the reference"
+            );
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn report(args: &Args, measured: &[Measured], model: Option<&Trained>) -> Report {
     let mut report = Report {
         title: "restoration report".to_owned(),
         lead: format!("{} image(s), data range {}", measured.len(), args.data_range),
-        cases: measured.iter().take(12).map(|m| m.case.clone()).collect(),
+        cases: measured.iter().filter_map(|m| m.case.clone()).collect(),
         ..Report::default()
     };
     let head = ["method", "PSNR dB", "SSIM", "MAE", "NRMSE"].map(str::to_owned).to_vec();
     report.tables.push(Table {
         title: "comparison".to_owned(),
         head: head.clone(),
-        rows: rows(measured)
-            .into_iter()
-            .map(|(n, s, own)| ([std::slice::from_ref(&n), s.as_slice()].concat(), own))
-            .collect(),
-        note: "SSIM: uniform window of 7; NRMSE: over the Euclidean norm; classical filters at their best strength for each image, chosen with the reference".to_owned(),
+        rows: rows(measured).iter().map(|(n, s, own)| (cells(n, s), *own)).collect(),
+        note: "SSIM: uniform window of 7; NRMSE: over the Euclidean norm; channels and frames are measured one by one and averaged; classical filters at their best strength for each image, chosen with the reference".to_owned(),
     });
     if measured.len() > 1 {
         let mut worst: Vec<&Measured> = measured.iter().collect();
@@ -263,16 +325,11 @@ fn report(args: &Args, measured: &[Measured]) -> Report {
         report.tables.push(Table {
             title: "per image, worst first".to_owned(),
             head,
-            rows: worst
-                .iter()
-                .map(|m| ([std::slice::from_ref(&m.name), m.after.cells().as_slice()].concat(), false))
-                .collect(),
+            rows: worst.iter().map(|m| (cells(&m.name, &m.after), false)).collect(),
             note: String::new(),
         });
     }
-    if let Some(model) = &args.model
-        && let Ok(trained) = crate::model_file::Trained::open(Some(model))
-    {
+    if let Some(trained) = model {
         let card = &trained.card;
         report.facts = vec![
             ("model".to_owned(), trained.path.display().to_string()),
@@ -283,8 +340,9 @@ fn report(args: &Args, measured: &[Measured]) -> Report {
         if let Some(dir) = trained.path.parent() {
             report.curves = curves(dir);
         }
+        let command = format!("denoise predict IN.tif OUT.tif --model {}", trained.path.display());
         report.texts = vec![
-            ("use this model".to_owned(), format!("denoise predict IN.tif OUT.tif --model {}", trained.path.display())),
+            ("use this model".to_owned(), command),
             ("configuration".to_owned(), card.config.clone()),
         ];
     }
@@ -307,8 +365,9 @@ fn curves(run: &Path) -> Vec<Curve> {
         .into_iter()
         .map(|(split, name)| {
             let of_split = lines.iter().filter(|(_, s, _)| *s == split);
-            let points =
-                of_split.filter_map(|(step, _, logs)| Some((*step as f64, *logs.get(&name)?))).collect();
+            let points = of_split
+                .filter_map(|(step, _, logs)| Some((*step as f64, *logs.get(&name)?)))
+                .collect();
             let higher = limpid_losses::metrics::metric_info(&name).map(|i| i.higher_is_better);
             let higher_is_better = if split == "train" { None } else { higher };
             Curve { title: format!("{split}: {name}"), points, higher_is_better }

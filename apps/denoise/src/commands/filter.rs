@@ -1,10 +1,10 @@
 //! `denoise filter`: classical filters, as baselines and for quick work.
 
-use crate::scores::Scores;
-use limpid_classical::{FilterConfig, FilterKind, apply, tune};
-use limpid_cli::{CommonArgs, Failure, HELP, print};
+use crate::scores::{Scores, space};
+use limpid_classical::{FilterConfig, FilterKind, apply_each, tune};
+use limpid_cli::{ComputeArgs, Failure, HELP, print, report};
 use limpid_io::{Data, Volume};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Filter an image without a network
 #[derive(clap::Args)]
@@ -18,53 +18,88 @@ pub(crate) struct Args {
     /// Which filter
     #[arg(value_parser = FilterKind::ALL.map(FilterKind::name))]
     filter: String,
-    /// Image to filter
+    /// Image to filter; its channels and times are filtered one by one
     input: PathBuf,
     /// Where the result goes; its ending decides the format
     output: PathBuf,
-    /// Find the best strength for this image; needs `--target`
-    #[arg(long, requires = "target")]
+    /// Set a parameter of the filter, such as sigma=1.2; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Axes that count as space: 3 filters a stack as a volume, 2 slice by slice [default: 3 for
+    /// files with a Z axis]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=3))]
+    dims: Option<u8>,
+    /// Find the best strength for this image
+    #[arg(long, requires_all = ["target", "data_range"], conflicts_with = "sets")]
     tune: bool,
-    /// Reference to measure with
-    #[arg(long, value_name = "FILE")]
+    /// Reference to tune with
+    #[arg(long, value_name = "FILE", requires = "tune")]
     target: Option<PathBuf>,
     /// Span of valid intensities, 255 for 8-bit images
-    #[arg(long, value_name = "RANGE", required_if_eq("tune", "true"))]
+    #[arg(long, value_name = "RANGE", requires = "tune")]
     data_range: Option<f64>,
     #[command(flatten)]
-    common: CommonArgs,
+    compute: ComputeArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    args.common.apply()?;
+    args.compute.apply()?;
+    spare(&args.output, std::iter::once(&args.input).chain(&args.target))?;
     let volume = read(&args.input)?;
-    let shape = volume.info.shape.clone();
+    let shape = space(&volume.info, args.dims).map_err(|e| e.file(&args.input))?;
     let noisy: Vec<f64> = volume.data.to_f32().into_iter().map(f64::from).collect();
-    let result = if args.tune {
-        let (Some(target), Some(range)) = (&args.target, args.data_range) else {
-            return Err(Failure::config("`--tune` needs `--target` and `--data-range`"));
-        };
+    let result = if let (Some(target), Some(range)) = (&args.target, args.data_range) {
+        positive(range)?;
         let reference = read(target)?;
-        if reference.info.shape != shape {
-            return Err(Failure::data(format!("the image is {shape:?}, the target {:?}", reference.info.shape))
-                .file(target));
+        if reference.info.shape != volume.info.shape {
+            let (image, target) = (&volume.info.shape, &reference.info.shape);
+            return Err(Failure::data(format!("the image is {image:?}, the target {target:?}"))
+                .hint("both must show the same field, pixel by pixel")
+                .file(&args.input));
         }
-        let best = best_of(kind(&args.filter)?, &noisy, &reference.data.to_f32(), &shape, range)?;
+        let best = best_of(kind(&args.filter)?, &noisy, &reference.data.to_f32(), shape, range)?;
         print(format!("{}  psnr {:.2} dB\n", described(&best.filter)?, best.score))?;
         best.image
     } else {
-        let mut sets = args.common.sets.clone();
+        let mut sets = args.sets.clone();
         sets.push(format!("kind=\"{}\"", args.filter));
         let request = limpid_config::Request { sets, ..limpid_config::Request::default() };
         let filter = limpid_config::load::<FilterConfig>(&request)?.value;
-        apply(&filter, &noisy, &shape).map_err(Failure::config)?
+        apply_each(&filter, &noisy, shape).map_err(Failure::config)?
     };
     let values: Vec<f32> = result.into_iter().map(|v| v as f32).collect();
-    let (data, _) = Data::from_f32(&values, volume.info.dtype);
-    limpid_io::save(&args.output, &Volume { data, ..volume }).map_err(Failure::data)
+    let dtype = volume.info.dtype;
+    let (data, clipped) = Data::from_f32(&values, dtype);
+    limpid_io::save(&args.output, &Volume { data, ..volume }).map_err(Failure::data)?;
+    if clipped > 0 {
+        report(format!("{clipped} values were beyond the range of {dtype} and clipped"));
+    }
+    Ok(())
 }
 
-/// The best setting of a filter for an image, by PSNR.
+/// Refuses a result that would replace what it is made from.
+fn spare<'a>(output: &Path, sources: impl Iterator<Item = &'a PathBuf>) -> Result<(), Failure> {
+    let Ok(place) = output.canonicalize() else { return Ok(()) };
+    for source in sources {
+        if source.canonicalize().is_ok_and(|s| s == place) {
+            return Err(Failure::config("the result would replace an image that is read")
+                .hint("choose another name or folder")
+                .file(output));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a `--data-range`.
+pub(crate) fn positive(range: f64) -> Result<(), Failure> {
+    if range.is_finite() && range > 0.0 {
+        return Ok(());
+    }
+    Err(Failure::config(format!("`--data-range` must be above 0, got {range}"))
+        .hint("the span of valid intensities: 255 for 8-bit images"))
+}
+
+/// The best setting of a filter for images of `shape` one after the other, by their mean PSNR.
 pub(crate) fn best_of(
     kind: FilterKind,
     noisy: &[f64],
@@ -72,8 +107,8 @@ pub(crate) fn best_of(
     shape: &[usize],
     range: f64,
 ) -> Result<limpid_classical::Tuned, Failure> {
-    let score = |image: &[f64]| {
-        let values: Vec<f32> = image.iter().map(|&v| v as f32).collect();
+    let score = |images: &[f64]| {
+        let values: Vec<f32> = images.iter().map(|&v| v as f32).collect();
         Scores::of(&values, reference, shape, range).map_or(f64::NAN, |s| s.psnr)
     };
     tune(kind, noisy, shape, score).map_err(Failure::data)
@@ -97,12 +132,14 @@ fn kind(name: &str) -> Result<FilterKind, Failure> {
 }
 
 /// Reads a whole image; values that are not finite are refused.
-pub(crate) fn read(path: &PathBuf) -> Result<Volume, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Volume, Failure> {
     let volume = limpid_io::open(path).and_then(|r| r.read()).map_err(Failure::data)?;
     if let Some((count, first)) = volume.nonfinite() {
-        return Err(Failure::data(format!("{count} values are not finite, the first at {first:?}"))
-            .hint("replace them, or cut the image")
-            .file(path));
+        return Err(Failure::data(format!(
+            "{count} values are not finite, the first at {first:?}"
+        ))
+        .hint("replace them, or cut the image")
+        .file(path));
     }
     Ok(volume)
 }

@@ -2,36 +2,46 @@
 
 use crate::model_file::Trained;
 use limpid_arch::{recognise, reference_key};
-use limpid_cli::{CommonArgs, Failure, HELP, print};
-use limpid_io::VolumeInfo;
+use limpid_cli::{Align, ComputeArgs, Failure, HELP, bytes, print, runs, table};
+use limpid_datamodule::normalise::Statistics;
+use limpid_io::{Region, VolumeInfo};
 use limpid_nn::tensors;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Say what an image, a model or a checkpoint holds
+/// Say what an image, a model, a run or a checkpoint holds
 #[derive(clap::Args)]
 #[command(
     help_template = HELP,
     before_help = "Examples:
   denoise inspect image.tif
   denoise inspect runs/em-demo-0001
+  denoise inspect runs/em-demo-0001/checkpoints/step-000001200
   denoise inspect weights.pth"
 )]
 pub(crate) struct Args {
     /// Image, model, run or checkpoint
     path: PathBuf,
     #[command(flatten)]
-    common: CommonArgs,
+    compute: ComputeArgs,
 }
 
+/// Samples read at a time.
+const PIECE: usize = 1 << 24;
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    args.common.apply()?;
+    args.compute.apply()?;
     let path = &args.path;
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let text = match ending.as_str() {
-        "safetensors" | "pth" | "pt" | "ckpt" | "bin" => weights(path)?,
+        _ if path.join("state.json").is_file() => checkpoint(path)?,
+        _ if path.join("run.json").is_file() && !path.join("model.safetensors").is_file() => {
+            runs::details(path)?
+        }
         _ if path.is_dir() => model(path)?,
+        "safetensors" | "pth" | "pt" | "ckpt" | "bin" => weights(path)?,
         _ => image(path)?,
     };
     print(text)
@@ -40,8 +50,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn image(path: &Path) -> Result<String, Failure> {
     let reader = limpid_io::open(path).map_err(Failure::data)?;
     let VolumeInfo { shape, axes, dtype, spacing, unit, affine, .. } = reader.info().clone();
-    let volume = reader.read().map_err(Failure::data)?;
-    let mut values = volume.data.to_f32();
     let mut text = String::new();
     let _ = writeln!(text, "shape    {shape:?} ({axes})");
     let _ = writeln!(text, "type     {dtype}");
@@ -51,21 +59,95 @@ fn image(path: &Path) -> Result<String, Failure> {
     if let Some(affine) = affine {
         let _ = writeln!(text, "affine   {affine:?}");
     }
-    if let Some((count, first)) = volume.nonfinite() {
-        let _ = writeln!(text, "warning  {count} values are not finite, the first at {first:?}");
+    let mut statistics = Statistics::new(1, reader.info().samples());
+    let (mut finite, mut bad) = (0, 0);
+    for region in pieces(&shape) {
+        let mut values = reader.read_region(&region).map_err(Failure::data)?.to_f32();
+        let all = values.len();
+        values.retain(|v| v.is_finite());
+        finite += values.len();
+        bad += all - values.len();
+        statistics.add(&values);
     }
-    values.retain(|v| v.is_finite());
-    if !values.is_empty() {
-        values.sort_by(f32::total_cmp);
-        let at = |q: f64| values[((values.len() - 1) as f64 * q) as usize];
-        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
+    if bad > 0 {
+        let _ = writeln!(text, "warning  {bad} values are not finite");
+    }
+    if finite > 0 {
+        let ((min, max), (mean, _)) = (statistics.range(0), statistics.moments(0));
+        let (low, high) = statistics.percentiles(0, 1.0, 99.0);
+        let (median, _) = statistics.percentiles(0, 50.0, 50.0);
+        let [min, low, median, high, max] = [min, low, median, high, max].map(|v| v as f32);
         let _ = writeln!(
             text,
-            "values   min {}  1% {}  median {}  99% {}  max {}  mean {mean:.4}",
-            at(0.0), at(0.01), at(0.5), at(0.99), at(1.0)
+            "values   min {min}  1% {low}  median {median}  99% {high}  max {max}  mean {mean:.4}"
         );
     }
     Ok(text)
+}
+
+/// Regions of at most [`PIECE`] samples that cover an image, in the order of its samples.
+fn pieces(shape: &[usize]) -> impl Iterator<Item = Region> + '_ {
+    let inner = |axis: usize| shape[axis + 1..].iter().product::<usize>();
+    // the first axis whose entries fit is cut; those before it are walked one by one
+    let cut = (0..shape.len()).find(|&axis| inner(axis) <= PIECE).unwrap_or(0);
+    let rows = (PIECE / inner(cut).max(1)).clamp(1, shape[cut]);
+    (0..shape[..cut].iter().product::<usize>()).flat_map(move |outer| {
+        (0..shape[cut]).step_by(rows).map(move |first| {
+            let (mut start, mut size) = (vec![0; shape.len()], shape.to_vec());
+            let mut rest = outer;
+            for axis in (0..cut).rev() {
+                start[axis] = rest % shape[axis];
+                size[axis] = 1;
+                rest /= shape[axis];
+            }
+            start[cut] = first;
+            size[cut] = rows.min(shape[cut] - first);
+            Region { start, size }
+        })
+    })
+}
+
+/// The state of a run at one step: how far it had come, and its files of tensors.
+fn checkpoint(path: &Path) -> Result<String, Failure> {
+    let file = path.join("state.json");
+    let state = std::fs::read(&file)
+        .map_err(|e| Failure::data(limpid_io::Error::io("read the state", &file, e)))?;
+    let state: Value = serde_json::from_slice(&state).map_err(|e| {
+        Failure::data(format!("the state cannot be read: {e}"))
+            .hint("the checkpoint is damaged; training passes over it")
+            .file(&file)
+    })?;
+    let progress = &state["progress"];
+    let number = |key: &str| progress[key].as_u64().map_or("?".to_owned(), |n| n.to_string());
+    let mut text = String::new();
+    let _ = writeln!(text, "checkpoint  step {}", number("step"));
+    let _ = writeln!(
+        text,
+        "progress    epoch {}, {} batches of it, {} samples seen, {} batches left out",
+        number("epoch"),
+        number("cursor"),
+        number("samples"),
+        number("skipped")
+    );
+    for best in progress["best"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "best        step {}: {}", best[0], best[1]);
+    }
+    let mut rows = Vec::new();
+    for name in ["weights", "ema", "optimizers"].map(|n| format!("{n}.safetensors")) {
+        let file = path.join(&name);
+        if let Ok(meta) = file.metadata() {
+            let (tensors, _) = tensors::load(&file).map_err(Failure::data)?;
+            let values: usize = tensors.values().map(candle_core::Tensor::elem_count).sum();
+            rows.push(vec![name, tensors.len().to_string(), values.to_string(), bytes(meta.len())]);
+        }
+    }
+    let columns = [
+        ("file", Align::Left),
+        ("tensors", Align::Right),
+        ("values", Align::Right),
+        ("size", Align::Right),
+    ];
+    Ok(text + "\n" + &table(&columns, &rows))
 }
 
 fn model(path: &Path) -> Result<String, Failure> {
@@ -76,9 +158,19 @@ fn model(path: &Path) -> Result<String, Failure> {
     if let Some((name, value)) = &card.score {
         let _ = writeln!(text, "score          {name} {value:.4} in validation");
     }
-    let _ = writeln!(text, "network        {}, {} parameters", card.network.kind(), trained.params.count());
+    let _ = writeln!(
+        text,
+        "network        {}, {} parameters",
+        card.network.kind(),
+        trained.params.count()
+    );
     let _ = writeln!(text, "axes           {}", card.axes);
-    let _ = writeln!(text, "receptive field {:?}, divisor {:?}", card.network.receptive_field(), card.network.divisor());
+    let _ = writeln!(
+        text,
+        "receptive field {:?}, divisor {:?}",
+        card.network.receptive_field(),
+        card.network.divisor()
+    );
     let _ = writeln!(text, "normalisation  {}", card.normalisation);
     let _ = writeln!(text, "data range     {}", card.data_range);
     Ok(text)
@@ -90,10 +182,8 @@ fn weights(path: &Path) -> Result<String, Failure> {
         return Ok(text);
     }
     let tensors = tensors::load_any(path).map_err(Failure::data)?;
-    let tensors: BTreeMap<String, candle_core::Tensor> = tensors
-        .into_iter()
-        .filter_map(|(k, t)| Some((reference_key(&k)?.to_owned(), t)))
-        .collect();
+    let tensors: BTreeMap<String, candle_core::Tensor> =
+        tensors.into_iter().filter_map(|(k, t)| Some((reference_key(&k)?.to_owned(), t))).collect();
     let shapes: limpid_arch::Shapes =
         tensors.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
     let scalars: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
@@ -104,7 +194,12 @@ fn weights(path: &Path) -> Result<String, Failure> {
         }
         Some(best) => {
             let expected = best.config.shapes().map_err(Failure::data)?;
-            let _ = writeln!(text, "resembles the network `{}`, but {} keys differ", best.config.kind(), best.mismatches);
+            let _ = writeln!(
+                text,
+                "resembles the network `{}`, but {} keys differ",
+                best.config.kind(),
+                best.mismatches
+            );
             let _ = writeln!(text, "{}", limpid_nn::compare(&expected, &tensors));
         }
         None => {
@@ -115,4 +210,27 @@ fn weights(path: &Path) -> Result<String, Failure> {
         }
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_an_image_once_and_stay_small() {
+        for shape in [vec![5, 7], vec![3, 5000, 4000], vec![2, 3, 5000, 4000], vec![2, 40_000_000]]
+        {
+            let regions: Vec<Region> = pieces(&shape).collect();
+            let samples = |r: &Region| r.size.iter().product::<usize>();
+            assert!(regions.iter().all(|r| samples(r) <= PIECE), "{shape:?}");
+            assert_eq!(regions.iter().map(samples).sum::<usize>(), shape.iter().product::<usize>());
+            // in order, each beginning where the one before it ends
+            let flat = |r: &Region| r.start.iter().zip(&shape).fold(0, |f, (s, n)| f * n + s);
+            let mut end = 0;
+            for region in &regions {
+                assert_eq!(flat(region), end, "{shape:?}");
+                end += samples(region);
+            }
+        }
+    }
 }

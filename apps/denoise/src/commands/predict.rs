@@ -10,6 +10,7 @@ use limpid_engine::{BoxError, Event, Sink};
 use limpid_io::{Axes, DType, WriteOptions, list_images};
 use limpid_nn::Ctx;
 use limpid_track::{JsonLines, Plain, Terminal};
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -70,7 +71,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         };
     }
     if args.deviation && tile.tta == Tta::None {
-        return Err(Failure::config("`--deviation` needs several orientations").hint("add `--tta flips`"));
+        return Err(
+            Failure::config("`--deviation` needs several orientations").hint("add `--tta flips`")
+        );
     }
     let stop = interrupt::install()?;
     for (input, output) in &jobs {
@@ -88,23 +91,63 @@ fn tile_config(trained: &Trained) -> Result<TileConfig, Failure> {
     }
 }
 
-/// Inputs with their outputs.
+/// Inputs with their outputs; no output is an input or another output.
 fn jobs(args: &Args) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
-    let Some(dir) = &args.common.out else {
-        return match args.paths.as_slice() {
-            [input, output] => Ok(vec![(input.clone(), output.clone())]),
-            _ => Err(Failure::config("give one image and one result, or `--out DIR` with any number of images")),
-        };
+    let jobs = match &args.common.out {
+        None => match args.paths.as_slice() {
+            [input, output] => vec![(input.clone(), output.clone())],
+            _ => {
+                return Err(Failure::config("there must be one image and one result")
+                    .hint("give `--out DIR` to restore any number of images"));
+            }
+        },
+        Some(dir) => {
+            let mut jobs = Vec::new();
+            for path in &args.paths {
+                for input in list_images(path).map_err(Failure::data)? {
+                    let output = dir.join(result_name(&input));
+                    jobs.push((input, output));
+                }
+            }
+            jobs
+        }
     };
-    let mut jobs = Vec::new();
-    for path in &args.paths {
-        for input in list_images(path).map_err(Failure::data)? {
-            let name = input.file_name().map(PathBuf::from).unwrap_or_default();
-            jobs.push((input, dir.join(name)));
+    let mut seen = BTreeSet::new();
+    let inputs: BTreeSet<PathBuf> =
+        jobs.iter().filter_map(|(i, _)| i.canonicalize().ok()).collect();
+    for (input, output) in &jobs {
+        if output.canonicalize().is_ok_and(|o| inputs.contains(&o)) {
+            return Err(Failure::config(
+                "the result would replace an image that is to be restored",
+            )
+            .hint("choose another name or folder")
+            .file(output));
+        }
+        if !seen.insert(output) {
+            return Err(Failure::config("two images would have one result")
+                .hint("restore them into folders of their own")
+                .file(input));
         }
     }
-    std::fs::create_dir_all(dir).map_err(|e| Failure::data(e).file(dir))?;
+    if let Some(dir) = args.common.out.as_ref().filter(|_| !args.common.dry_run) {
+        std::fs::create_dir_all(dir).map_err(|e| {
+            Failure::data(format!("cannot make the folder: {e}"))
+                .hint("choose a place that can be written with `--out DIR`")
+                .file(dir)
+        })?;
+    }
     Ok(jobs)
+}
+
+/// The name of an image's result: its own, or `.tif` for kinds that cannot be written.
+fn result_name(input: &Path) -> PathBuf {
+    let name = input.file_name().map(PathBuf::from).unwrap_or_default();
+    let ending = name.extension().map(|e| e.to_string_lossy().to_lowercase());
+    match ending.as_deref() {
+        Some("jpg" | "jpeg") => name.with_extension("tif"),
+        Some("hdr" | "img") => name.with_extension("nii"),
+        _ => name,
+    }
 }
 
 fn restore(
@@ -124,7 +167,11 @@ fn restore(
         "f32" => DType::F32,
         _ => image.info().dtype,
     };
-    let plan = Plan::new(tile, &trained.needs(), &image.shape()[1..]).map_err(failure)?;
+    let mut needs = trained.needs();
+    if args.deviation {
+        needs.channels *= 2;
+    }
+    let plan = Plan::new(tile, &needs, &image.shape()[1..]).map_err(failure)?;
     let frames = image.frames() as u64;
     if args.common.verbosity() > Verbosity::Quiet {
         let times = if frames > 1 { format!(", {frames} times") } else { String::new() };
@@ -172,7 +219,10 @@ fn restore(
             },
         );
         if stop() {
-            return Err(Failure::interrupted("stopped; nothing was written"));
+            return Err(Failure::interrupted(format!(
+                "stopped; {} was not written",
+                output.display()
+            )));
         }
         done.map_err(failure)?;
     }

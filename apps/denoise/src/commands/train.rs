@@ -7,12 +7,12 @@ use limpid_cli::{CommonArgs, Failure, HELP, Verbosity, interrupt, print, report}
 use limpid_config::load;
 use limpid_engine::callback::{Callback, Control, Hook};
 use limpid_engine::{
-    Checkpoints, Error, Model, Outcome, Result as Done, RunDir, Sink, TrainState, Trainer,
+    Checkpoints, Error, Event, Model, Outcome, Result as Done, RunDir, Sink, TrainState, Trainer,
 };
 use limpid_export::{Bundle, Card};
 use limpid_track::{JsonLines, MetricsLog, Pictures, Plain, Terminal};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if common.dry_run {
         return print(loaded.show(true));
     }
+    let talk = common.verbosity() > Verbosity::Quiet;
     let data = task::data(config)?;
     let mut model = task::model(config, &data, &device)?;
     let digest = task::digest(config)?;
@@ -62,11 +63,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             .hint("go on all the same with `--allow-changed`, or begin a new run without `--run`")
             .file(run.path()));
     }
+    if run.status().config != digest {
+        // accepted above: from now on the run is one of this configuration
+        run.update(|s| s.config.clone_from(&digest)).map_err(failure)?;
+    }
     run.write("config.toml", loaded.show(false).as_bytes()).map_err(failure)?;
     run.write("origins.toml", loaded.show(true).as_bytes()).map_err(failure)?;
     run.write("env.json", environment().to_string().as_bytes()).map_err(failure)?;
-    if common.verbosity() > Verbosity::Quiet {
+    if talk {
         report(format!("run {}", run.path().display()));
+        for warning in data.warnings().map_err(Failure::data)? {
+            report(format!("warning: {warning}"));
+        }
     }
     let mut trainer = Trainer::new(config.train.clone(), config.seed);
     trainer.allow_changed = args.allow_changed;
@@ -75,19 +83,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         run.name(),
         &config.network,
         serde_json::to_value(data.normalisers().map_err(Failure::data)?).map_err(Failure::run)?,
-        config.data_range,
+        config.data_range.unwrap_or(1.0),
         &loaded.show(false),
     );
     let metric = match config.train.checkpoint.best.metric.as_str() {
         "" => model.scores().first().map_or_else(String::new, |s| s.name.clone()),
         name => name.to_owned(),
     };
-    trainer.callbacks.push(Box::new(Deploy { dir: run.path().to_owned(), card, metric }));
+    let names = model.weights().shapes().into_keys().collect();
+    trainer.callbacks.push(Box::new(Deploy { dir: run.path().to_owned(), card, metric, names }));
     let mut sinks: Vec<Box<dyn Sink>> =
-        vec![Box::new(MetricsLog::new(run.path())), Box::new(Pictures::new(run.path()))];
+        vec![Box::new(MetricsLog::new(run.path(), report)), Box::new(Pictures::new(run.path()))];
     if common.json {
         sinks.push(Box::new(JsonLines::new(std::io::stdout())));
-    } else if common.verbosity() > Verbosity::Quiet {
+    } else if talk {
         sinks.push(if std::io::stderr().is_terminal() {
             Box::new(Terminal::new())
         } else {
@@ -105,10 +114,18 @@ struct Deploy {
     dir: PathBuf,
     card: Card,
     metric: String,
+    /// What a model file holds of a checkpoint.
+    names: BTreeSet<String>,
 }
 
 impl Deploy {
-    fn save(&self, weights: BTreeMap<String, Tensor>, step: u64, score: Option<f64>) -> Done<()> {
+    fn save(
+        &self,
+        mut weights: BTreeMap<String, Tensor>,
+        step: u64,
+        score: Option<f64>,
+    ) -> Done<()> {
+        weights.retain(|name, _| self.names.contains(name));
         let score = score.map(|s| (self.metric.clone(), s));
         let card = Card { step, score, ..self.card.clone() };
         Bundle { card, weights }
@@ -141,8 +158,16 @@ impl Callback for Deploy {
                 let list = Checkpoints::new(&self.dir.join("checkpoints")).list();
                 let wanted = best.map_or(state.progress.step, |b| b.0);
                 match list.iter().find(|c| c.step == wanted) {
-                    Some(info) => self.save(Checkpoints::weights(&info.path)?, wanted, best.map(|b| b.1)),
-                    None => Ok(()),
+                    Some(info) => {
+                        self.save(Checkpoints::weights(&info.path)?, wanted, best.map(|b| b.1))
+                    }
+                    None => {
+                        let message = format!(
+                            "the checkpoint of step {wanted} is gone; the model is that of an earlier step"
+                        );
+                        control.events.push(Event::Warning { message });
+                        Ok(())
+                    }
                 }
             }
             _ => Ok(()),

@@ -7,6 +7,7 @@ mod collection;
 mod pairing;
 
 pub(crate) use collection::{Collection, Making, Sample, statistics};
+pub use pairing::partners;
 
 use crate::blind_spot::BlindSpotConfig;
 use crate::images::ImageFile;

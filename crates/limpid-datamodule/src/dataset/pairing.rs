@@ -16,12 +16,27 @@ pub(super) fn pair(
     input_place: &str,
     target_place: &str,
 ) -> Result<Listing> {
-    let n = input.len();
-    if n == 1 && target.len() == 1 {
-        return Ok(Listing { paths: [input, target].concat(), groups: vec![vec![0, 1]] });
+    let partners = partners(&input, &target, input_place, target_place)?;
+    let groups = partners.iter().enumerate().map(|(i, p)| vec![i, input.len() + p]).collect();
+    Ok(Listing { paths: [input, target].concat(), groups })
+}
+
+/// For each of `input` the index of its partner in `target`: the file of the same name without
+/// extension; two single files always match. The places are what messages call the lists.
+///
+/// # Errors
+/// A file has no partner, or several.
+pub fn partners(
+    input: &[PathBuf],
+    target: &[PathBuf],
+    input_place: &str,
+    target_place: &str,
+) -> Result<Vec<usize>> {
+    if input.len() == 1 && target.len() == 1 {
+        return Ok(vec![0]);
     }
-    let inputs = by_stem(&input)?;
-    let targets = by_stem(&target)?;
+    let inputs = by_stem(input)?;
+    let targets = by_stem(target)?;
     let alone: Vec<String> = inputs
         .iter()
         .filter(|(stem, _)| !targets.contains_key(*stem))
@@ -47,12 +62,7 @@ pub(super) fn pair(
             "partners have the same file name apart from the extension: rename them, or move those without a partner away",
         ));
     }
-    let groups = input
-        .iter()
-        .enumerate()
-        .filter_map(|(i, path)| Some(vec![i, n + targets.get(&stem(path))?]))
-        .collect();
-    Ok(Listing { paths: [input, target].concat(), groups })
+    Ok(input.iter().filter_map(|path| targets.get(&stem(path)).copied()).collect())
 }
 
 fn by_stem(paths: &[PathBuf]) -> Result<BTreeMap<String, usize>> {

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 #[cfg(test)]
 mod tests;
 
+/// Bytes of a decoded image that are kept in memory, where the file cannot be read by region.
+const DECODED: u64 = 4 << 30;
+
 /// An image to restore.
 pub struct Input {
     file: ImageFile,
@@ -27,7 +30,9 @@ pub struct Frame<'a> {
 
 impl Input {
     /// Opens an image for a network of `dims` spatial axes. `axes` are those of the file in its
-    /// order, where it does not say. If each image is normalised for itself, it is read once here.
+    /// order, where it does not say. If each image is normalised for itself, it is read once here;
+    /// files that can only be decoded from their start are decoded once, into memory or into a
+    /// temporary file.
     ///
     /// # Errors
     /// The file cannot be read, does not fit `dims`, or has not the channels that were normalised
@@ -38,7 +43,19 @@ impl Input {
         axes: Option<&Axes>,
         normalisers: &Normalisers,
     ) -> Result<Self> {
-        let file = ImageFile::open(path, dims, axes)?;
+        Self::open_within(path, dims, axes, normalisers, DECODED)
+    }
+
+    /// [`open`](Self::open), with at most `decoded` bytes in memory.
+    fn open_within(
+        path: &Path,
+        dims: usize,
+        axes: Option<&Axes>,
+        normalisers: &Normalisers,
+        decoded: u64,
+    ) -> Result<Self> {
+        let mut file = ImageFile::open(path, dims, axes)?;
+        file.decode_once(decoded)?;
         let normalisation = match &normalisers.input {
             Normaliser::Dataset { normalisation } => normalisation.clone(),
             Normaliser::Image { normalisation } => file.fit(normalisation)?,

@@ -19,8 +19,12 @@ fn restore(from: &Path, to: &Path, dims: usize, normalisers: &Normalisers) -> u6
     let channels = input.shape()[0];
     let options = WriteOptions::default();
     let mut output = Output::create(to, &input, normalisers, channels, None, &options).unwrap();
-    let needs =
-        Needs { divisor: vec![2; dims], receptive_field: vec![3; dims], bytes_per_pixel: 0 };
+    let needs = Needs {
+        divisor: vec![2; dims],
+        receptive_field: vec![3; dims],
+        bytes_per_pixel: 0,
+        channels: 1,
+    };
     let tiles = TileConfig { size: vec![8; dims], ..TileConfig::default() };
     let inferencer = Inferencer {
         plan: Plan::new(&tiles, &needs, &input.shape()[1..]).unwrap(),
@@ -60,6 +64,33 @@ fn identity_returns_the_file_whatever_its_axes() {
             let back = limpid_io::open(&to).unwrap().read().unwrap();
             assert_eq!(back.data, original.data, "{axes} {shape:?} in {dims}-D");
             assert_eq!((back.info.axes, clipped), (original.info.axes, 0));
+        }
+    }
+}
+
+#[test]
+fn compressed_files_are_decoded_once_into_memory_or_a_temporary_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.nii.gz");
+    let original = volume(&[3, 9, 14, 13], "TZYX", DType::I16);
+    limpid_io::save(&path, &original).unwrap();
+    let none = normalisers(NormalisationConfig::None {});
+    let bytes = 3 * 9 * 14 * 13 * 4;
+    let memory = Input::open_within(&path, 3, None, &none, bytes).unwrap();
+    let disk = Input::open_within(&path, 3, None, &none, bytes - 1).unwrap();
+    // from now on the file is not needed
+    let first = memory.frame(0).read(&[0; 3], &[9, 14, 13]).unwrap();
+    std::fs::write(&path, b"gone").unwrap();
+    let all = original.data.to_f32();
+    assert_eq!(first, all[..first.len()]);
+    for frame in [2, 0, 1] {
+        for (start, size) in
+            [([5, 3, 2], [4, 11, 10]), ([0, 0, 0], [9, 14, 13]), ([1, 13, 0], [3, 1, 1])]
+        {
+            let read = disk.frame(frame).read(&start, &size).unwrap();
+            assert_eq!(read, memory.frame(frame).read(&start, &size).unwrap());
+            let at = ((frame * 9 + start[0]) * 14 + start[1]) * 13 + start[2];
+            assert_eq!(read[0], all[at]);
         }
     }
 }

@@ -1,11 +1,14 @@
 //! Batches prepared ahead by threads, handed out in order.
 //!
 //! Threads take the next batch number as they become free and may run ahead of the reader by a
-//! fixed number of batches, so memory is bounded even if one batch takes long. What is in a batch
-//! depends on its number alone. Threads stop when the iterator is dropped.
+//! fixed number of batches and of bytes, so memory is bounded even if one batch takes long. A batch
+//! in the making counts as much as the largest so far. What is in a batch depends on its number
+//! alone. Threads stop when the iterator is dropped.
 
+use crate::config::DataConfig;
 use limpid_engine::{Batch, BoxError};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -17,7 +20,24 @@ mod tests;
 pub(crate) type Make =
     dyn Fn(u64, &dyn Fn() -> bool) -> Option<Result<Batch, BoxError>> + Send + Sync;
 
-/// Batches `first..total` of an epoch.
+/// How far threads may run ahead of the reader.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// Batches that may be made beyond the one the reader waits for.
+    pub(crate) batches: u64,
+    /// Bytes that they may take together; the one the reader waits for is always made.
+    pub(crate) bytes: u64,
+}
+
+impl Ahead {
+    /// As configured.
+    pub(crate) fn of(config: &DataConfig) -> Self {
+        let bytes = config.prefetch_mib.saturating_mul(1 << 20);
+        Self { batches: config.prefetch.max(1) as u64, bytes }
+    }
+}
+
+/// Batches of a range of an epoch.
 pub(crate) struct Prefetch {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -26,8 +46,7 @@ pub(crate) struct Prefetch {
 struct Shared {
     make: Arc<Make>,
     total: u64,
-    /// Batches that may be made beyond the one the reader waits for.
-    ahead: u64,
+    ahead: Ahead,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -38,28 +57,34 @@ struct State {
     /// Next number that the reader wants.
     wanted: u64,
     ready: BTreeMap<u64, Result<Batch, BoxError>>,
+    /// Bytes of those that are ready, and of the largest so far.
+    bytes: u64,
+    largest: Option<u64>,
+    /// Batches that are being made.
+    making: u64,
     stop: bool,
 }
 
 impl Prefetch {
     /// Starts the threads. If the system gives none, batches are made when asked for.
-    pub(crate) fn new(
-        make: Arc<Make>,
-        first: u64,
-        total: u64,
-        workers: usize,
-        ahead: usize,
-    ) -> Self {
-        let state = State { next: first, wanted: first, ready: BTreeMap::new(), stop: false };
-        let ahead = ahead.max(1) as u64;
+    pub(crate) fn new(make: Arc<Make>, numbers: Range<u64>, workers: usize, ahead: Ahead) -> Self {
+        let state = State {
+            next: numbers.start,
+            wanted: numbers.start,
+            ready: BTreeMap::new(),
+            bytes: 0,
+            largest: None,
+            making: 0,
+            stop: false,
+        };
         let shared = Arc::new(Shared {
             make,
-            total,
+            total: numbers.end,
             ahead,
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
-        let count = total.saturating_sub(first).min(workers.max(1) as u64);
+        let count = numbers.end.saturating_sub(numbers.start).min(workers.max(1) as u64);
         let threads = (0..count)
             .map_while(|i| {
                 let shared = shared.clone();
@@ -68,6 +93,25 @@ impl Prefetch {
             .collect();
         Self { shared, threads }
     }
+}
+
+impl State {
+    /// Whether the next batch may be made now. Before the size of any is known, only the one that
+    /// the reader wants.
+    fn may_start(&self, ahead: Ahead) -> bool {
+        let fits = |largest: u64| {
+            let made = largest.saturating_mul(self.making + 1);
+            self.bytes.saturating_add(made) <= ahead.bytes
+        };
+        self.next == self.wanted
+            || self.next <= self.wanted + ahead.batches && self.largest.is_some_and(fits)
+    }
+}
+
+/// Bytes of the tensors of a batch.
+fn bytes(batch: &Result<Batch, BoxError>) -> u64 {
+    let of = |t: &candle_core::Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as u64;
+    batch.as_ref().map_or(0, |b| b.tensors.values().map(of).sum())
 }
 
 impl Shared {
@@ -83,7 +127,7 @@ impl Shared {
     fn work(&self) {
         loop {
             let mut state = self.lock();
-            while !state.stop && state.next < self.total && state.next > state.wanted + self.ahead {
+            while !state.stop && state.next < self.total && !state.may_start(self.ahead) {
                 state = self.wait(state);
             }
             if state.stop || state.next >= self.total {
@@ -91,9 +135,15 @@ impl Shared {
             }
             let number = state.next;
             state.next += 1;
+            state.making += 1;
             drop(state);
             let Some(batch) = self.make(number) else { return };
-            self.lock().ready.insert(number, batch);
+            let mut state = self.lock();
+            state.making -= 1;
+            state.largest = state.largest.max(Some(bytes(&batch)));
+            state.bytes += bytes(&batch);
+            state.ready.insert(number, batch);
+            drop(state);
             self.changed.notify_all();
         }
     }
@@ -126,6 +176,7 @@ impl Iterator for Prefetch {
         } else {
             loop {
                 if let Some(batch) = state.ready.remove(&number) {
+                    state.bytes -= bytes(&batch);
                     break batch;
                 }
                 state = self.shared.wait(state);

@@ -6,7 +6,10 @@
 
 mod usual;
 
-pub use usual::{CheckpointPolicy, EarlyStop, LearningRates, StepLog, UpdateEma, ValidateEvery, usual};
+pub(crate) use usual::decisive_score;
+pub use usual::{
+    CheckpointPolicy, EarlyStop, LearningRates, StepLog, UpdateEma, ValidateEvery, usual,
+};
 
 use crate::{Error, Event, Result, TrainState};
 use std::collections::BTreeMap;
@@ -147,10 +150,8 @@ mod tests {
     }
 
     fn ordered(list: &[(&'static str, &[&'static str])]) -> Result<Vec<String>> {
-        let mut callbacks: Vec<Box<dyn Callback>> = list
-            .iter()
-            .map(|(n, d)| Box::new(Named(n, d.to_vec())) as Box<dyn Callback>)
-            .collect();
+        let mut callbacks: Vec<Box<dyn Callback>> =
+            list.iter().map(|(n, d)| Box::new(Named(n, d.to_vec())) as Box<dyn Callback>).collect();
         order(&mut callbacks)?;
         Ok(callbacks.iter().map(|c| c.name().to_owned()).collect())
     }

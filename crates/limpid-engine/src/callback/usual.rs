@@ -2,8 +2,9 @@
 
 use super::{Callback, Control, Hook};
 use crate::config::{BestConfig, CheckpointConfig, EarlyStopConfig, TrainConfig};
-use crate::{Error, Event, Logs, Result, TrainState};
+use crate::{Error, Event, Logs, Model, Result, Score, TrainState};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// The usual callbacks of a configuration.
@@ -40,6 +41,8 @@ impl Callback for LearningRates {
             }
             Hook::ValidationEnded => {
                 if let Some((score, higher)) = selected(state, "")? {
+                    // an infinity would not outlive a checkpoint; a NaN is no improvement either
+                    let score = if score.is_finite() { score } else { f64::NAN };
                     for g in &mut state.groups {
                         g.schedule.observe(if higher { -score } else { score });
                     }
@@ -76,20 +79,22 @@ pub struct StepLog {
     every: u64,
     steps: u64,
     began: Instant,
-    sums: Sums,
+    sums: BTreeMap<String, Sum>,
 }
 
+/// Of a value since the last line; not every step logs every value.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Sums {
+struct Sum {
+    #[serde(with = "crate::number")]
+    sum: f64,
     count: u64,
-    values: Logs,
 }
 
 impl StepLog {
     /// A line every `every` of `steps` steps.
     #[must_use]
     pub fn new(every: u64, steps: u64) -> Self {
-        Self { every: every.max(1), steps, began: Instant::now(), sums: Sums::default() }
+        Self { every: every.max(1), steps, began: Instant::now(), sums: BTreeMap::new() }
     }
 }
 
@@ -106,15 +111,17 @@ impl Callback for StepLog {
         match hook {
             Hook::TrainStarted => self.began = Instant::now(),
             Hook::TrainStepEnded => {
-                self.sums.count += 1;
                 for (name, value) in &state.logs {
-                    *self.sums.values.entry(name.clone()).or_default() += value;
+                    let entry = self.sums.entry(name.clone()).or_default();
+                    entry.sum += value;
+                    entry.count += 1;
                 }
                 let step = state.progress.step;
-                if step % self.every == 0 || step == self.steps {
-                    let Sums { count, values } = std::mem::take(&mut self.sums);
-                    let mut logs: Logs =
-                        values.into_iter().map(|(k, v)| (k, v / count as f64)).collect();
+                if step.is_multiple_of(self.every) || step == self.steps {
+                    let mut logs: Logs = std::mem::take(&mut self.sums)
+                        .into_iter()
+                        .map(|(name, s)| (name, s.sum / s.count as f64))
+                        .collect();
                     for g in &state.groups {
                         logs.insert(format!("lr/{}", g.name), g.lr);
                     }
@@ -162,7 +169,7 @@ impl Callback for ValidateEvery {
     fn on(&mut self, hook: Hook, state: &mut TrainState<'_>, control: &mut Control) -> Result<()> {
         if hook == Hook::TrainStepEnded
             && self.steps > 0
-            && state.progress.step % self.steps == 0
+            && state.progress.step.is_multiple_of(self.steps)
         {
             control.validate = true;
         }
@@ -199,7 +206,8 @@ impl Callback for CheckpointPolicy {
             Hook::TrainStarted | Hook::CheckpointSaved => self.last = Instant::now(),
             Hook::TrainStepEnded => {
                 let c = &self.config;
-                let by_step = c.every_steps > 0 && state.progress.step % c.every_steps == 0;
+                let by_step =
+                    c.every_steps > 0 && state.progress.step.is_multiple_of(c.every_steps);
                 let minutes = self.last.elapsed().as_secs_f64() / 60.0;
                 let by_time = c.every_minutes > 0.0 && minutes >= c.every_minutes;
                 control.checkpoint |= by_step || by_time;
@@ -211,9 +219,12 @@ impl Callback for CheckpointPolicy {
                 let step = state.progress.step;
                 let best = &mut state.progress.best;
                 best.retain(|(s, _)| *s != step);
-                let better = |a: f64, b: f64| {
-                    !a.is_nan() && (b.is_nan() || if higher { a > b } else { a < b })
-                };
+                if !score.is_finite() {
+                    let message = format!("a score of {score} at step {step} is never the best");
+                    control.events.push(Event::Warning { message });
+                    return Ok(());
+                }
+                let better = |a: f64, b: f64| if higher { a > b } else { a < b };
                 let at = best.iter().position(|(_, b)| better(score, *b)).unwrap_or(best.len());
                 best.insert(at, (step, score));
                 best.truncate(self.config.best.keep);
@@ -247,6 +258,19 @@ impl EarlyStop {
     pub fn new(config: EarlyStopConfig, best: BestConfig) -> Self {
         Self { config, best, seen: Seen::default() }
     }
+
+    fn observe(&mut self, score: f64, higher: bool) {
+        let better = match self.seen.best {
+            None => true,
+            Some(best) if higher => score > best + self.config.min_delta,
+            Some(best) => score < best - self.config.min_delta,
+        };
+        if better && score.is_finite() {
+            self.seen = Seen { best: Some(score), without: 0 };
+        } else {
+            self.seen.without += 1;
+        }
+    }
 }
 
 impl Callback for EarlyStop {
@@ -259,21 +283,14 @@ impl Callback for EarlyStop {
     }
 
     fn on(&mut self, hook: Hook, state: &mut TrainState<'_>, control: &mut Control) -> Result<()> {
-        if hook != Hook::ValidationEnded {
-            return Ok(());
-        }
-        let Some((score, higher)) = selected(state, &self.best.metric)? else {
-            return Ok(());
-        };
-        let improved = match self.seen.best {
-            None => !score.is_nan(),
-            Some(best) if higher => score > best + self.config.min_delta,
-            Some(best) => score < best - self.config.min_delta,
-        };
-        if improved {
-            self.seen = Seen { best: Some(score), without: 0 };
-        } else {
-            self.seen.without += 1;
+        match hook {
+            // a process killed after it had decided to stop left a checkpoint that says so
+            Hook::TrainStarted => {}
+            Hook::ValidationEnded => match selected(state, &self.best.metric)? {
+                Some((score, higher)) => self.observe(score, higher),
+                None => return Ok(()),
+            },
+            _ => return Ok(()),
         }
         if self.seen.without >= self.config.patience {
             control.stop = true;
@@ -297,27 +314,28 @@ impl Callback for EarlyStop {
     }
 }
 
-/// The score that decides, and whether more is better: the named one (or the model's first) of the
-/// first validation set. None if nothing was validated.
-pub(crate) fn selected(state: &TrainState<'_>, metric: &str) -> Result<Option<(f64, bool)>> {
-    let scores = state.model.scores();
-    let chosen = if metric.is_empty() {
-        scores.first()
-    } else {
-        scores.iter().find(|s| s.name == metric)
+/// The score that decides: the named one, or the model's first.
+pub(crate) fn decisive_score(model: &dyn Model, metric: &str) -> Result<Option<Score>> {
+    let scores = model.scores();
+    if metric.is_empty() {
+        return Ok(scores.into_iter().next());
+    }
+    let names = scores.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+    let error = Error::Setting {
+        message: format!("the model has no score `{metric}`"),
+        hint: format!("set `train.checkpoint.best.metric` to one of {names}"),
     };
-    let Some(chosen) = chosen else {
-        if metric.is_empty() {
-            return Ok(None);
-        }
-        let names: Vec<_> = scores.iter().map(|s| s.name.as_str()).collect();
-        return Err(Error::Setting {
-            message: format!("the model has no score `{metric}`"),
-            hint: format!("set `train.checkpoint.best.metric` to one of {}", names.join(", ")),
-        });
-    };
-    let value = state.decisive.as_ref().and_then(|set| state.scores.get(&format!("{set}/{}", chosen.name)));
-    Ok(value.map(|v| (*v, chosen.higher_is_better)))
+    scores.into_iter().find(|s| s.name == metric).map(Some).ok_or(error)
+}
+
+/// Value of the deciding score in the first validation set, and whether more is better. None if
+/// nothing was validated.
+fn selected(state: &TrainState<'_>, metric: &str) -> Result<Option<(f64, bool)>> {
+    let score = decisive_score(&*state.model, metric)?;
+    Ok(score.zip(state.decisive.as_ref()).and_then(|(score, set)| {
+        let value = state.scores.get(&format!("{set}/{}", score.name))?;
+        Some((*value, score.higher_is_better))
+    }))
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(name: &str, value: &serde_json::Value) -> Result<T> {

@@ -1,14 +1,19 @@
-//! Weighted accumulation of windows in a slab that rolls along the first spatial axis, so that
+//! Weighted mean of overlapping windows in a slab that rolls along the first spatial axis, so that
 //! memory does not grow with the volume.
 
 use super::Slabs;
 use crate::BoxError;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Sums of weighted windows over the rows that are still open.
+/// Values handed out at a time, at least one row.
+const PIECE: usize = 1 << 22;
+
+/// Running weighted means over the rows that are still open, in a ring: row `z` lies in slot
+/// `z % capacity`.
 ///
-/// Sums are kept in f64: the weighted mean of equal f32 values is then that value exactly, so an
-/// identity model returns its input bit for bit.
+/// A window moves the mean by `(value - mean)·weight/weights so far`. Equal values move nothing,
+/// so an identity model returns its input bit for bit although means are kept in f32.
 pub(super) struct RollingBlend {
     channels: usize,
     /// Extent of the first spatial axis, and voxels in one of its rows.
@@ -17,17 +22,32 @@ pub(super) struct RollingBlend {
     rest: Vec<usize>,
     first_open: usize,
     capacity: usize,
-    sum: Vec<f64>,
-    weight: Vec<f64>,
+    /// `[channels, capacity, rest…]`.
+    mean: Vec<f32>,
+    /// Weights so far, `[capacity, rest…]`.
+    weight: Vec<f32>,
     out: Vec<f32>,
 }
 
+/// A window to be blended.
+pub(super) struct Window<'a> {
+    /// Where it starts in the image; may be outside.
+    pub(super) start: &'a [isize],
+    /// Its size on every spatial axis.
+    pub(super) size: &'a [usize],
+    /// Its rows that count.
+    pub(super) rows: Range<usize>,
+    /// `[channels, size…]`.
+    pub(super) data: &'a [f32],
+    /// `[size…]`; positions of weight 0 are left out.
+    pub(super) weight: &'a [f32],
+}
+
 impl RollingBlend {
-    /// For an image `[channels, spatial…]` and windows of at most `window_rows` along the first
-    /// axis.
-    pub(super) fn new(channels: usize, spatial: &[usize], window_rows: usize) -> Self {
+    /// For an image `[channels, spatial…]` of which windows keep `capacity` rows open.
+    pub(super) fn new(channels: usize, spatial: &[usize], capacity: usize) -> Self {
         let row: usize = spatial[1..].iter().product();
-        let capacity = (2 * window_rows).min(spatial[0]).max(1);
+        let capacity = capacity.clamp(1, spatial[0]);
         Self {
             channels,
             rows: spatial[0],
@@ -35,82 +55,89 @@ impl RollingBlend {
             rest: spatial[1..].to_vec(),
             first_open: 0,
             capacity,
-            sum: vec![0.0; channels * capacity * row],
+            mean: vec![0.0; channels * capacity * row],
             weight: vec![0.0; capacity * row],
             out: Vec::new(),
         }
     }
 
-    /// Bytes held for an image `[channels, spatial…]`.
-    pub(super) fn bytes(channels: usize, spatial: &[usize], window_rows: usize) -> u64 {
-        let row: u64 = spatial[1..].iter().map(|&n| n as u64).product();
-        let capacity = (2 * window_rows).min(spatial[0]).max(1) as u64;
-        (8 * (channels as u64 + 1) + 4 * channels as u64) * capacity * row
+    /// Bytes held by such a blend.
+    pub(super) fn bytes(channels: usize, spatial: &[usize], capacity: usize) -> u64 {
+        let row = spatial[1..].iter().fold(1, |p: u64, &n| p.saturating_mul(n as u64));
+        let (channels, capacity) = (channels as u64, capacity.clamp(1, spatial[0]) as u64);
+        let piece = (PIECE as u64 / channels.saturating_mul(row).max(1)).clamp(1, capacity);
+        let rows = (channels + 1) * capacity + channels * piece;
+        rows.saturating_mul(row).saturating_mul(size_of::<f32>() as u64)
     }
 
-    /// Adds a window `data [channels, size…]`; the part outside the image is left out.
+    /// Adds a window; the part outside the image is left out.
     ///
     /// Windows must come in order of their start along the first axis.
-    pub(super) fn add(
-        &mut self,
-        start: &[isize],
-        size: &[usize],
-        data: &[f32],
-        weight: &[f64],
-        sink: &mut dyn Slabs,
-    ) -> Result<(), BoxError> {
-        let first = start[0].max(0) as usize;
-        let end = ((start[0] + size[0] as isize).max(0) as usize).min(self.rows);
-        if first > self.first_open && end > self.first_open + self.capacity {
-            self.emit(first, sink)?;
-        }
+    pub(super) fn add(&mut self, window: &Window, sink: &mut dyn Slabs) -> Result<(), BoxError> {
+        let Window { start, size, data, weight, .. } = *window;
+        let inside = |p: usize| ((start[0] + p as isize).max(0) as usize).min(self.rows);
+        let (first, end) = (inside(window.rows.start), inside(window.rows.end));
+        self.emit(first, sink)?;
+        let (row, capacity) = (self.row, self.capacity);
         let voxels: usize = size.iter().product();
-        let (rest, row, capacity, first_open) = (&self.rest, self.row, self.capacity, self.first_open);
-        let slab_row = |z: usize| (z - first_open) * row;
-        let runs = runs(&start[1..], &size[1..], rest);
         let window_row: usize = size[1..].iter().product();
-        let add_rows = |target: &mut [f64], value: &(dyn Fn(usize) -> f64 + Sync)| {
-            for z in first..end {
-                let at = slab_row(z);
-                let from = (z as isize - start[0]) as usize * window_row;
-                for &(to, src, len) in &runs {
-                    for i in 0..len {
-                        target[at + to + i] += value(from + src + i);
+        let runs = runs(&start[1..], &size[1..], &self.rest);
+        // where the image row of a slot begins in the window
+        let begin = |slot: usize| {
+            let z = first + (slot + capacity - first % capacity) % capacity;
+            (z < end).then(|| (z as isize - start[0]) as usize * window_row)
+        };
+        self.weight.par_chunks_mut(row).enumerate().for_each(|(slot, line)| {
+            let Some(from) = begin(slot) else { return };
+            for &(to, src, len) in &runs {
+                let added = &weight[from + src..][..len];
+                line[to..to + len].iter_mut().zip(added).for_each(|(sum, w)| *sum += w);
+            }
+        });
+        let so_far = &self.weight;
+        self.mean.par_chunks_mut(row).enumerate().for_each(|(i, line)| {
+            let (c, slot) = (i / capacity, i % capacity);
+            let Some(from) = begin(slot) else { return };
+            for &(to, src, len) in &runs {
+                let sums = &so_far[slot * row + to..][..len];
+                let weights = &weight[from + src..][..len];
+                let values = &data[c * voxels + from + src..][..len];
+                let means = &mut line[to..to + len];
+                for (((mean, value), w), sum) in means.iter_mut().zip(values).zip(weights).zip(sums)
+                {
+                    if w == sum {
+                        *mean = if *w > 0.0 { *value } else { *mean };
+                    } else if *w > 0.0 {
+                        *mean += (value - *mean) * (w / sum);
                     }
                 }
             }
-        };
-        add_rows(&mut self.weight, &|i| weight[i]);
-        self.sum.par_chunks_mut(capacity * row).enumerate().for_each(|(c, sum)| {
-            let data = &data[c * voxels..(c + 1) * voxels];
-            add_rows(sum, &|i| f64::from(data[i]) * weight[i]);
         });
         Ok(())
     }
 
     /// Hands out the rows below `until`, which no later window touches.
     fn emit(&mut self, until: usize, sink: &mut dyn Slabs) -> Result<(), BoxError> {
-        let rows = until - self.first_open;
         let (row, capacity) = (self.row, self.capacity);
-        self.out.clear();
-        self.out.resize(self.channels * rows * row, 0.0);
-        let weight = &self.weight;
-        self.out.par_chunks_mut((rows * row).max(1)).enumerate().for_each(|(c, out)| {
-            let sum = &self.sum[c * capacity * row..(c + 1) * capacity * row];
-            for (i, o) in out.iter_mut().enumerate() {
-                *o = (sum[i] / weight[i]) as f32;
+        let piece = (PIECE / (self.channels * row).max(1)).clamp(1, capacity);
+        while self.first_open < until {
+            let start = self.first_open;
+            let rows = start..until.min(start + piece);
+            self.out.clear();
+            for c in 0..self.channels {
+                for z in rows.clone() {
+                    let at = (c * capacity + z % capacity) * row;
+                    self.out.extend_from_slice(&self.mean[at..at + row]);
+                }
             }
-        });
-        // the open rows move to the front
-        let used = rows * row;
-        for buffer in std::iter::once(&mut self.weight[..]).chain(self.sum.chunks_mut(capacity * row)) {
-            buffer.copy_within(used.., 0);
-            let len = buffer.len();
-            buffer[len - used..].fill(0.0);
+            for z in rows.clone() {
+                let at = z % capacity * row;
+                self.weight[at..at + row].fill(0.0);
+            }
+            self.first_open = rows.end;
+            sink.slab(start, rows.len(), &self.out)?;
         }
-        let start = self.first_open;
-        self.first_open = until;
-        sink.slab(start, rows, &self.out)
+        Ok(())
     }
 
     /// Hands out the rest.

@@ -6,15 +6,16 @@
 
 mod blend;
 mod plan;
+mod size;
 mod tta;
 pub mod weight;
 pub mod window;
 
 pub use plan::{Blend, Needs, Padding, Plan, TileConfig};
-pub use tta::{Orientation, Tta, mean_and_std, predictions};
+pub use tta::{Orientation, Tta, averaged, predictions};
 
 use crate::{BoxError, Error, Result};
-use blend::RollingBlend;
+use blend::{RollingBlend, Window};
 use candle_core::{DType, Device, Tensor};
 
 /// An image that is read region by region.
@@ -70,7 +71,8 @@ impl Inferencer {
         let mut blend: Option<RollingBlend> = None;
         let mut done = 0;
         for group in plan.starts.chunks(plan.batch) {
-            let mut data = Vec::with_capacity(group.len() * channels * plan.size.iter().product::<usize>());
+            let mut data =
+                Vec::with_capacity(group.len() * channels * plan.size.iter().product::<usize>());
             for start in group {
                 data.extend(self.window(source, start)?);
             }
@@ -88,8 +90,9 @@ impl Inferencer {
                 });
             }
             let out_channels = y.dims()[1];
-            let blend = blend
-                .get_or_insert_with(|| RollingBlend::new(out_channels, &plan.image, plan.size[0]));
+            let blend = blend.get_or_insert_with(|| {
+                RollingBlend::new(out_channels, &plan.image, plan.open_rows())
+            });
             for (i, start) in group.iter().enumerate() {
                 let values = y.get(i)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
                 let at: Vec<isize> = start
@@ -97,9 +100,14 @@ impl Inferencer {
                     .zip(&plan.before)
                     .map(|(s, b)| *s as isize - *b as isize)
                     .collect();
-                blend
-                    .add(&at, &plan.size, &values, &plan.weight(start), sink)
-                    .map_err(Error::Data)?;
+                let window = Window {
+                    start: &at,
+                    size: &plan.size,
+                    rows: plan.kept_rows(start[0]),
+                    data: &values,
+                    weight: &plan.weight(start),
+                };
+                blend.add(&window, sink).map_err(Error::Data)?;
             }
             done += group.len() as u64;
             progress(done, plan.starts.len() as u64);
@@ -118,9 +126,11 @@ impl Inferencer {
         if self.plan.tta == Tta::None && !self.deviation {
             return predict(x);
         }
-        let all = predictions(x, self.plan.tta, predict)?;
-        let (mean, std) = mean_and_std(&all)?;
-        Ok(if self.deviation { Tensor::cat(&[mean, std], 1)? } else { mean })
+        let (mean, deviation) = averaged(x, self.plan.tta, self.deviation, predict)?;
+        Ok(match deviation {
+            Some(deviation) => Tensor::cat(&[mean, deviation], 1)?,
+            None => mean,
+        })
     }
 
     /// Reads the window at `start` of the padded image.
@@ -149,9 +159,10 @@ impl Inferencer {
         let (from, size): (Vec<usize>, Vec<usize>) = bounds.into_iter().unzip();
         let region = source.read(&from, &size).map_err(Error::Data)?;
         if size == plan.size {
-            let straight = axes.iter().zip(&from).all(|(axis, f)| {
-                axis.iter().enumerate().all(|(i, p)| *p == Some(f + i))
-            });
+            let straight = axes
+                .iter()
+                .zip(&from)
+                .all(|(axis, f)| axis.iter().enumerate().all(|(i, p)| *p == Some(f + i)));
             if straight {
                 return Ok(region);
             }
@@ -165,9 +176,7 @@ impl Inferencer {
             for a in 0..axes.len() {
                 offsets = offsets
                     .iter()
-                    .flat_map(|o| {
-                        axes[a].iter().map(|p| Some((*o)? * size[a] + ((*p)? - from[a])))
-                    })
+                    .flat_map(|o| axes[a].iter().map(|p| Some((*o)? * size[a] + ((*p)? - from[a]))))
                     .collect();
             }
             out.extend(offsets.into_iter().map(|o| o.map_or(0.0, |o| image[o])));

@@ -1,11 +1,18 @@
 //! The plan of a prediction: windows, weights and memory, known before the work begins.
 
 use super::blend::RollingBlend;
+use super::size::window_size;
 use super::{Tta, weight, window};
 use crate::{Error, Result};
 use limpid_config::{Check, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// Most pixels of a configured window.
+const MOST_PIXELS: usize = 1 << 40;
+
+/// Most windows of a plan, which holds a list of them.
+const MOST_WINDOWS: usize = 1 << 24;
 
 /// How an image larger than the network's window is taken apart and put together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,7 +29,8 @@ pub struct TileConfig {
     pub tta: Tta,
     /// Pixels beyond the image, where a window is larger than it.
     pub padding: Padding,
-    /// Memory that one batch of windows may take in the network, in MiB (an estimate).
+    /// Memory for the network and for blending from which the window is chosen, in MiB (an
+    /// estimate).
     pub budget_mib: usize,
 }
 
@@ -44,8 +52,18 @@ impl Validate for TileConfig {
         if self.size.contains(&0) {
             at.problem("size", "must be above 0 on every axis");
         }
-        if self.batch == 0 {
-            at.problem("batch", "must be at least 1");
+        let pixels = self.size.iter().try_fold(1usize, |p, n| p.checked_mul(*n));
+        if pixels.is_none_or(|p| p > MOST_PIXELS) {
+            at.problem(
+                "size",
+                format!("must be windows of at most 2^40 pixels, got {:?}", self.size),
+            );
+        }
+        if !(1..=65_536).contains(&self.batch) {
+            at.problem("batch", format!("must be from 1 to 65536, got {}", self.batch));
+        }
+        if self.budget_mib > 1 << 30 {
+            at.problem("budget_mib", format!("must be at most 2^30, got {}", self.budget_mib));
         }
         let inside = |v: &f64| (0.0..1.0).contains(v);
         match &self.blend {
@@ -125,6 +143,8 @@ pub struct Needs {
     pub receptive_field: Vec<usize>,
     /// Bytes of activations per window pixel, roughly; 0 if unknown.
     pub bytes_per_pixel: usize,
+    /// Channels that are blended: those of the network's output, twice as many with the deviation.
+    pub channels: usize,
 }
 
 /// Windows of an image and what they cost.
@@ -143,24 +163,43 @@ pub struct Plan {
     /// Orientations predicted.
     pub tta: Tta,
     pub(super) padding: Padding,
+    /// The image with what is added before and after.
+    padded: Vec<usize>,
     halo: Vec<usize>,
     ramp: Vec<usize>,
-    map: Option<Vec<f64>>,
+    /// Weights of every window, if they are the same.
+    map: Option<Vec<f32>>,
+    /// Rows of the image that are open at a time.
+    open_rows: usize,
+    /// Pixels of context that the network has and would need, on the axis that lacks most of it.
+    context: Option<(usize, usize)>,
     bytes_per_pixel: usize,
+    channels: usize,
 }
 
 impl Plan {
     /// Plans the windows of an image of the given spatial size.
     ///
     /// # Errors
-    /// [`Error::Setting`] for an empty image, a wrong number of sizes, or an overlap out of range.
+    /// [`Error::Setting`] for an empty image, a wrong number of sizes, an overlap out of range, or
+    /// windows that are too large or too many.
     pub fn new(config: &TileConfig, needs: &Needs, image: &[usize]) -> Result<Self> {
         let rank = image.len();
         if rank == 0 || image.contains(&0) {
-            return Err(setting(format!("cannot tile an image of size {image:?}"), "check the input file"));
+            return Err(setting(
+                format!("cannot tile an image of size {image:?}"),
+                "check the input file",
+            ));
         }
         let size = window_size(config, needs, image)?;
-        let padded: Vec<usize> = image.iter().zip(&size).map(|(i, s)| *i.max(s)).collect();
+        let ours = config.blend == Blend::Cosine {};
+        let padded: Vec<usize> = (0..rank)
+            .map(|a| {
+                // our windows lie on the grid of the divisor; those of others may start anywhere
+                let divisor = if ours { needs.divisor[a].max(1) } else { 1 };
+                image[a].next_multiple_of(divisor).max(size[a])
+            })
+            .collect();
         let before = image.iter().zip(&padded).map(|(i, p)| (p - i) / 2).collect();
         let mut halo = vec![0; rank];
         let mut ramp = vec![1; rank];
@@ -169,16 +208,18 @@ impl Plan {
                 let (n, s) = (padded[a], size[a]);
                 Ok(match &config.blend {
                     Blend::Cosine {} => {
-                        halo[a] = (needs.receptive_field[a] / 2).min(s / 4);
-                        ramp[a] = (s / 8).max(1);
-                        window::even_starts(n, s, (2 * halo[a] + ramp[a]).min(s - 1))
+                        let fade = window::fade(s, needs.divisor[a], needs.receptive_field[a]);
+                        (halo[a], ramp[a]) = (fade.halo, fade.ramp);
+                        window::aligned_starts(n, s, fade.shared, needs.divisor[a])
                     }
                     Blend::Constant { overlap } | Blend::Gaussian { overlap, .. } => {
                         window::monai_starts(n, s, fraction(overlap, a, "overlap", 0.0..1.0)?)
                     }
-                    Blend::Nnunet { step } => {
-                        window::nnunet_starts(n, s, fraction(&[*step], a, "step", 1e-3..1.0 + 1e-12)?)
-                    }
+                    Blend::Nnunet { step } => window::nnunet_starts(
+                        n,
+                        s,
+                        fraction(&[*step], a, "step", 1e-3..1.0 + 1e-12)?,
+                    ),
                     Blend::Stride { stride } => {
                         let stride = of_axis(stride, a, "stride")?;
                         if stride == 0 || stride > s {
@@ -192,10 +233,19 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let map = match &config.blend {
+        let count = axes.iter().try_fold(1usize, |p, starts| p.checked_mul(starts.len()));
+        if count.is_none_or(|n| n > MOST_WINDOWS) {
+            return Err(setting(
+                format!("an image of {image:?} would be taken apart into more than 2^24 windows"),
+                "give a larger `tile.size`, a larger stride or less overlap",
+            ));
+        }
+        let map: Option<Vec<f64>> = match &config.blend {
             Blend::Cosine {} => None,
             Blend::Constant { .. } | Blend::Stride { .. } => Some(vec![1.0; size.iter().product()]),
-            Blend::Gaussian { sigma_scale, .. } => Some(weight::monai_gaussian(&size, *sigma_scale)),
+            Blend::Gaussian { sigma_scale, .. } => {
+                Some(weight::monai_gaussian(&size, *sigma_scale))
+            }
             Blend::Nnunet { .. } => Some(weight::nnunet_gaussian(&size)),
         };
         if config.tta == Tta::Dihedral && rank >= 2 && size[rank - 1] != size[rank - 2] {
@@ -204,47 +254,85 @@ impl Plan {
                 "use `tta = \"flips\"`, or a `tile.size` with equal last two sizes",
             ));
         }
-        Ok(Self {
+        // the axis on which the smallest part of the context is left
+        let context = (0..rank)
+            .map(|a| (axes[a].len(), halo[a], needs.receptive_field[a] / 2))
+            .filter(|(windows, halo, full)| ours && *windows > 1 && halo < full)
+            .map(|(_, halo, full)| (halo, full))
+            .min_by(|a, b| (a.0 as f64 / a.1 as f64).total_cmp(&(b.0 as f64 / b.1 as f64)));
+        let mut plan = Self {
             image: image.to_vec(),
             before,
+            padded,
             starts: window::product(&axes),
             batch: config.batch.max(1),
             tta: config.tta,
             padding: config.padding,
             halo,
             ramp,
-            map,
+            map: map.map(|map| map.into_iter().map(|w| w as f32).collect()),
+            open_rows: 0,
+            context,
             bytes_per_pixel: needs.bytes_per_pixel,
+            channels: needs.channels.max(1),
             size,
-        })
+        };
+        plan.open_rows = axes[0].iter().map(|s| plan.kept_rows(*s).len()).max().unwrap_or(1);
+        Ok(plan)
+    }
+
+    /// Rows that count of a window that starts at row `start` of the padded image.
+    pub(super) fn kept_rows(&self, start: usize) -> std::ops::Range<usize> {
+        let size = self.size[0];
+        let cut = |yes: bool| if yes { self.halo[0] } else { 0 };
+        cut(start > 0)..size - cut(start + size < self.padded[0])
+    }
+
+    /// Rows of the image that are open at a time.
+    pub(super) fn open_rows(&self) -> usize {
+        self.open_rows
     }
 
     /// Weight of each position of the window at `start`.
-    pub(super) fn weight(&self, start: &[usize]) -> std::borrow::Cow<'_, [f64]> {
+    pub(super) fn weight(&self, start: &[usize]) -> std::borrow::Cow<'_, [f32]> {
         if let Some(map) = &self.map {
             return map.into();
         }
         let axes: Vec<Vec<f64>> = (0..self.size.len())
             .map(|a| {
-                let padded = self.image[a].max(self.size[a]);
-                weight::cosine_axis(start[a], self.size[a], padded, self.halo[a], self.ramp[a])
+                let (halo, ramp) = (self.halo[a], self.ramp[a]);
+                weight::cosine_axis(start[a], self.size[a], self.padded[a], halo, ramp)
             })
             .collect();
-        weight::outer(&axes).into()
+        weight::outer(&axes).into_iter().map(|w| w as f32).collect()
     }
 
-    /// Bytes for blending `channels` output channels.
+    /// Bytes for blending the channels of [`Needs`].
     #[must_use]
-    pub fn blend_bytes(&self, channels: usize) -> u64 {
-        RollingBlend::bytes(channels, &self.image, self.size[0])
+    pub fn blend_bytes(&self) -> u64 {
+        RollingBlend::bytes(self.channels, &self.image, self.open_rows)
     }
 
-    /// Bytes that the network needs for one batch, by the estimate of [`Needs`].
+    /// Bytes that the network needs for one batch, by the estimate of [`Needs`], with the running
+    /// mean over orientations.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
-        let pixels: u64 = self.size.iter().map(|&n| n as u64).product();
-        pixels * self.batch as u64 * self.bytes_per_pixel as u64
+        network_bytes(&self.size, self.batch, self.bytes_per_pixel, self.tta, self.channels)
     }
+}
+
+/// Bytes of a batch of windows in the network, with the moments over orientations and the latest
+/// view, which are at most twice the blended channels.
+pub(super) fn network_bytes(
+    size: &[usize],
+    batch: usize,
+    bytes_per_pixel: usize,
+    tta: Tta,
+    channels: usize,
+) -> u64 {
+    let moments = if tta == Tta::None { 0 } else { 2 * channels as u64 * size_of::<f32>() as u64 };
+    let pixels = size.iter().fold(batch as u64, |p, &n| p.saturating_mul(n as u64));
+    pixels.saturating_mul(bytes_per_pixel as u64 + moments)
 }
 
 impl std::fmt::Display for Plan {
@@ -262,8 +350,11 @@ impl std::fmt::Display for Plan {
         if views > 1 {
             write!(f, ", {views} orientations")?;
         }
+        if let Some((kept, full)) = self.context {
+            write!(f, ", context cut to {kept} of {full} pixels")?;
+        }
         let mib = |b: u64| b.div_ceil(1 << 20);
-        write!(f, ", blending {} MiB", mib(self.blend_bytes(1)))?;
+        write!(f, ", blending {} MiB", mib(self.blend_bytes()))?;
         if self.bytes_per_pixel > 0 {
             write!(f, ", network about {} MiB", mib(self.network_bytes()))?;
         }
@@ -271,58 +362,14 @@ impl std::fmt::Display for Plan {
     }
 }
 
-/// The configured window, or the largest that fits the budget; always a multiple of the divisor.
-fn window_size(config: &TileConfig, needs: &Needs, image: &[usize]) -> Result<Vec<usize>> {
-    let rank = image.len();
-    if needs.divisor.len() != rank || needs.receptive_field.len() != rank {
-        return Err(setting(
-            format!("the model restores {}-D images, the input is {rank}-D", needs.divisor.len()),
-            "check the axes of the input, or use a model of that rank",
-        ));
-    }
-    let round_up = |n: usize, d: usize| n.div_ceil(d.max(1)) * d.max(1);
-    if !config.size.is_empty() {
-        if config.size.len() != rank {
-            return Err(setting(
-                format!("`tile.size` has {} numbers, the image {rank} axes", config.size.len()),
-                "give one size per spatial axis",
-            ));
-        }
-        if let Some(a) = (0..rank).find(|&a| config.size[a] == 0) {
-            return Err(setting(format!("`tile.size` is 0 on axis {a}"), "give at least 1"));
-        }
-        return Ok((0..rank).map(|a| round_up(config.size[a], needs.divisor[a])).collect());
-    }
-    let mut size: Vec<usize> = (0..rank).map(|a| round_up(image[a], needs.divisor[a])).collect();
-    let budget = (config.budget_mib as u64) << 20;
-    let cost = |s: &[usize]| {
-        s.iter().map(|&n| n as u64).product::<u64>()
-            * (needs.bytes_per_pixel.max(64) * config.batch.max(1)) as u64
-    };
-    // halve the longest axis until it fits, but never below four divisors
-    while cost(&size) > budget {
-        let Some(a) = (0..rank)
-            .filter(|&a| size[a] / 2 >= 4 * needs.divisor[a] && size[a] > 16)
-            .max_by_key(|&a| (size[a], rank - a))
-        else {
-            break;
-        };
-        size[a] = round_up(size[a] / 2, needs.divisor[a]);
-    }
-    if config.tta == Tta::Dihedral && rank >= 2 {
-        let side = size[rank - 1].min(size[rank - 2]);
-        let both = needs.divisor[rank - 1].max(needs.divisor[rank - 2]);
-        size[rank - 1] = round_up(side, both);
-        size[rank - 2] = size[rank - 1];
-    }
-    Ok(size)
-}
-
 fn of_axis<T: Copy>(values: &[T], axis: usize, name: &str) -> Result<T> {
     match values {
         [one] => Ok(*one),
         more => more.get(axis).copied().ok_or_else(|| {
-            setting(format!("`{name}` has no value for axis {axis}"), "give one value, or one per axis")
+            setting(
+                format!("`{name}` has no value for axis {axis}"),
+                "give one value, or one per axis",
+            )
         }),
     }
 }
@@ -336,6 +383,6 @@ fn fraction(values: &[f64], axis: usize, name: &str, range: std::ops::Range<f64>
     }
 }
 
-fn setting(message: String, hint: &str) -> Error {
+pub(super) fn setting(message: String, hint: &str) -> Error {
     Error::Setting { message, hint: hint.to_owned() }
 }

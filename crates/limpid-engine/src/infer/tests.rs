@@ -9,7 +9,12 @@ fn image(shape: &[usize]) -> InMemory {
 }
 
 fn needs(rank: usize, divisor: usize, field: usize) -> Needs {
-    Needs { divisor: vec![divisor; rank], receptive_field: vec![field; rank], bytes_per_pixel: 0 }
+    Needs {
+        divisor: vec![divisor; rank],
+        receptive_field: vec![field; rank],
+        bytes_per_pixel: 0,
+        channels: 1,
+    }
 }
 
 fn run(
@@ -30,8 +35,7 @@ fn blends() -> impl Strategy<Value = Blend> {
     prop_oneof![
         Just(Blend::Cosine {}),
         (0.0f64..0.8).prop_map(|o| Blend::Constant { overlap: vec![o] }),
-        (0.0f64..0.8)
-            .prop_map(|o| Blend::Gaussian { overlap: vec![o], sigma_scale: 0.125 }),
+        (0.0f64..0.8).prop_map(|o| Blend::Gaussian { overlap: vec![o], sigma_scale: 0.125 }),
         (0.2f64..1.0).prop_map(|step| Blend::Nnunet { step }),
         (1usize..6).prop_map(|s| Blend::Stride { stride: vec![s] }),
     ]
@@ -78,7 +82,8 @@ fn prop_assert_all_divisible(x: &Tensor, divisor: usize) {
 fn box_mean(x: &Tensor, r: usize) -> Result<Tensor> {
     let k = 2 * r + 1;
     let w = (Tensor::ones((1, 1, k, k), DType::F32, &Device::Cpu)? / (k * k) as f64)?;
-    let spec = limpid_kernels::ConvSpec { padding: vec![r; 2], ..limpid_kernels::ConvSpec::unit(2) };
+    let spec =
+        limpid_kernels::ConvSpec { padding: vec![r; 2], ..limpid_kernels::ConvSpec::unit(2) };
     Ok(limpid_kernels::conv(x, &w, None, &spec)?)
 }
 
@@ -94,16 +99,129 @@ fn with_the_halo_dropped_tiles_equal_the_whole_image() {
     assert!(worst < 1e-6, "{worst}");
 }
 
+/// 4×4 averages spread over their block, as two levels of a U-Net pool and upsample, then a mean
+/// over 3×3: divisor 4, receptive field 9.
+fn pool_and_spread(x: &Tensor) -> Result<Tensor> {
+    let spec =
+        limpid_kernels::PoolSpec { kernel: vec![2; 2], stride: vec![2; 2], padding: vec![0; 2] };
+    let pooled = limpid_kernels::avg_pool(x, &spec, true)?;
+    let pooled = limpid_kernels::avg_pool(&pooled, &spec, true)?;
+    let spread = limpid_kernels::resize(&pooled, &x.dims()[2..], limpid_kernels::Resize::Nearest)?;
+    box_mean(&spread, 1)
+}
+
 #[test]
-fn memory_is_bounded_by_two_windows() {
-    let plan =
-        |z| Plan::new(&TileConfig { size: vec![16; 3], ..TileConfig::default() }, &needs(3, 1, 5), &[z, 64, 64]);
-    assert_eq!(plan(64).unwrap().blend_bytes(1), plan(6400).unwrap().blend_bytes(1));
+fn windows_lie_on_the_pooling_grid() {
+    let source = image(&[1, 61, 47]);
+    let field = needs(2, 4, 9);
+    let whole = run(&TileConfig::default(), &field, &source, pool_and_spread);
+    for size in [vec![24, 20], vec![16, 32], vec![200, 28]] {
+        let tiled = TileConfig { size, ..TileConfig::default() };
+        let plan = Plan::new(&tiled, &field, &[61, 47]).unwrap();
+        assert!(plan.starts.len() > 1 && plan.size[0] <= 64);
+        assert!(plan.starts.iter().flatten().all(|s| s % 4 == 0));
+        let tiled = run(&tiled, &field, &source, pool_and_spread);
+        let worst = whole.iter().zip(&tiled).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(worst < 1e-6, "{worst} for {:?}", plan.size);
+    }
+}
+
+#[test]
+fn memory_is_bounded_by_one_window() {
+    let config = TileConfig { size: vec![16; 3], ..TileConfig::default() };
+    let plan = |z| Plan::new(&config, &needs(3, 1, 5), &[z, 64, 64]).unwrap();
+    assert_eq!(plan(64).blend_bytes(), plan(6400).blend_bytes());
+    // mean, weight and what is handed out, of the 14 rows that a window without halo has
+    assert_eq!(plan(6400).blend_bytes(), 3 * 4 * 14 * 64 * 64);
+}
+
+#[test]
+fn the_chosen_window_leaves_memory_for_blending_and_says_what_it_lacks() {
+    let image = [400, 2048, 2048];
+    let plan = |budget_mib, field: usize, channels| {
+        let needs = Needs { bytes_per_pixel: 500, channels, ..needs(3, 8, field) };
+        Plan::new(&TileConfig { budget_mib, ..TileConfig::default() }, &needs, &image).unwrap()
+    };
+    for channels in [1, 2] {
+        let plan = plan(4096, 17, channels);
+        assert!(plan.blend_bytes() + plan.network_bytes() <= 4096 << 20, "{plan}");
+        assert!(!plan.to_string().contains("context"), "{plan}");
+    }
+    let cut = plan(512, 200, 1);
+    assert!(cut.to_string().contains(" of 100 pixels, blending "), "{cut}");
+    // a field that halving would cut keeps its context where the budget has some left
+    let roomy = plan(16_384, 120, 1);
+    assert!(!roomy.to_string().contains("context"), "{roomy}");
+    assert!(roomy.blend_bytes() + roomy.network_bytes() <= 16_384 << 20, "{roomy}");
+}
+
+#[test]
+fn running_moments_are_those_of_all_views() {
+    let x = Tensor::from_vec(image(&[1, 2, 6, 6]).data, (1, 2, 6, 6), &Device::Cpu).unwrap();
+    let ramp = Tensor::arange(0f32, 36.0, &Device::Cpu).unwrap().reshape((1, 1, 6, 6)).unwrap();
+    let predict = |x: &Tensor| -> Result<Tensor> { Ok(x.broadcast_mul(&ramp)?) };
+    let views: Vec<Vec<f32>> = predictions(&x, Tta::Dihedral, predict)
+        .unwrap()
+        .iter()
+        .map(|v| v.flatten_all().unwrap().to_vec1().unwrap())
+        .collect();
+    let (mean, deviation) = averaged(&x, Tta::Dihedral, true, predict).unwrap();
+    let mean: Vec<f32> = mean.flatten_all().unwrap().to_vec1().unwrap();
+    let deviation: Vec<f32> = deviation.unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    for i in 0..72 {
+        let m = views.iter().map(|v| f64::from(v[i])).sum::<f64>() / 8.0;
+        let v = views.iter().map(|v| (f64::from(v[i]) - m).powi(2)).sum::<f64>() / 8.0;
+        assert!(
+            (f64::from(mean[i]) - m).abs() < 1e-5
+                && (f64::from(deviation[i]) - v.sqrt()).abs() < 1e-5
+        );
+    }
+    // views that agree do not deviate, and their mean is the view
+    let (same, none) = averaged(&x, Tta::Flips, true, |x| Ok(x.clone())).unwrap();
+    assert_eq!(
+        (same - &x).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(),
+        0.0
+    );
+    assert_eq!(none.unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+    assert!(averaged(&x, Tta::Flips, false, |x| Ok(x.clone())).unwrap().1.is_none());
+}
+
+#[test]
+fn absurd_sizes_are_refused_or_clamped() {
+    let found = |config: TileConfig| {
+        limpid_config::check(&config).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert!(
+        found(TileConfig { size: vec![usize::MAX, 3], ..TileConfig::default() }).contains("2^40")
+    );
+    assert!(
+        found(TileConfig { size: vec![1 << 21, 1 << 20], ..TileConfig::default() })
+            .contains("2^40")
+    );
+    assert!(found(TileConfig { batch: 65_537, ..TileConfig::default() }).contains("65536"));
+    assert!(
+        found(TileConfig { budget_mib: (1 << 30) + 1, ..TileConfig::default() }).contains("2^30")
+    );
+    assert_eq!(found(TileConfig::default()), "");
+    let plan = |config: &TileConfig, image: &[usize]| Plan::new(config, &needs(2, 4, 5), image);
+    let mut huge = TileConfig { size: vec![1 << 20; 2], ..TileConfig::default() };
+    assert_eq!(plan(&huge, &[30, 41]).unwrap().size, [32, 44]);
+    huge.tta = Tta::Dihedral;
+    assert_eq!(plan(&huge, &[30, 41]).unwrap().size, [44, 44]);
+    huge.blend = Blend::Constant { overlap: vec![0.25] };
+    assert!(plan(&huge, &[30, 41]).unwrap_err().to_string().contains("far larger"));
+    let many = TileConfig {
+        size: vec![4, 4],
+        blend: Blend::Stride { stride: vec![1] },
+        ..TileConfig::default()
+    };
+    assert!(plan(&many, &[1 << 14, 1 << 14]).unwrap_err().to_string().contains("2^24 windows"));
 }
 
 #[test]
 fn orientations_turn_back_exactly() {
-    let x = Tensor::from_vec((0..2 * 36).map(|v| v as f32).collect(), (1, 2, 6, 6), &Device::Cpu).unwrap();
+    let x = Tensor::from_vec((0..2 * 36).map(|v| v as f32).collect(), (1, 2, 6, 6), &Device::Cpu)
+        .unwrap();
     for (tta, rank, count) in [(Tta::Flips, 2, 4), (Tta::Dihedral, 2, 8), (Tta::Flips, 3, 8)] {
         assert_eq!(tta.orientations(rank).len(), count);
     }
@@ -123,9 +241,16 @@ fn orientations_turn_back_exactly() {
 #[test]
 fn wrong_settings_say_what_to_do() {
     let n = needs(2, 4, 5);
-    let bad = |config: TileConfig, image: &[usize]| Plan::new(&config, &n, image).unwrap_err().to_string();
-    assert!(bad(TileConfig { size: vec![8], ..TileConfig::default() }, &[9, 9]).contains("1 numbers"));
+    let bad = |config: TileConfig, image: &[usize]| {
+        Plan::new(&config, &n, image).unwrap_err().to_string()
+    };
+    assert!(
+        bad(TileConfig { size: vec![8], ..TileConfig::default() }, &[9, 9]).contains("1 numbers")
+    );
     assert!(bad(TileConfig::default(), &[9, 9, 9]).contains("the input is 3-D"));
     let overlap = Blend::Constant { overlap: vec![1.0] };
-    assert!(bad(TileConfig { blend: overlap, size: vec![8, 8], ..TileConfig::default() }, &[9, 9]).contains("`overlap` is 1"));
+    assert!(
+        bad(TileConfig { blend: overlap, size: vec![8, 8], ..TileConfig::default() }, &[9, 9])
+            .contains("`overlap` is 1")
+    );
 }

@@ -74,7 +74,8 @@ impl Orientation {
     }
 }
 
-/// Predictions of `x` in every orientation, turned back.
+/// Predictions of `x` in every orientation, turned back, all held at once: for statistics other
+/// than those of [`averaged`].
 ///
 /// # Errors
 /// Those of `predict`.
@@ -83,19 +84,34 @@ pub fn predictions(
     tta: Tta,
     mut predict: impl FnMut(&Tensor) -> Result<Tensor>,
 ) -> Result<Vec<Tensor>> {
-    tta.orientations(x.rank() - 2)
-        .iter()
-        .map(|o| o.invert(&predict(&o.apply(x)?)?))
-        .collect()
+    tta.orientations(x.rank() - 2).iter().map(|o| o.invert(&predict(&o.apply(x)?)?)).collect()
 }
 
-/// Mean and population standard deviation over predictions of one shape.
+/// Mean of the predictions of `x` over all orientations, and if asked their population standard
+/// deviation. No more than one prediction is held beside these (Welford's running moments).
 ///
 /// # Errors
-/// Those of the tensor library; an empty list.
-pub fn mean_and_std(predictions: &[Tensor]) -> Result<(Tensor, Tensor)> {
-    let stack = Tensor::stack(predictions, 0)?;
-    let mean = stack.mean(0)?;
-    let variance = stack.broadcast_sub(&mean)?.sqr()?.mean(0)?;
-    Ok((mean, variance.sqrt()?))
+/// Those of `predict`.
+pub fn averaged(
+    x: &Tensor,
+    tta: Tta,
+    deviation: bool,
+    mut predict: impl FnMut(&Tensor) -> Result<Tensor>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let orientations = tta.orientations(x.rank() - 2);
+    let mut mean = orientations[0].invert(&predict(&orientations[0].apply(x)?)?)?;
+    let mut squares = if deviation { Some(mean.zeros_like()?) } else { None };
+    for (i, orientation) in orientations.iter().enumerate().skip(1) {
+        let view = orientation.invert(&predict(&orientation.apply(x)?)?)?;
+        let before = (&view - &mean)?;
+        mean = (&mean + (&before / (i + 1) as f64)?)?;
+        if let Some(sum) = &mut squares {
+            *sum = (&*sum + (before * (view - &mean)?)?)?;
+        }
+    }
+    let deviation = match squares {
+        Some(sum) => Some((sum / orientations.len() as f64)?.relu()?.sqrt()?),
+        None => None,
+    };
+    Ok((mean, deviation))
 }

@@ -59,9 +59,7 @@ pub fn cosine_axis(start: usize, size: usize, image: usize, halo: usize, ramp: u
         let t = t.clamp(0.0, 1.0);
         0.5 - 0.5 * (std::f64::consts::PI * t).cos()
     };
-    (0..size)
-        .map(|i| side(i, start > 0) * side(size - 1 - i, start + size < image))
-        .collect()
+    (0..size).map(|i| side(i, start > 0) * side(size - 1 - i, start + size < image)).collect()
 }
 
 /// Outer product of one weight per axis, row-major.

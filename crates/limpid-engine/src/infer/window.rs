@@ -39,6 +39,39 @@ pub fn even_starts(image: usize, size: usize, shared: usize) -> Vec<usize> {
     (0..count).map(|i| if count == 1 { 0 } else { last * i / (count - 1) }).collect()
 }
 
+/// How our windows share positions with their neighbours along one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fade {
+    /// Positions at a cut edge that do not count, for lack of context.
+    pub halo: usize,
+    /// Positions over which the weight rises.
+    pub ramp: usize,
+    /// Positions shared at least, a multiple of the divisor.
+    pub shared: usize,
+}
+
+/// The sharing of windows of `size`, a multiple of `divisor`, for a network of receptive `field`.
+///
+/// The halo is half the receptive field, but no more than lets windows advance by 3/8 of their
+/// size: at most a quarter of it.
+#[must_use]
+pub fn fade(size: usize, divisor: usize, field: usize) -> Fade {
+    let divisor = divisor.max(1);
+    let ramp = (size / 8).max(1);
+    let wanted = (field / 2).saturating_mul(2).saturating_add(ramp);
+    let most = size / divisor * 5 / 8;
+    let shared = wanted.div_ceil(divisor).min(most) * divisor;
+    Fade { halo: (field / 2).min(shared.saturating_sub(ramp) / 2), ramp, shared }
+}
+
+/// [`even_starts`] at multiples of `divisor`, as `image`, `size` and `shared` are: so pooling in a
+/// window groups the same pixels as in the whole image.
+#[must_use]
+pub fn aligned_starts(image: usize, size: usize, shared: usize, divisor: usize) -> Vec<usize> {
+    let d = divisor.max(1);
+    even_starts(image / d, size / d, shared / d).into_iter().map(|s| s * d).collect()
+}
+
 /// All windows of the given starts per axis, the last axis fastest.
 #[must_use]
 pub fn product(starts: &[Vec<usize>]) -> Vec<Vec<usize>> {
@@ -87,6 +120,20 @@ mod tests {
                 proptest::prop_assert_eq!(reached, image);
             }
             let even = even_starts(image, size, shared);
+            for field in [1, 9, 1000] {
+                for d in 1..6 {
+                    let (image, size) = (image.div_ceil(d) * d, size.div_ceil(d) * d);
+                    let fade = fade(size, d, field);
+                    let starts = aligned_starts(image, size, fade.shared, d);
+                    proptest::prop_assert!(starts.iter().all(|s| s % d == 0));
+                    proptest::prop_assert_eq!(starts[starts.len() - 1] + size, image);
+                    for pair in starts.windows(2) {
+                        // what both keep leaves no gap
+                        proptest::prop_assert!(pair[0] < pair[1]);
+                        proptest::prop_assert!(pair[0] + size - fade.halo >= pair[1] + fade.halo);
+                    }
+                }
+            }
             for pair in even.windows(2) {
                 proptest::prop_assert!(pair[0] + size >= pair[1] + shared);
             }

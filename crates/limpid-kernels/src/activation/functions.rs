@@ -257,15 +257,15 @@ impl Function for Gelu {
 pub(super) struct GeluTanh;
 
 impl GeluTanh {
-    const SCALE: f64 = 0.797_884_560_802_865_4; // sqrt(2 / pi)
+    const SCALE: f64 = 1.595_769_121_605_730_8; // 2 sqrt(2 / pi)
     const CUBE: f64 = 0.044_715;
 
-    /// `tanh(u)` and `u'` for `u = SCALE (x + CUBE x³)`.
+    /// `v = SCALE (x + CUBE x³)`, and its derivative; `(1 + tanh(v / 2)) / 2` is the logistic
+    /// function of `v`, which does not cancel.
     #[inline(always)]
     fn inner<T: Real>(x: T) -> (T, T) {
         let (scale, cube) = (T::of(Self::SCALE), T::of(Self::CUBE));
-        let t = (scale * (x + cube * x * x * x)).tanh();
-        (t, scale * (T::one() + T::of(3.0) * cube * x * x))
+        (scale * (x + cube * x * x * x), scale * (T::one() + T::of(3.0) * cube * x * x))
     }
 }
 
@@ -274,22 +274,22 @@ impl Function for GeluTanh {
 
     #[inline(always)]
     fn value<T: Real>(self, x: T) -> T {
-        let (t, _) = Self::inner(x);
-        T::of(0.5) * x * (T::one() + t)
+        x * logistic(Self::inner(x).0)
     }
 
     #[inline(always)]
     fn first<T: Real>(self, x: T) -> T {
-        let (t, du) = Self::inner(x);
-        T::of(0.5) * (T::one() + t + x * (T::one() - t * t) * du)
+        let (v, dv) = Self::inner(x);
+        let s = logistic(v);
+        s + x * s * logistic(-v) * dv
     }
 
     #[inline(always)]
     fn second<T: Real>(self, x: T) -> T {
-        let (t, du) = Self::inner(x);
-        let ddu = T::of(6.0 * Self::SCALE * Self::CUBE) * x;
-        let slope = T::one() - t * t;
-        slope * du + T::of(0.5) * x * slope * (ddu - T::of(2.0) * t * du * du)
+        let (v, dv) = Self::inner(x);
+        let (s, r) = (logistic(v), logistic(-v));
+        let ddv = T::of(6.0 * Self::SCALE * Self::CUBE) * x;
+        s * r * (T::of(2.0) * dv + x * ((r - s) * dv * dv + ddv))
     }
 }
 

@@ -71,10 +71,10 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
 /// are 1 and 20.
 ///
 /// # Errors
-/// As [`relu`]; [`Error::Argument`] unless `beta` is positive.
+/// As [`relu`]; [`Error::Argument`] unless `beta` is positive and finite.
 pub fn softplus(x: &Tensor, beta: f64, threshold: f64) -> Result<Tensor> {
-    if !(beta > 0.0) {
-        let message = format!("`beta` is {beta}, but must be positive");
+    if !beta.is_finite() || beta <= 0.0 {
+        let message = format!("`beta` is {beta}, but must be a positive number");
         return Err(Error::Argument { op: "softplus", message });
     }
     apply(Value(functions::Softplus { beta, threshold }), &[x])

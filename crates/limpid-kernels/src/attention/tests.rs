@@ -64,6 +64,39 @@ fn a_bias_broadcasts() {
 }
 
 #[test]
+#[allow(clippy::print_stdout)] // says that it was skipped
+fn pytorch_gives_the_same() {
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/emdiffuse/blocks.safetensors");
+    if !std::path::Path::new(path).exists() {
+        println!("skipped: {path} is absent");
+        return;
+    }
+    let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let qkv = &golden["in.qkv"];
+    let (n, width, len) = qkv.dims3().unwrap();
+    for heads in [1, 2, 4] {
+        let depth = width / 3 / heads;
+        // channels are (q k v, head, depth), or (head, q k v, depth) in the older order
+        let orders =
+            [("new", [n, 3, heads, depth, len], 1), ("legacy", [n, heads, 3, depth, len], 2)];
+        for (name, view, dim) in orders {
+            let parts = qkv.reshape(&view[..]).unwrap();
+            let [q, k, v] = [0, 1, 2].map(|i| {
+                let part = parts.narrow(dim, i, 1).unwrap().squeeze(dim).unwrap();
+                part.transpose(2, 3).unwrap()
+            });
+            let y = attention(&q, &k, &v, 1.0 / (depth as f64).sqrt(), None).unwrap();
+            let y = y.transpose(2, 3).unwrap();
+            let want = &golden[&format!("out.qkv_{name}.{heads}")];
+            for (g, w) in values(&y).iter().zip(values(want)) {
+                assert!((g - w).abs() < 1e-6, "{name} {heads}: {g} for {w}");
+            }
+        }
+    }
+}
+
+#[test]
 fn minus_infinity_masks() {
     let [q, k, v] = operands(&[], [4, 6], [3, 2]);
     let mask: Vec<f64> =

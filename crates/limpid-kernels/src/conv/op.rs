@@ -33,7 +33,11 @@ fn weight_grad(geometry: &Arc<Geometry>, image: &Tensor, result: &Tensor) -> Res
     apply(WeightGrad(geometry.clone()), &[image, result])
 }
 
-fn with_bias<'a>(data: &'a Tensor, weight: &'a Tensor, bias: Option<&'a Tensor>) -> Vec<&'a Tensor> {
+fn with_bias<'a>(
+    data: &'a Tensor,
+    weight: &'a Tensor,
+    bias: Option<&'a Tensor>,
+) -> Vec<&'a Tensor> {
     [data, weight].into_iter().chain(bias).collect()
 }
 
@@ -52,11 +56,14 @@ impl Op for Forward {
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (image, weight) = (&at.args[0], &at.args[1]);
-        gradients(at, [
-            &|| data_grad(&self.0, &at.grad, weight, None),
-            &|| weight_grad(&self.0, image, &at.grad),
-            &|| apply(ChannelSum, &[&at.grad]),
-        ])
+        gradients(
+            at,
+            [
+                &|| data_grad(&self.0, &at.grad, weight, None),
+                &|| weight_grad(&self.0, image, &at.grad),
+                &|| apply(ChannelSum, &[&at.grad]),
+            ],
+        )
     }
 }
 
@@ -75,11 +82,14 @@ impl Op for DataGrad {
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (result, weight) = (&at.args[0], &at.args[1]);
-        gradients(at, [
-            &|| forward(&self.0, &at.grad, weight, None),
-            &|| weight_grad(&self.0, &at.grad, result),
-            &|| apply(ChannelSum, &[&at.grad]),
-        ])
+        gradients(
+            at,
+            [
+                &|| forward(&self.0, &at.grad, weight, None),
+                &|| weight_grad(&self.0, &at.grad, result),
+                &|| apply(ChannelSum, &[&at.grad]),
+            ],
+        )
     }
 }
 
@@ -97,10 +107,12 @@ impl Op for WeightGrad {
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (image, result) = (&at.args[0], &at.args[1]);
-        gradients(at, [
-            &|| data_grad(&self.0, result, &at.grad, None),
-            &|| forward(&self.0, image, &at.grad, None),
-        ])
+        gradients(
+            at,
+            [&|| data_grad(&self.0, result, &at.grad, None), &|| {
+                forward(&self.0, image, &at.grad, None)
+            }],
+        )
     }
 }
 

@@ -72,9 +72,10 @@ fn largest_difference(a: &Tensor, b: &[f64]) -> f64 {
 
 /// Index of a position in a row-major array, or `None` outside of it.
 fn index(position: &[isize], shape: &[usize]) -> Option<usize> {
-    position.iter().zip(shape).try_fold(0, |at, (&p, &n)| {
-        (0..n as isize).contains(&p).then(|| at * n + p as usize)
-    })
+    position
+        .iter()
+        .zip(shape)
+        .try_fold(0, |at, (&p, &n)| (0..n as isize).contains(&p).then(|| at * n + p as usize))
 }
 
 /// All positions of a row-major array.
@@ -128,8 +129,7 @@ fn check_against_naive(case: &Case) -> Result<()> {
     assert!(largest_difference(&y, &expected) < 1e-12, "{:?} {shapes:?}", case.spec);
 
     let x32 = x.to_dtype(DType::F32)?;
-    let y32 =
-        conv(&x32, &w.to_dtype(DType::F32)?, Some(&b.to_dtype(DType::F32)?), &case.spec)?;
+    let y32 = conv(&x32, &w.to_dtype(DType::F32)?, Some(&b.to_dtype(DType::F32)?), &case.spec)?;
     assert_eq!(y32.dtype(), DType::F32);
     assert!(largest_difference(&y32, &expected) < 1e-5 * (1.0 + wv.len() as f64).sqrt());
 
@@ -189,16 +189,16 @@ fn sizes_that_are_cut_equal_naive_loops() -> Result<()> {
         let spec = ConvSpec { padding, groups, ..ConvSpec::unit(image.len()) };
         Case { batch, inputs, outputs, image: image.to_vec(), kernel: kernel.to_vec(), spec }
     };
-    let mut strided = case(2, [30, 3, 1], &[37, 41], &[4, 3]);
+    let mut strided = case(2, [34, 3, 1], &[37, 41], &[4, 3]);
     strided.spec.stride = vec![2, 3];
     for case in [
-        case(1, [33, 3, 1], &[31, 27], &[3, 3]),
+        case(1, [44, 3, 1], &[27, 25], &[3, 3]),
         case(5, [3, 130, 1], &[5, 3], &[3, 3]),
         case(1, [2, 3, 1], &[3001], &[5]),
         case(1, [2, 3, 1], &[11, 9, 13], &[3, 3, 3]),
         case(2, [2, 2, 2], &[70, 90], &[5, 3]),
         case(2, [2, 6, 2], &[45, 33], &[3, 3]),
-        case(3, [80, 7, 1], &[9, 8], &[1, 1]),
+        case(3, [80, 17, 1], &[9, 8], &[1, 1]),
         case(1, [3, 2, 1], &[40, 39], &[1, 1]),
         strided,
     ] {
@@ -347,9 +347,8 @@ fn gradient_penalty_child() -> Result<()> {
         test_tensor(3, &[4, 1, 2, 2])?,
         test_tensor(4, &[4])?,
     ];
-    let weights_only = |t: &[Tensor]| {
-        penalty(&[inputs[0].clone(), t[0].clone(), t[1].clone(), t[2].clone()])
-    };
+    let weights_only =
+        |t: &[Tensor]| penalty(&[inputs[0].clone(), t[0].clone(), t[1].clone(), t[2].clone()]);
     let error = worst_error(&inputs[1..], weights_only)?;
     assert!(error < 1e-6, "{error}");
 
@@ -381,7 +380,13 @@ fn refusals_name_operation_expectation_and_cause() -> Result<()> {
     refuse(&x, &[8, 4, 3, 3], Some(&[7]), &unit, "expected b of shape [8], got [7]");
     refuse(&x, &[8, 0, 3, 3], None, &unit, "no empty dimension in w");
     refuse(&tensor(&[4, 5]), &[8, 4], None, &unit, "one to three spatial dimensions");
-    refuse(&x, &[8, 4, 3, 3], None, &ConvSpec::unit(3), "`stride` has 3 entries, but the tensor has 2 spatial");
+    refuse(
+        &x,
+        &[8, 4, 3, 3],
+        None,
+        &ConvSpec::unit(3),
+        "`stride` has 3 entries, but the tensor has 2 spatial",
+    );
     let spec = ConvSpec { stride: vec![1, 0], ..unit.clone() };
     refuse(&x, &[8, 4, 3, 3], None, &spec, "`stride` must be from 1");
     let spec = ConvSpec { padding: vec![usize::MAX, 0], ..unit.clone() };

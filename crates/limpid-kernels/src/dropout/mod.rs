@@ -12,6 +12,7 @@ use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes};
 use crate::planes::pieces;
 use crate::rng::Stream;
+use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
 
@@ -59,11 +60,40 @@ struct Dropout {
 }
 
 impl Dropout {
-    /// Which of the four elements or planes from `4 * block` on are kept.
-    fn kept(&self, block: usize) -> [bool; 4] {
-        // the stream's uniform numbers are multiples of 2^-24
-        let limit = self.p * 16_777_216.0;
-        self.stream.block(block as u64).map(|word| f64::from(word >> 8) >= limit)
+    /// Words of the stream below this, in their upper 24 bits, drop: its uniform numbers are these
+    /// bits divided by 2^24.
+    fn limit(&self) -> u32 {
+        (self.p * 16_777_216.0).ceil() as u32
+    }
+
+    /// Elements one by one, from element `start` on, a multiple of four.
+    #[inline(always)]
+    fn elements<T: Real>(&self, start: usize, out: &mut [T], x: &[T], scale: T) {
+        let limit = self.limit();
+        // many blocks of random words at once, for the vector unit
+        let mut words = [[0u32; 4]; 64];
+        let runs = out.chunks_mut(256).zip(x.chunks(256)).enumerate();
+        for (i, (out, x)) in runs {
+            let first = (start / 4 + i * words.len()) as u64;
+            for (j, four) in words.iter_mut().enumerate() {
+                *four = self.stream.block(first + j as u64);
+            }
+            for ((o, &x), &word) in out.iter_mut().zip(x).zip(words.as_flattened()) {
+                *o = if word >> 8 < limit { T::zero() } else { x * scale };
+            }
+        }
+    }
+
+    /// Planes as a whole; a dropped one stays zero.
+    fn planes<T: Real>(&self, start: usize, out: &mut [T], x: &[T], scale: T) {
+        let limit = self.limit();
+        for (p, piece) in pieces(start, out.len(), self.plane) {
+            if self.stream.block(p as u64 / 4)[p % 4] >> 8 >= limit {
+                for (o, &x) in out[piece.clone()].iter_mut().zip(&x[piece]) {
+                    *o = x * scale;
+                }
+            }
+        }
     }
 }
 
@@ -77,24 +107,13 @@ impl Op for Dropout {
         let scale = T::of(if self.p < 1.0 { 1.0 / (1.0 - self.p) } else { 0.0 });
         let y = fill(self.name, x.data.len(), CHUNK, |start, out| {
             let x = &x.data[start..start + out.len()];
-            if self.plane == 1 {
-                let blocks = out.chunks_mut(4).zip(x.chunks(4)).enumerate();
-                for (i, (out, x)) in blocks {
-                    let kept = self.kept(start / 4 + i);
-                    for ((o, &x), kept) in out.iter_mut().zip(x).zip(kept) {
-                        *o = if kept { x * scale } else { T::zero() };
-                    }
-                }
-                return;
-            }
-            // a dropped plane stays zero
-            for (p, piece) in pieces(start, out.len(), self.plane) {
-                if self.kept(p / 4)[p % 4] {
-                    for (o, &x) in out[piece.clone()].iter_mut().zip(&x[piece]) {
-                        *o = x * scale;
-                    }
-                }
-            }
+            vectorised(
+                #[inline(always)]
+                || match self.plane {
+                    1 => self.elements(start, out, x, scale),
+                    _ => self.planes(start, out, x, scale),
+                },
+            );
         })?;
         Ok((y, x.dims.into()))
     }

@@ -24,7 +24,7 @@ pub(super) struct Sharing {
 impl Sharing {
     pub(super) fn group(op: &'static str, x: &Tensor, groups: usize) -> Result<Self> {
         let sharing = Self { groups: Some(groups), ..Self::batch(op, x)? };
-        if groups == 0 || sharing.channels % groups != 0 {
+        if groups == 0 || !sharing.channels.is_multiple_of(groups) {
             let message =
                 format!("`groups` is {groups}, but must divide the {} channels", sharing.channels);
             return Err(Error::Argument { op, message });

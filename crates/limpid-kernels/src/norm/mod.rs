@@ -196,12 +196,12 @@ impl Affine {
     }
 
     /// The weight among the operands.
-    fn weight<'a, A>(self, args: &'a [A]) -> Option<&'a A> {
+    fn weight<A>(self, args: &[A]) -> Option<&A> {
         if self.weight { args.get(1) } else { None }
     }
 
     /// The bias among the operands.
-    fn bias<'a, A>(self, args: &'a [A]) -> Option<&'a A> {
+    fn bias<A>(self, args: &[A]) -> Option<&A> {
         if self.bias { args.get(1 + usize::from(self.weight)) } else { None }
     }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
 use crate::op::{Backward, Op};
 use candle_core::{Device, Var};
+use std::slice::from_ref;
 
 const EPS: f64 = 1e-5;
 
@@ -109,7 +110,7 @@ fn gradients_match_finite_differences() {
         let (mean, var) = (b.clone(), w.sqr().unwrap());
         check("eval", &|t| batch_norm_eval(&t[0], &mean, &var, Some(&t[1]), Some(&t[2]), EPS));
 
-        let bare = worst_error(&[x.clone()], |t| group_norm(&t[0], 4, None, None, EPS)).unwrap();
+        let bare = worst_error(from_ref(&x), |t| group_norm(&t[0], 4, None, None, EPS)).unwrap();
         assert!(bare < 1e-8, "{bare}");
         let part = worst_error(&[x, b], |t| group_norm(&t[0], 1, None, Some(&t[1]), EPS)).unwrap();
         assert!(part < 1e-8, "{part}");

@@ -5,9 +5,11 @@ use crate::buffer::{CHUNK, fill, rows_per_chunk};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
 use crate::planes::pieces;
+use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::{DType, Shape, Tensor};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 const NAME: &str = "max_pool";
@@ -60,14 +62,13 @@ struct Windows {
 
 impl Windows {
     /// The pixels of window `i` in dimension `d`.
-    fn range(&self, d: usize, i: usize) -> std::ops::Range<usize> {
+    fn range(&self, d: usize, i: usize) -> Range<usize> {
         let end = i * self.stride[d] + self.kernel[d] - self.padding[d];
         (i * self.stride[d]).saturating_sub(self.padding[d])..end.min(self.image[d])
     }
 
     /// The index, within its plane, of the largest pixel of every window of every plane.
     fn largest<T: Real>(&self, x: &[T]) -> Vec<u32> {
-        let [_, h, w] = self.image;
         let [oz, oy, ox] = self.outputs;
         let plane: usize = self.image.iter().product();
         if x.is_empty() {
@@ -75,30 +76,60 @@ impl Windows {
         }
         let mut picks = vec![0u32; x.len() / plane * oz * oy * ox];
         let rows = rows_per_chunk(ox);
-        picks.par_chunks_mut(rows * ox).enumerate().for_each(|(chunk, out)| {
-            for (r, out) in out.chunks_mut(ox).enumerate() {
+        picks.par_chunks_mut(rows * ox).enumerate().for_each(|(chunk, picks)| {
+            let mut scratch = vec![T::zero(); 2 * ox];
+            for (r, picks) in picks.chunks_mut(ox).enumerate() {
                 let row = chunk * rows + r;
                 let x = &x[row / (oz * oy) * plane..][..plane];
                 let (zs, ys) = (self.range(0, row / oy % oz), self.range(1, row % oy));
-                for (i, pick) in out.iter_mut().enumerate() {
-                    let xs = self.range(2, i);
-                    let first = (zs.start * h + ys.start) * w + xs.start;
-                    let (mut best, mut at) = (x[first], first);
-                    for z in zs.clone() {
-                        for y in ys.clone() {
-                            let line = (z * h + y) * w;
-                            for (j, &v) in x[line + xs.start..line + xs.end].iter().enumerate() {
-                                if v > best || v.is_nan() {
-                                    (best, at) = (v, line + xs.start + j);
-                                }
-                            }
-                        }
-                    }
-                    *pick = at as u32;
-                }
+                vectorised(
+                    #[inline(always)]
+                    || self.row(x, zs, ys, picks, &mut scratch),
+                );
             }
         });
         picks
+    }
+
+    /// One row of windows of one plane, those over the slices `zs` and lines `ys`. All windows take
+    /// their taps in step, without a branch that depends on the pixels.
+    #[inline(always)]
+    fn row<T: Real>(
+        &self,
+        x: &[T],
+        zs: Range<usize>,
+        ys: Range<usize>,
+        picks: &mut [u32],
+        scratch: &mut [T],
+    ) {
+        let ([_, h, w], stride, padding) = (self.image, self.stride[2], self.padding[2]);
+        let (best, taps) = scratch.split_at_mut(picks.len());
+        best.fill(T::LOWEST);
+        // if nothing exceeds minus infinity, the first pixel of the window stands
+        let first = (zs.start * h + ys.start) * w;
+        for (i, pick) in picks.iter_mut().enumerate() {
+            *pick = (first + (i * stride).saturating_sub(padding)) as u32;
+        }
+        for line in zs.flat_map(|z| ys.clone().map(move |y| (z * h + y) * w)) {
+            for tap in 0..self.kernel[2] {
+                // the windows whose tap lies in the image: 0 <= i * stride + tap - padding < w
+                let begin = padding.saturating_sub(tap).div_ceil(stride);
+                let end = (w + padding).saturating_sub(tap).div_ceil(stride).min(picks.len());
+                if begin >= end {
+                    continue;
+                }
+                let at = line + begin * stride + tap - padding;
+                for (t, &v) in taps[begin..end].iter_mut().zip(x[at..].iter().step_by(stride)) {
+                    *t = v;
+                }
+                let windows = best[begin..end].iter_mut().zip(&mut picks[begin..end]);
+                for (((best, pick), &v), i) in windows.zip(&taps[begin..end]).zip(0u32..) {
+                    let better = (v > *best) | v.is_nan();
+                    *best = if better { v } else { *best };
+                    *pick = if better { at as u32 + i * stride as u32 } else { *pick };
+                }
+            }
+        }
     }
 }
 

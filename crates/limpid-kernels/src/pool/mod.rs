@@ -40,8 +40,10 @@ impl PoolSpec {
         one_per_dim(op, "kernel", self.kernel.len(), spatial.len())?;
         one_per_dim(op, "stride", self.stride.len(), spatial.len())?;
         one_per_dim(op, "padding", self.padding.len(), spatial.len())?;
-        if self.kernel.contains(&0) || self.stride.contains(&0) {
-            return Err(Error::argument(op, "`kernel` and `stride` must be at least 1"));
+        let mut steps = self.kernel.iter().chain(&self.stride);
+        if steps.any(|n| !(1..=LONGEST).contains(n)) {
+            let message = format!("`kernel` and `stride` must be 1 to {LONGEST}");
+            return Err(Error::Argument { op, message });
         }
         (0..spatial.len())
             .map(|d| {

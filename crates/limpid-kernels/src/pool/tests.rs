@@ -1,6 +1,7 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
 use candle_core::{DType, Device, Var};
+use std::slice::from_ref;
 
 fn values(t: &Tensor) -> Vec<f64> {
     t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
@@ -83,17 +84,35 @@ fn adaptive_windows_cover_the_image() {
     check(1, &[3.0]);
     check(2, &[2.0, 4.0]);
     check(3, &[1.5, 3.0, 4.5]);
-    check(7, &[1.0, 1.5, 2.0, 3.0, 4.0, 4.5, 5.0]);
+    check(7, &[1.0, 1.5, 2.5, 3.0, 3.5, 4.5, 5.0]);
+}
+
+#[test]
+#[allow(clippy::print_stdout)] // says that it was skipped
+fn pytorch_gives_the_same() {
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/engine/resample.safetensors");
+    if !std::path::Path::new(path).exists() {
+        println!("skipped: {path} is absent");
+        return;
+    }
+    let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let x = golden["vol"].unsqueeze(0).unwrap().unsqueeze(0).unwrap();
+    let want = &golden["torch_area"];
+    let got = adaptive_avg_pool(&x, &want.dims()[2..]).unwrap();
+    for (g, w) in values(&got).iter().zip(values(want)) {
+        assert!((g - w).abs() < 1e-6, "{g} for {w}");
+    }
 }
 
 #[test]
 fn gradients_match_finite_differences() {
     for (dims, spec) in cases() {
         let x = test_tensor(2, &dims).unwrap();
-        let error = worst_error(&[x.clone()], |t| max_pool(&t[0], &spec)).unwrap();
+        let error = worst_error(from_ref(&x), |t| max_pool(&t[0], &spec)).unwrap();
         assert!(error < 1e-8, "max {dims:?} {spec:?}: {error}");
         for include in [true, false] {
-            let error = worst_error(&[x.clone()], |t| avg_pool(&t[0], &spec, include)).unwrap();
+            let error = worst_error(from_ref(&x), |t| avg_pool(&t[0], &spec, include)).unwrap();
             assert!(error < 1e-8, "avg {dims:?} {spec:?}: {error}");
         }
     }
@@ -156,10 +175,11 @@ fn bad_input_is_an_error() {
         "max_pool: expected at least 5 pixels with padding in spatial dimension 0, got [1, 1, 4, 4]"
     );
     assert!(message(max_pool(&x, &PoolSpec::cubic(1, 2))).contains("one for each"));
-    assert!(message(avg_pool(&x, &PoolSpec::cubic(2, 0), true)).contains("at least 1"));
+    assert!(message(avg_pool(&x, &PoolSpec::cubic(2, 0), true)).contains("must be 1 to"));
     assert!(
         message(avg_pool(&x, &spec(&[2, 2], &[1, 1], &[2, 0]), true)).contains("half the kernel")
     );
+    assert!(message(max_pool(&x, &PoolSpec::cubic(2, usize::MAX))).contains("must be 1 to"));
     assert!(message(adaptive_avg_pool(&x, &[0, 1])).contains("1 to"));
     let whole = Tensor::zeros((1, 1, 4, 4), DType::I64, &Device::Cpu).unwrap();
     assert!(max_pool(&whole, &PoolSpec::cubic(2, 2)).is_err());

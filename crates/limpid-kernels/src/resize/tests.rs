@@ -77,6 +77,7 @@ fn a_permuted_image_gives_the_same_result() {
 }
 
 #[test]
+#[allow(clippy::print_stdout)] // says that it was skipped
 fn pytorch_gives_the_same() {
     let path =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/engine/resample.safetensors");

@@ -71,8 +71,7 @@ fn distributions_have_their_moments() {
     s.fill_uniform(&mut out);
     assert!(out.iter().all(|v| (0.0..1.0).contains(v)));
     for rate in [0.3, 4.0, 9.9, 10.1, 37.0, 5000.0] {
-        let counts: Vec<f64> =
-            (0..40_000).map(|i| s.op(i).draws().poisson(rate)).collect();
+        let counts: Vec<f64> = (0..40_000).map(|i| s.op(i).draws().poisson(rate)).collect();
         let (m, v) = moments(&counts);
         let tolerance = 5.0 * (rate / 40_000.0f64).sqrt();
         assert!((m - rate).abs() < tolerance, "rate {rate}: mean {m}");

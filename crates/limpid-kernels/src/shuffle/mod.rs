@@ -26,7 +26,7 @@ pub fn pixel_shuffle(x: &Tensor, r: usize) -> Result<Tensor> {
     let op = "pixel_shuffle";
     let (_, channels, spatial) = image(op, x)?;
     let block = block(op, r, spatial.len())?;
-    if channels % block != 0 {
+    if !channels.is_multiple_of(block) {
         return Err(Error::shape(op, format!("channels divisible by {block}"), x.dims()));
     }
     apply(Shuffle { name: op, r, inverse: false }, &[x])
@@ -44,7 +44,7 @@ pub fn pixel_unshuffle(x: &Tensor, r: usize) -> Result<Tensor> {
     let op = "pixel_unshuffle";
     let (_, _, spatial) = image(op, x)?;
     block(op, r, spatial.len())?;
-    if spatial.iter().any(|s| s % r != 0) {
+    if spatial.iter().any(|s| !s.is_multiple_of(r)) {
         return Err(Error::shape(op, format!("spatial sizes divisible by {r}"), x.dims()));
     }
     apply(Shuffle { name: op, r, inverse: true }, &[x])

@@ -157,12 +157,7 @@ fn on_cpu(op: &'static str, t: &Tensor) -> Result<Tensor> {
     Ok(t.detach().to_device(&Device::Cpu)?.to_dtype(dtype)?.contiguous()?)
 }
 
-fn binary(
-    op: &'static str,
-    dst: &Tensor,
-    src: &Tensor,
-    update: impl cpu::Update<1>,
-) -> Result<()> {
+fn binary(op: &'static str, dst: &Tensor, src: &Tensor, update: impl cpu::Update<1>) -> Result<()> {
     check(op, dst, &[src])?;
     Ok(dst.inplace_op2(&src.contiguous()?, &InPlace(update))?)
 }

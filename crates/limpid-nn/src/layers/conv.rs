@@ -36,7 +36,9 @@ impl Conv {
         let shape = [&[outputs, inputs / spec.groups.max(1)], kernel].concat();
         Ok(Self {
             weight: scope.param("weight", &shape, Init::Default)?,
-            bias: bias.then(|| scope.param("bias", &[outputs], Init::bias_of(&shape))).transpose()?,
+            bias: bias
+                .then(|| scope.param("bias", &[outputs], Init::bias_of(&shape)))
+                .transpose()?,
             spec,
         })
     }
@@ -95,7 +97,9 @@ impl ConvTranspose {
         let shape = [&[inputs, outputs / spec.groups.max(1)], kernel].concat();
         Ok(Self {
             weight: scope.param("weight", &shape, Init::Default)?,
-            bias: bias.then(|| scope.param("bias", &[outputs], Init::bias_of(&shape))).transpose()?,
+            bias: bias
+                .then(|| scope.param("bias", &[outputs], Init::bias_of(&shape)))
+                .transpose()?,
             spec,
         })
     }

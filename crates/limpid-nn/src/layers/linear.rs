@@ -21,7 +21,9 @@ impl Linear {
         let shape = [outputs, inputs];
         Ok(Self {
             weight: scope.param("weight", &shape, Init::Default)?,
-            bias: bias.then(|| scope.param("bias", &[outputs], Init::bias_of(&shape))).transpose()?,
+            bias: bias
+                .then(|| scope.param("bias", &[outputs], Init::bias_of(&shape)))
+                .transpose()?,
         })
     }
 

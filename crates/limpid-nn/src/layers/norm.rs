@@ -121,8 +121,7 @@ impl BatchNorm {
                 self.eps,
             );
         }
-        let (y, mean, var) =
-            limpid_kernels::batch_norm_train(x, w.as_ref(), b.as_ref(), self.eps)?;
+        let (y, mean, var) = limpid_kernels::batch_norm_train(x, w.as_ref(), b.as_ref(), self.eps)?;
         let n = (x.elem_count() / x.dims()[1].max(1)) as f64;
         let unbiased = (var.detach() * (n / (n - 1.0).max(1.0)))?;
         self.track(&self.running_mean, &mean.detach())?;

@@ -88,12 +88,7 @@ impl Correlation {
             (0..tasks * parts).into_par_iter().for_each(|task| {
                 let (task, part) = (task / parts, task % parts);
                 let outputs = self.outputs * part / parts..self.outputs * (part + 1) / parts;
-                self.by_product(
-                    &operands,
-                    &tiles[task / self.groups],
-                    task % self.groups,
-                    outputs,
-                );
+                self.by_product(&operands, &tiles[task / self.groups], task % self.groups, outputs);
             });
         }
     }
@@ -204,13 +199,7 @@ impl Correlation {
     }
 
     /// Copies a tile of one channel to its pixels of the output.
-    fn scatter<T: Element>(
-        &self,
-        output: &Output<T>,
-        tile: &Tile,
-        channel: usize,
-        result: &[T],
-    ) {
+    fn scatter<T: Element>(&self, output: &Output<T>, tile: &Tile, channel: usize, result: &[T]) {
         let channels = self.groups * self.outputs;
         let step = self.lattice.step[2];
         for (n, result) in tile.images.clone().zip(result.chunks_exact(tile.pixels.len())) {
@@ -235,13 +224,7 @@ impl Correlation {
 
 /// Adds to the sums of the outputs `x` what they read of a source row through one row of taps.
 #[inline(always)]
-fn add_taps<T: Element>(
-    axis: &Axis,
-    x: &Range<usize>,
-    kernel: &[T],
-    row: &[T],
-    sums: &mut [T],
-) {
+fn add_taps<T: Element>(axis: &Axis, x: &Range<usize>, kernel: &[T], row: &[T], sums: &mut [T]) {
     for (tap, &w) in kernel.iter().enumerate() {
         let (lo, hi) = axis.clip(tap, x);
         if lo == hi {

@@ -23,13 +23,13 @@ use gather::{Axis, Gather};
 use output::Output;
 use std::ops::Range;
 
-/// Pixels of a tile: 3 kB of f32 per row of the column buffer.
+/// Pixels of a tile: a row of the column buffer takes 2 kB.
 fn tile_pixels<T>() -> usize {
-    768 * 4 / size_of::<T>()
+    2048 / size_of::<T>()
 }
 
 /// Rows (channel and tap) of the column buffer, which then takes 0.75 MB and stays in L2.
-const COLUMN_ROWS: usize = 256;
+const COLUMN_ROWS: usize = 384;
 
 /// Parallel tasks worth having; more are made only where the sizes do not give as many.
 const TASKS: usize = 16;

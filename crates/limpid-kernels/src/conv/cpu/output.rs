@@ -81,7 +81,8 @@ pub(super) unsafe fn product<T: Element>(
 ) {
     assert!(m > 0 && n > 0 && k > 0 && a.holds(m, k) && b.holds(k, n));
     let strip = |other: usize| if other < 16 { usize::MAX } else { 128 / size_of::<T>() };
-    let (rows, columns) = if column == 1 { (128, strip(m)) } else { (strip(n), 128) };
+    // 128 rows of `a` stay in the second-level cache while the strips of `b` pass
+    let (rows, columns) = if column == 1 { (128, strip(m)) } else { (strip(n), usize::MAX) };
     for i in (0..m).step_by(rows) {
         for j in (0..n).step_by(columns) {
             // SAFETY: the block lies within the matrices: `a` and `b` were checked, the caller

@@ -13,11 +13,7 @@ use std::ops::Range;
 /// `weight [features, channels / groups, ..]`.
 ///
 /// A task sums one block of weights over one part of the tiles; the parts are added in order.
-pub(in crate::conv) fn weight_grad<T: Element>(
-    g: &Geometry,
-    image: &[T],
-    result: &[T],
-) -> Vec<T> {
+pub(in crate::conv) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Vec<T> {
     let gather = image_gather(g);
     let tiles = tiles(g.batch, g.result_pixels(), g.result[2], tile_pixels::<T>());
     let sums = WeightGrad { g, gather, image, result };
@@ -40,17 +36,22 @@ pub(in crate::conv) fn weight_grad<T: Element>(
         })
         .collect();
 
-    // blocks are [rows, features]; the weight is [features, rows]
+    // the sums are [rows, features], the weight is [features, rows]: transposed by the cache line
+    const LINE: usize = 16;
     let mut weight = vec![T::zero(); g.features * rows];
-    for (task, partial) in partial.iter().enumerate() {
-        let (group, block) = (task / parts / blocks.len(), &blocks[task / parts % blocks.len()]);
-        let weight = &mut weight[group * features * rows..][..features * rows];
-        for (k, weight) in weight.chunks_exact_mut(rows).enumerate() {
-            for (w, sums) in weight[block.clone()].iter_mut().zip(partial.chunks_exact(features)) {
-                *w += sums[k];
+    let groups = weight.par_chunks_exact_mut(features * rows);
+    groups.zip(partial.par_chunks(blocks.len() * parts)).for_each(|(weight, partial)| {
+        weight.par_chunks_mut(LINE * rows).enumerate().for_each(|(line, weight)| {
+            for (i, sums) in partial.iter().enumerate() {
+                let block = blocks[i / parts].clone();
+                for (row, sums) in block.zip(sums.chunks_exact(features)) {
+                    for (k, sum) in sums.iter().skip(line * LINE).take(LINE).enumerate() {
+                        weight[k * rows + row] += *sum;
+                    }
+                }
             }
-        }
-    }
+        });
+    });
     weight
 }
 
@@ -101,7 +102,9 @@ impl<T: Element> WeightGrad<'_, T> {
                 } else {
                     for (k, row) in packed.chunks_exact_mut(tile.len()).enumerate() {
                         for (n, row) in tile.images.clone().zip(row.chunks_exact_mut(pixels)) {
-                            row.copy_from_slice(&self.result_features(n, group)[k * pixels..][..pixels]);
+                            row.copy_from_slice(
+                                &self.result_features(n, group)[k * pixels..][..pixels],
+                            );
                         }
                     }
                     Matrix { data: packed, row: tile.len(), column: 1 }

@@ -1,5 +1,7 @@
 //! The training loop on a model small enough to reason about.
 
+mod resume;
+
 use crate::*;
 use candle_core::{DType, Device, Tensor};
 use limpid_kernels::rng::Stream;
@@ -20,6 +22,8 @@ struct Twin {
     a: Param,
     b: Param,
     seen_in_second: Vec<f32>,
+    /// Score and logged value, if not what they are.
+    score: Option<f64>,
 }
 
 impl Twin {
@@ -29,7 +33,7 @@ impl Twin {
         let init = Init::Normal { mean: 0.0, std: 1.0 };
         let a = scope.pp("first").param("a", &[3], init).unwrap();
         let b = scope.pp("second").param("b", &[3], init).unwrap();
-        Self { params, a, b, seen_in_second: Vec::new() }
+        Self { params, a, b, seen_in_second: Vec::new(), score: None }
     }
 }
 
@@ -42,12 +46,13 @@ impl Model for Twin {
         self.seen_in_second = self.a.tensor().to_vec1()?;
         let second = (self.b.tensor() - self.a.tensor().detach())?.sqr()?.mean_all()?;
         step.minimise("second", &second)?;
-        Ok(Logs::from([("loss".to_owned(), f64::from(first.to_scalar::<f32>()?))]))
+        let loss = f64::from(first.to_scalar::<f32>()?);
+        Ok(Logs::from([("loss".to_owned(), self.score.unwrap_or(loss))]))
     }
 
     fn validation_step(&self, batch: &Batch, _: &Ctx) -> Result<Vec<Logs>> {
         let norm = f64::from(self.a.tensor().sqr()?.sum_all()?.to_scalar::<f32>()?);
-        Ok(vec![Logs::from([("norm".to_owned(), norm)]); batch.len()])
+        Ok(vec![Logs::from([("norm".to_owned(), self.score.unwrap_or(norm))]); batch.len()])
     }
 
     fn predict(&self, input: &Tensor, _: &Ctx) -> Result<Tensor> {
@@ -105,8 +110,12 @@ impl Loader for Toy {
                 values[4] = f32::NAN;
             }
             let input = Tensor::from_vec(values, (2, 3), &Device::Cpu)?;
-            let id = |n| SampleId { file: format!("e{epoch}b{i}.tif"), index: n, region: Vec::new() };
-            Ok(Batch { tensors: BTreeMap::from([("input".into(), input)]), ids: vec![id(0), id(1)] })
+            let id =
+                |n| SampleId { file: format!("e{epoch}b{i}.tif"), index: n, region: Vec::new() };
+            Ok(Batch {
+                tensors: BTreeMap::from([("input".into(), input)]),
+                ids: vec![id(0), id(1)],
+            })
         }))
     }
 }
@@ -165,86 +174,27 @@ struct Trained {
 }
 
 fn train(root: &Path, config: TrainConfig, data: &Toy) -> Trained {
-    let mut model = Twin::new();
+    train_model(Twin::new(), root, config, data, None)
+}
+
+fn train_model(
+    mut model: Twin,
+    root: &Path,
+    config: TrainConfig,
+    data: &Toy,
+    callback: Option<Box<dyn Callback>>,
+) -> Trained {
     let mut run = RunDir::open_or_create(root, "toy", "digest", false).unwrap();
     let mut trainer = Trainer::new(config, 9);
     trainer.interrupt = data.interrupt.clone();
+    trainer.callbacks.extend(callback);
     let mut record = Record::default();
     let result = trainer.fit(&mut model, data, &mut run, &mut record);
     Trained { result, model, record }
 }
 
-/// Bytes of the tensors of the newest checkpoint.
-fn last_bytes(root: &Path) -> Vec<Vec<u8>> {
-    let checkpoints = Checkpoints::new(&root.join("toy-0001/checkpoints"));
-    let path = checkpoints.list().pop().unwrap().path;
-    ["weights", "ema", "optimizers"]
-        .map(|n| std::fs::read(path.join(format!("{n}.safetensors"))).unwrap())
-        .to_vec()
-}
-
-#[test]
-fn an_interrupted_run_ends_with_the_same_bytes() {
-    let whole = tempfile::tempdir().unwrap();
-    assert_eq!(train(whole.path(), config(11), &Toy::new()).result.unwrap(), Outcome::Finished);
-    for at in [(0, 1), (0, 6), (1, 0), (1, 5), (2, 3)] {
-        let parts = tempfile::tempdir().unwrap();
-        let mut data = Toy::new();
-        data.stop_at = Some(at);
-        let first = train(parts.path(), config(11), &data).result.unwrap();
-        assert_eq!(first, Outcome::Interrupted, "{at:?}");
-        let second = train(parts.path(), config(11), &Toy::new());
-        assert_eq!(second.result.unwrap(), Outcome::Finished);
-        assert_eq!(last_bytes(whole.path()), last_bytes(parts.path()), "{at:?}");
-    }
-}
-
-#[test]
-fn a_killed_run_goes_on_from_its_last_checkpoint() {
-    let whole = tempfile::tempdir().unwrap();
-    train(whole.path(), config(11), &Toy::new()).result.unwrap();
-    // as a killed process leaves it: nothing after the checkpoint of step 6, a half-written one
-    let killed = tempfile::tempdir().unwrap();
-    let data = Toy { stop_at: Some((1, 5)), ..Toy::new() };
-    train(killed.path(), config(11), &data).result.unwrap();
-    let dir = killed.path().join("toy-0001/checkpoints");
-    std::fs::create_dir(dir.join(".partial-000000007")).unwrap();
-    train(killed.path(), config(11), &Toy::new()).result.unwrap();
-    assert_eq!(last_bytes(whole.path()), last_bytes(killed.path()));
-}
-
-#[test]
-fn a_damaged_checkpoint_is_detected_and_the_one_before_it_used() {
-    let whole = tempfile::tempdir().unwrap();
-    train(whole.path(), config(11), &Toy::new()).result.unwrap();
-    let root = tempfile::tempdir().unwrap();
-    let data = Toy { stop_at: Some((1, 5)), ..Toy::new() };
-    train(root.path(), config(11), &data).result.unwrap();
-    let list = Checkpoints::new(&root.path().join("toy-0001/checkpoints")).list();
-    assert!(list.len() >= 2);
-    let file = list[list.len() - 1].path.join("weights.safetensors");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let end = bytes.len() - 1;
-    bytes[end] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let again = train(root.path(), config(11), &Toy::new());
-    assert!(again.record.warnings()[0].contains("`weights.safetensors` does not have its checksum"));
-    assert_eq!(again.result.unwrap(), Outcome::Finished);
-    assert_eq!(last_bytes(whole.path()), last_bytes(root.path()));
-}
-
-#[test]
-fn another_configuration_or_other_data_are_refused() {
-    let root = tempfile::tempdir().unwrap();
-    train(root.path(), config(3), &Toy::new()).result.unwrap();
-    let mut run = RunDir::open(&root.path().join("toy-0001")).unwrap();
-    run.update(|s| s.config = "other".into()).unwrap();
-    let mut trainer = Trainer::new(config(5), 9);
-    let error = trainer.fit(&mut Twin::new(), &Toy::new(), &mut run, &mut Silent).unwrap_err();
-    assert!(error.to_string().contains("made with another configuration"), "{error}");
-    assert_eq!(run.status().status, "failed");
-    trainer.allow_changed = true;
-    trainer.fit(&mut Twin::new(), &Toy::new(), &mut run, &mut Silent).unwrap();
+fn list(root: &Path) -> Vec<CheckpointInfo> {
+    Checkpoints::new(&root.join("toy-0001/checkpoints")).list()
 }
 
 #[test]
@@ -276,6 +226,96 @@ fn a_value_that_is_not_finite_is_named_and_the_policy_followed() {
     }
 }
 
+/// Trains with a step whose gradient is not finite from batch `from` on.
+fn train_overflowing(root: &Path, config: TrainConfig, from: u64) -> String {
+    let mut run = RunDir::open_or_create(root, "toy", "digest", false).unwrap();
+    let mut trainer = Trainer::new(config, 9);
+    let mut batch = 0;
+    trainer.step_fn = Some(Box::new(move |model, _, step| {
+        batch += 1;
+        let a = model.params().get("first.a").unwrap().tensor();
+        // the derivative of the root at 0 is infinite
+        let root = (&a - a.detach())?.sqrt()?;
+        let loss = if batch > from { root.sum_all()? } else { a.sum_all()? };
+        step.minimise("first", &loss)?;
+        Ok(Logs::new())
+    }));
+    let error = trainer.fit(&mut Twin::new(), &Toy::new(), &mut run, &mut Silent).unwrap_err();
+    assert_eq!(run.status().status, "failed");
+    error.to_string()
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_is_named_with_the_batch_at_fault() {
+    let root = tempfile::tempdir().unwrap();
+    let error = train_overflowing(root.path(), config(11), 4);
+    assert!(error.contains("the gradient of `first.a`") && error.contains("e0b4.tif"), "{error}");
+    assert!(list(root.path()).is_empty(), "half a step is not saved");
+}
+
+#[test]
+fn loss_scaling_gives_up_when_the_scale_is_not_at_fault() {
+    let root = tempfile::tempdir().unwrap();
+    let scaled = TrainConfig {
+        loss_scale: Some(limpid_nn::scaler::ScalerConfig::default()),
+        accumulate: 1,
+        ..config(400)
+    };
+    let error = train_overflowing(root.path(), scaled, 2);
+    assert!(error.contains("`first.a` is still not finite at step 3"), "{error}");
+    assert!(error.contains("hint: "), "{error}");
+}
+
+#[test]
+fn a_failing_callback_leaves_no_half_done_step() {
+    struct Fail;
+    impl Callback for Fail {
+        fn name(&self) -> &str {
+            "fail"
+        }
+        fn on(&mut self, hook: Hook, state: &mut TrainState<'_>, _: &mut Control) -> Result<()> {
+            match hook {
+                Hook::TrainStepEnded if state.progress.step == 5 => Err(Error::Data("no".into())),
+                _ => Ok(()),
+            }
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    let failed =
+        train_model(Twin::new(), root.path(), config(11), &Toy::new(), Some(Box::new(Fail)));
+    assert_eq!(failed.result.unwrap_err().to_string(), "no");
+    assert!(list(root.path()).iter().all(|c| c.step < 5));
+    let end = failed.record.0.last();
+    assert!(matches!(end, Some(Event::Ended { step: 5, outcome: Outcome::Failed, .. })), "{end:?}");
+}
+
+#[test]
+fn an_unknown_metric_is_refused_before_anything_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = config(11);
+    config.checkpoint.best.metric = "psnr".into();
+    let trained = train(root.path(), config, &Toy::new());
+    let error = trained.result.unwrap_err().to_string();
+    assert!(error.contains("no score `psnr`") && error.contains("one of norm"), "{error}");
+    assert!(list(root.path()).is_empty());
+    assert!(matches!(trained.record.0[..], [Event::Ended { .. }]));
+    let run = RunDir::open(&root.path().join("toy-0001")).unwrap();
+    assert_eq!(run.status().status, "failed");
+}
+
+#[test]
+fn settings_that_cannot_work_are_reported_with_their_keys() {
+    let mut bad = TrainConfig {
+        accumulate: u64::MAX,
+        ema: Some(limpid_nn::ema::EmaConfig::Constant { decay: 1.5 }),
+        early_stop: Some(EarlyStopConfig { patience: 1, min_delta: f64::NAN }),
+        ..config(11)
+    };
+    bad.loss_scale = Some(limpid_nn::scaler::ScalerConfig { backoff: 2.0, ..Default::default() });
+    let keys: Vec<_> = limpid_config::check(&bad).into_iter().map(|f| f.key).collect();
+    assert_eq!(keys, ["accumulate", "ema.decay", "loss_scale.backoff", "early_stop.min_delta"]);
+}
+
 #[test]
 fn callbacks_and_step_functions_may_change_a_run() {
     struct Skip;
@@ -283,7 +323,12 @@ fn callbacks_and_step_functions_may_change_a_run() {
         fn name(&self) -> &str {
             "skip"
         }
-        fn on(&mut self, hook: Hook, state: &mut TrainState<'_>, control: &mut Control) -> Result<()> {
+        fn on(
+            &mut self,
+            hook: Hook,
+            state: &mut TrainState<'_>,
+            control: &mut Control,
+        ) -> Result<()> {
             if hook == Hook::TrainStepStarted {
                 control.skip = state.progress.cursor == 0;
                 for g in &mut state.groups {
@@ -332,10 +377,7 @@ fn best_checkpoints_are_kept_and_early_stop_stops() {
     assert!(trained.record.warnings()[0].contains("stopped early"));
     let run = RunDir::open(&root.path().join("toy-0001")).unwrap();
     let best = run.status().best.clone().unwrap();
-    let steps: Vec<u64> = Checkpoints::new(&run.path().join("checkpoints"))
-        .list()
-        .iter()
-        .map(|c| c.step)
-        .collect();
+    let steps: Vec<u64> =
+        Checkpoints::new(&run.path().join("checkpoints")).list().iter().map(|c| c.step).collect();
     assert!(steps.contains(&best.step), "{best:?} in {steps:?}");
 }

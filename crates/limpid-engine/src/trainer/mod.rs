@@ -1,7 +1,10 @@
-//! The training loop.
+//! The training loop. Going on from checkpoints, and back to them, is in `restore`.
 
+mod restore;
+
+use crate::callback::decisive_score;
 use crate::callback::{self, Callback, Control, Hook};
-use crate::checkpoint::{self, Checkpoints, SavedGroup, SavedState, Snapshot};
+use crate::checkpoint::{CheckpointInfo, Checkpoints};
 use crate::rundir::BestScore;
 use crate::state::{Group, Progress};
 use crate::{
@@ -16,14 +19,9 @@ use limpid_nn::optim::Optimizer;
 use limpid_nn::scaler::GradScaler;
 use limpid_nn::schedule::Schedule;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-/// Bad batches in a row that are left out before training gives up.
-const SKIP_LIMIT: u64 = 20;
-const ROLLBACK_LIMIT: u64 = 5;
 
 /// A training step that replaces the model's for a run.
 pub type StepFn<'a> = dyn FnMut(&mut dyn Model, &Batch, &mut Stepper<'_>) -> Result<Logs> + 'a;
@@ -42,7 +40,8 @@ pub struct Trainer<'a> {
     pub step_fn: Option<Box<StepFn<'a>>>,
     /// Set from outside (a signal handler) to stop after the current step with a checkpoint.
     pub interrupt: Arc<AtomicBool>,
-    /// Resume even though configuration or data differ from the checkpoint's.
+    /// Resume even though configuration, data or parameters differ from the checkpoint's. The run
+    /// keeps its digest of the configuration unless the caller changes it by [`RunDir::update`].
     pub allow_changed: bool,
 }
 
@@ -50,7 +49,8 @@ impl<'a> Trainer<'a> {
     /// A trainer on the CPU with the usual callbacks.
     #[must_use]
     pub fn new(config: TrainConfig, seed: u64) -> Self {
-        let callbacks = callback::usual(&config).into_iter().map(|c| c as Box<dyn Callback>).collect();
+        let callbacks =
+            callback::usual(&config).into_iter().map(|c| c as Box<dyn Callback>).collect();
         Self {
             config,
             seed,
@@ -67,7 +67,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// Those of the data, the model, the callbacks and the file system. An error leaves the last
-    /// checkpoint in place, and writes one more if the state is consistent.
+    /// checkpoint in place, and writes one more if the state is that between two steps.
     pub fn fit(
         &mut self,
         model: &mut dyn Model,
@@ -75,8 +75,35 @@ impl<'a> Trainer<'a> {
         run: &mut RunDir,
         sink: &mut dyn Sink,
     ) -> Result<Outcome> {
-        callback::order(&mut self.callbacks)?;
         let began = Instant::now();
+        let mut result = self.attempt(model, data, run, sink);
+        let status = match &result {
+            Ok(Outcome::Finished) => "finished",
+            Ok(Outcome::Interrupted) => "interrupted",
+            Ok(Outcome::Failed) | Err(_) => "failed",
+        };
+        if let Err(e) = run.update(|s| s.status = status.to_owned()) {
+            // the error of the training itself is what the user must see
+            match &result {
+                Ok(_) => result = Err(e),
+                Err(_) => sink.event(&Event::Warning { message: format!("while ending: {e}") }),
+            }
+        }
+        let outcome = *result.as_ref().unwrap_or(&Outcome::Failed);
+        let (step, seconds) = (run.status().step, began.elapsed().as_secs_f64());
+        sink.event(&Event::Ended { step, outcome, seconds });
+        result
+    }
+
+    fn attempt(
+        &mut self,
+        model: &mut dyn Model,
+        data: &dyn DataModule,
+        run: &mut RunDir,
+        sink: &mut dyn Sink,
+    ) -> Result<Outcome> {
+        callback::order(&mut self.callbacks)?;
+        decisive_score(&*model, &self.config.checkpoint.best.metric)?;
         let state = self.initial_state(model)?;
         let mut fit = Fit {
             trainer: self,
@@ -85,28 +112,17 @@ impl<'a> Trainer<'a> {
             fingerprint: data.fingerprint(),
             run,
             sink,
+            dirty: true,
             bad_in_a_row: 0,
-            last_checkpoint: None,
+            rollback: None,
+            buffers: BTreeMap::new(),
             micro: 0,
             micro_logs: Vec::new(),
         };
         let result = fit.train(data);
-        let step = fit.state.progress.step;
-        let outcome = match &result {
-            Ok(outcome) => *outcome,
-            Err(_) => Outcome::Failed,
-        };
         if result.is_err() {
             fit.rescue();
         }
-        let status = match outcome {
-            Outcome::Finished => "finished",
-            Outcome::Interrupted => "interrupted",
-            Outcome::Failed => "failed",
-        };
-        fit.note(status)?;
-        let seconds = began.elapsed().as_secs_f64();
-        fit.sink.event(&Event::Ended { step, outcome, seconds });
         result
     }
 
@@ -124,6 +140,8 @@ impl<'a> Trainer<'a> {
                     schedule: Schedule::new(&spec.schedule, self.config.steps),
                     scaler: self.config.loss_scale.as_ref().map(GradScaler::new),
                     gradients: BTreeMap::new(),
+                    overflow: None,
+                    overflows: 0,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -149,8 +167,13 @@ struct Fit<'f, 'a, 'm> {
     fingerprint: String,
     run: &'f mut RunDir,
     sink: &'f mut dyn Sink,
+    /// Between the beginning of a step and the last word of the callbacks on it.
+    dirty: bool,
     bad_in_a_row: u64,
-    last_checkpoint: Option<PathBuf>,
+    /// Where the policy `rollback` goes back to.
+    rollback: Option<CheckpointInfo>,
+    /// Buffers before the current optimizer step, for the policy `skip`.
+    buffers: BTreeMap<String, Tensor>,
     /// Batches accumulated towards the next optimizer step, and what they logged.
     micro: u64,
     micro_logs: Vec<Logs>,
@@ -179,12 +202,16 @@ impl Fit<'_, '_, '_> {
         self.note("running")?;
         let mut control = Control::default();
         self.fire(Hook::TrainStarted, &mut control)?;
+        self.dirty = false;
+        self.prepare_rollback()?;
         let mut interrupted = false;
         while self.state.progress.step < steps && !control.stop && !interrupted {
             interrupted = self.epoch(&*loader, data, &mut control)?;
         }
         if !interrupted && self.state.progress.validated != self.state.progress.step {
+            self.dirty = true;
             self.validate(data, &mut control)?;
+            self.dirty = false;
         }
         self.checkpoint(&mut control)?;
         self.fire(Hook::TrainEnded, &mut control)?;
@@ -204,17 +231,19 @@ impl Fit<'_, '_, '_> {
         }
         for batch in loader.epoch(epoch, self.state.progress.cursor) {
             let batch = batch.map_err(Error::Data)?;
+            self.dirty = true;
             match self.batch(batch, control)? {
                 Batched::Done { step: true } => {
                     self.fire(Hook::TrainStepEnded, control)?;
                     if std::mem::take(&mut control.validate) {
                         self.validate(data, control)?;
                     }
+                    self.dirty = false;
                     if std::mem::take(&mut control.checkpoint) {
                         self.checkpoint(control)?;
                     }
                 }
-                Batched::Done { step: false } | Batched::Skipped => {}
+                Batched::Done { step: false } | Batched::Skipped => self.dirty = self.micro > 0,
             }
             if self.micro == 0 && self.interrupted() {
                 return Ok(true);
@@ -261,6 +290,9 @@ impl Fit<'_, '_, '_> {
     }
 
     fn step(&mut self, batch: &Batch) -> Result<Batched> {
+        if self.micro == 0 && self.trainer.config.nonfinite == NonFinite::Skip {
+            self.buffers = restore::buffers(self.state.model)?;
+        }
         let progress = &self.state.progress;
         if let Some((tensor, id)) = batch.first_nonfinite()? {
             return Err(Error::NonFinite {
@@ -272,9 +304,6 @@ impl Fit<'_, '_, '_> {
         let config = &self.trainer.config;
         let boundary = self.micro + 1 == config.accumulate;
         let stream = Stream::new(self.trainer.seed, "model").at(progress.epoch, progress.cursor);
-        let buffers = (config.nonfinite != NonFinite::Stop)
-            .then(|| buffers(self.state.model))
-            .transpose()?;
         let mut stepper = Stepper {
             groups: &mut self.state.groups,
             ctx: Ctx::train(stream),
@@ -290,16 +319,7 @@ impl Fit<'_, '_, '_> {
             None => self.state.model.train_step(batch, &mut stepper),
         };
         let stepped = std::mem::take(&mut stepper.logs);
-        let mut logs = match result {
-            Ok(logs) => logs,
-            Err(e) => {
-                // running statistics that saw the bad batch are taken back
-                if let Some(buffers) = buffers {
-                    self.state.model.params().set(&buffers)?;
-                }
-                return Err(e);
-            }
-        };
+        let mut logs = result?;
         logs.extend(stepped);
         self.micro_logs.push(logs);
         self.state.progress.samples += batch.len() as u64;
@@ -310,35 +330,6 @@ impl Fit<'_, '_, '_> {
             self.micro_logs.clear();
         }
         Ok(Batched::Done { step: boundary })
-    }
-
-    /// Deals with a value that is not finite as configured.
-    fn recover(&mut self, error: Error) -> Result<Batched> {
-        let policy = self.trainer.config.nonfinite;
-        self.bad_in_a_row += 1;
-        let limit = match policy {
-            NonFinite::Stop => 0,
-            NonFinite::Skip => SKIP_LIMIT,
-            NonFinite::Rollback => ROLLBACK_LIMIT,
-        };
-        if self.bad_in_a_row > limit {
-            return Err(error);
-        }
-        if policy == NonFinite::Rollback
-            && let Some(path) = self.last_checkpoint.clone()
-        {
-            let snapshot = checkpoint::read(&path)?;
-            self.restore_tensors(&snapshot)?;
-        }
-        for g in &mut self.state.groups {
-            g.gradients.clear();
-        }
-        self.micro = 0;
-        self.micro_logs.clear();
-        self.state.progress.skipped += 1;
-        let message = format!("left a batch out: {error}");
-        self.sink.event(&Event::Warning { message });
-        Ok(Batched::Skipped)
     }
 
     fn validate(&mut self, data: &dyn DataModule, control: &mut Control) -> Result<()> {
@@ -394,121 +385,18 @@ impl Fit<'_, '_, '_> {
 
     fn checkpoint(&mut self, control: &mut Control) -> Result<()> {
         let path = self.checkpoints.save(&self.snapshot()?)?;
-        let best: Vec<u64> = self.state.progress.best.iter().map(|(s, _)| *s).collect();
-        self.checkpoints.retain(self.trainer.config.checkpoint.keep_last, &best);
-        self.last_checkpoint = Some(path.clone());
         let step = self.state.progress.step;
+        if self.rollback.is_some() && self.regular(step) {
+            self.rollback = Some(CheckpointInfo { step, path: path.clone() });
+        }
+        let mut keep: Vec<u64> = self.state.progress.best.iter().map(|(s, _)| *s).collect();
+        keep.extend(self.rollback.iter().map(|c| c.step));
+        self.checkpoints.retain(self.trainer.config.checkpoint.keep_last, &keep);
         self.fire(Hook::CheckpointSaved, control)?;
         let best = std::mem::take(&mut control.best);
         control.checkpoint = false;
         self.sink.event(&Event::Checkpoint { step, path, best });
         self.note("running")
-    }
-
-    fn snapshot(&self) -> Result<Snapshot> {
-        let mut state = SavedState::new(
-            &self.run.status().config,
-            &self.fingerprint,
-            self.state.progress.clone(),
-        );
-        let mut optimizers = BTreeMap::new();
-        for g in &self.state.groups {
-            for (name, tensor) in g.optimizer.state_tensors()? {
-                optimizers.insert(format!("{}/{name}", g.name), tensor);
-            }
-            let scaler = g.scaler.as_ref().map(serde_json::to_value);
-            let saved = SavedGroup {
-                schedule: g.schedule.save(),
-                scaler: scaler.and_then(std::result::Result::ok).unwrap_or_default(),
-            };
-            state.groups.insert(g.name.clone(), saved);
-        }
-        for c in &self.trainer.callbacks {
-            state.callbacks.insert(c.name().to_owned(), c.save());
-        }
-        if let Some(ema) = &self.state.ema {
-            state.ema = ema.state();
-        }
-        Ok(Snapshot {
-            weights: self.state.model.params().tensors(),
-            ema: self.state.ema.as_ref().map(Ema::tensors),
-            optimizers,
-            state,
-        })
-    }
-
-    /// Goes on from the newest checkpoint, if there is one.
-    fn resume(&mut self) -> Result<()> {
-        let sink = &mut *self.sink;
-        let mut warn = |message| sink.event(&Event::Warning { message });
-        let Some(snapshot) = self.checkpoints.latest(&mut warn)? else { return Ok(()) };
-        let path = self.run.path().join("checkpoints");
-        if !self.trainer.allow_changed {
-            let differs = if snapshot.state.config != self.run.status().config {
-                Some("configuration")
-            } else if snapshot.state.data != self.fingerprint {
-                Some("data")
-            } else {
-                None
-            };
-            if let Some(what) = differs {
-                return Err(Error::Checkpoint {
-                    path,
-                    message: format!("the checkpoint was made with another {what}"),
-                    hint: "begin a new run with `--fresh`, or go on all the same with `--allow-changed`".into(),
-                });
-            }
-        }
-        self.restore_tensors(&snapshot)?;
-        for c in &mut self.trainer.callbacks {
-            if let Some(value) = snapshot.state.callbacks.get(c.name()).filter(|v| !v.is_null()) {
-                c.load(value)?;
-            }
-        }
-        self.state.progress = snapshot.state.progress;
-        let step = self.state.progress.step;
-        self.last_checkpoint =
-            self.checkpoints.list().into_iter().find(|c| c.step == step).map(|c| c.path);
-        Ok(())
-    }
-
-    fn restore_tensors(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.state.model.params().set(&snapshot.weights)?;
-        for g in &mut self.state.groups {
-            let prefix = format!("{}/", g.name);
-            let own = snapshot
-                .optimizers
-                .iter()
-                .filter_map(|(k, t)| Some((k.strip_prefix(&prefix)?.to_owned(), t.clone())))
-                .collect();
-            g.optimizer.load_state(&own)?;
-            if let Some(saved) = snapshot.state.groups.get(&g.name) {
-                g.schedule.load(&saved.schedule);
-                if let Ok(scaler) = serde_json::from_value(saved.scaler.clone()) {
-                    g.scaler = Some(scaler);
-                }
-            }
-        }
-        if let (Some(ema), Some(tensors)) = (&mut self.state.ema, &snapshot.ema) {
-            ema.load(tensors, &snapshot.state.ema)?;
-        }
-        Ok(())
-    }
-
-    /// After an error: a last checkpoint if the state is that between two steps, and word to the
-    /// callbacks. The error itself is what the user must see, so failures here are only warnings.
-    fn rescue(&mut self) {
-        let mut control = Control::default();
-        if self.micro == 0
-            && self.state.progress.step > 0
-            && self.bad_in_a_row == 0
-            && let Err(e) = self.snapshot().and_then(|s| self.checkpoints.save(&s))
-        {
-            self.sink.event(&Event::Warning { message: format!("no last checkpoint: {e}") });
-        }
-        if let Err(e) = self.fire(Hook::Exception, &mut control) {
-            self.sink.event(&Event::Warning { message: format!("while ending: {e}") });
-        }
     }
 
     fn fire(&mut self, hook: Hook, control: &mut Control) -> Result<()> {
@@ -525,27 +413,19 @@ impl Fit<'_, '_, '_> {
     fn note(&mut self, status: &str) -> Result<()> {
         let step = self.state.progress.step;
         let steps = self.trainer.config.steps;
-        let metric = &self.trainer.config.checkpoint.best.metric;
-        let metric = if metric.is_empty() {
-            self.state.model.scores().first().map(|s| s.name.clone())
-        } else {
-            Some(metric.clone())
-        };
-        let best = self.state.progress.best.first().zip(metric).map(|(&(step, value), metric)| {
-            BestScore { metric, value, step }
-        });
+        let score =
+            decisive_score(&*self.state.model, &self.trainer.config.checkpoint.best.metric)?;
+        let best =
+            self.state.progress.best.first().zip(score).map(|(&(step, value), score)| BestScore {
+                metric: score.name,
+                value,
+                step,
+            });
         self.run.update(|s| {
             s.status = status.to_owned();
             (s.step, s.steps, s.best) = (step, steps, best);
         })
     }
-}
-
-/// Copies of the buffers (running statistics) of a model.
-fn buffers(model: &dyn Model) -> Result<BTreeMap<String, Tensor>> {
-    let all = model.params().all();
-    let own = all.iter().filter(|p| !p.trainable());
-    own.map(|p| Ok((p.name().to_owned(), p.var().as_detached_tensor().copy()?))).collect()
 }
 
 fn copies(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
