@@ -175,6 +175,8 @@ pub struct Plan {
     context: Option<(usize, usize)>,
     bytes_per_pixel: usize,
     channels: usize,
+    /// The budget in bytes, if the window was chosen by it.
+    budget: Option<u64>,
 }
 
 impl Plan {
@@ -275,6 +277,10 @@ impl Plan {
             context,
             bytes_per_pixel: needs.bytes_per_pixel,
             channels: needs.channels.max(1),
+            budget: config
+                .size
+                .is_empty()
+                .then(|| (config.budget_mib as u64).saturating_mul(1 << 20)),
             size,
         };
         plan.open_rows = axes[0].iter().map(|s| plan.kept_rows(*s).len()).max().unwrap_or(1);
@@ -357,6 +363,10 @@ impl std::fmt::Display for Plan {
         write!(f, ", blending {} MiB", mib(self.blend_bytes()))?;
         if self.bytes_per_pixel > 0 {
             write!(f, ", network about {} MiB", mib(self.network_bytes()))?;
+        }
+        let bytes = self.blend_bytes().saturating_add(self.network_bytes());
+        if let Some(budget) = self.budget.filter(|budget| bytes > *budget) {
+            write!(f, ", beyond the budget of {} MiB", mib(budget))?;
         }
         Ok(())
     }

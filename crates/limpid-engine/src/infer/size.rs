@@ -83,8 +83,9 @@ fn chosen(config: &TileConfig, needs: &Needs, image: &[usize], whole: &[usize]) 
         network_bytes(size, config.batch.max(1), bytes, config.tta, needs.channels.max(1))
     };
     let fits = |size: &[usize]| blend(size).saturating_add(network(size)) <= budget;
-    let can_halve = |size: &[usize], a: usize| size[a] / 2 >= 4 * divisor(a) && size[a] > 16;
-    let half = |size: &[usize], a: usize| (size[a] / 2).next_multiple_of(divisor(a));
+    let can_halve = |size: &[usize], a: usize| size[a] > 4 * divisor(a) && size[a] > 16;
+    let half =
+        |size: &[usize], a: usize| (size[a] / 2).next_multiple_of(divisor(a)).max(4 * divisor(a));
     // context of an axis is whole if its halo is
     let is_whole = |size: usize, a: usize| {
         let field = needs.receptive_field[a];

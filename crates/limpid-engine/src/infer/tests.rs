@@ -145,10 +145,13 @@ fn the_chosen_window_leaves_memory_for_blending_and_says_what_it_lacks() {
     for channels in [1, 2] {
         let plan = plan(4096, 17, channels);
         assert!(plan.blend_bytes() + plan.network_bytes() <= 4096 << 20, "{plan}");
-        assert!(!plan.to_string().contains("context"), "{plan}");
+        let text = plan.to_string();
+        assert!(!text.contains("context") && !text.contains("budget"), "{plan}");
     }
     let cut = plan(512, 200, 1);
     assert!(cut.to_string().contains(" of 100 pixels, blending "), "{cut}");
+    assert!(cut.to_string().ends_with(", beyond the budget of 512 MiB"), "{cut}");
+    assert_eq!(cut.size[0], 32, "four divisors");
     // a field that halving would cut keeps its context where the budget has some left
     let roomy = plan(16_384, 120, 1);
     assert!(!roomy.to_string().contains("context"), "{roomy}");
