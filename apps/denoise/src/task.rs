@@ -81,6 +81,7 @@ pub(crate) fn digest(config: &Config) -> Result<String, Failure> {
     config.data.workers = 1;
     config.data.prefetch = 1;
     config.data.cache_mib = 0;
+    config.data.prefetch_mib = 1;
     let text = toml::to_string(&config).map_err(Failure::run)?;
     Ok(Sha256::digest(text.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect())
 }

@@ -194,7 +194,7 @@ mod tests {
         };
         let html = report.html();
         assert!(html.contains("a &lt;b&gt;") && html.contains("1 &amp; 2"));
-        assert!(html.contains("best 0.1 at 10") && html.contains("data:image/png;base64,AQ=="));
+        assert!(html.contains("best 0.1000 at 10") && html.contains("data:image/png;base64,AQ=="));
         for outside in ["http://", "https://", "src=\"/", "@import", "<link"] {
             assert!(!html.contains(outside), "{outside}");
         }
