@@ -1,6 +1,6 @@
 //! The configuration of a denoising task: the crates' own structs, put together.
 
-use limpid_arch::NetworkConfig;
+use limpid_arch::{ImageArchitecture, NetworkConfig};
 use limpid_config::{Check, Validate};
 use limpid_datamodule::DataConfig;
 use limpid_datamodule::dataset::DatasetConfig;

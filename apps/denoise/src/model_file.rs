@@ -1,6 +1,6 @@
 //! Finding and reading the model that a command is to use.
 
-use limpid_arch::{ImageToImage, NetworkConfig};
+use limpid_arch::{ImageArchitecture, Network, NetworkConfig};
 use limpid_cli::Failure;
 use limpid_datamodule::normalise::Normalisers;
 use limpid_engine::infer::Needs;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Trained {
     pub(crate) path: PathBuf,
     pub(crate) card: Card,
-    pub(crate) net: Box<dyn ImageToImage>,
+    pub(crate) net: Box<dyn Network>,
     pub(crate) params: Params,
     pub(crate) normalisers: Normalisers,
 }

@@ -8,7 +8,7 @@
 //!   → upcat_4 (f3) → upcat_3 (f2) → upcat_2 (f1) → upcat_1 (f5) → final_conv → [N, out, s…]
 //! ```
 
-use crate::{ImageToImage, Shapes, rank_of, size_of};
+use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
 use limpid_kernels::{ConvTransposeSpec, Pad, PoolSpec};
@@ -59,28 +59,6 @@ impl Config {
         Self { features: [16, 16, 32, 64, 128, 16], ..Self::default() }
     }
 
-    /// 16: the image is halved four times. (Odd sizes work too, at a loss on the border.)
-    #[must_use]
-    pub fn divisor(&self) -> Vec<usize> {
-        vec![16; self.dims]
-    }
-
-    /// 140 per axis: two 3×3 convolutions on the way down and up at each of five scales.
-    #[must_use]
-    pub fn receptive_field(&self) -> Vec<usize> {
-        let down: usize = (0..5).map(|l| (if l > 0 { 1 << (l - 1) } else { 0 }) + (4 << l)).sum();
-        let up: usize = (0..4).map(|l| 4 << l).sum();
-        vec![1 + down + up; self.dims]
-    }
-
-    /// Bytes of activations per pixel in a forward pass, roughly.
-    #[must_use]
-    pub fn activation_bytes(&self) -> usize {
-        let f = &self.features;
-        let shrink = 1usize << self.dims;
-        4 * (4 * f[0] + f[5] + f[1] * 3 / shrink + f[2] * 3 / shrink.pow(2))
-    }
-
     /// The configuration that a checkpoint's shapes belong to.
     #[must_use]
     pub fn recognise(shapes: &Shapes) -> Option<Self> {
@@ -112,6 +90,49 @@ impl Config {
             activation,
             residual: false,
         })
+    }
+}
+
+impl Architecture for Config {
+    fn kind(&self) -> &'static str {
+        "basic_unet"
+    }
+
+    fn define(&self, scope: &Scope) -> Result<()> {
+        BasicUNet::new(self, scope).map(drop)
+    }
+}
+
+impl ImageArchitecture for Config {
+    fn build(&self, scope: &Scope) -> Result<Box<dyn Network>> {
+        Ok(Box::new(BasicUNet::new(self, scope)?))
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    /// 16: the image is halved four times. (Odd sizes work too, at a loss on the border.)
+    fn divisor(&self) -> Vec<usize> {
+        vec![16; self.dims]
+    }
+
+    /// 140 per axis: two 3×3 convolutions on the way down and up at each of five scales.
+    fn receptive_field(&self) -> Vec<usize> {
+        let down: usize = (0..5).map(|l| (if l > 0 { 1 << (l - 1) } else { 0 }) + (4 << l)).sum();
+        let up: usize = (0..4).map(|l| 4 << l).sum();
+        vec![1 + down + up; self.dims]
+    }
+
+    /// Bytes of activations per pixel in a forward pass, roughly.
+    fn activation_bytes(&self) -> usize {
+        let f = &self.features;
+        let shrink = 1usize << self.dims;
+        4 * (4 * f[0] + f[5] + f[1] * 3 / shrink + f[2] * 3 / shrink.pow(2))
     }
 }
 
@@ -238,7 +259,7 @@ impl BasicUNet {
     }
 }
 
-impl ImageToImage for BasicUNet {
+impl Network for BasicUNet {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut scales = vec![self.first.forward(x, ctx)?];
         for (i, block) in self.down.iter().enumerate() {

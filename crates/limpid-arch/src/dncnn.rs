@@ -7,7 +7,7 @@
 //! x [N, in, s…] → conv, act → (conv, [norm], act) × depth-2 → conv → n;  y = x - n
 //! ```
 
-use crate::{ImageToImage, Shapes, rank_of, size_of};
+use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
 use limpid_nn::layers::{BatchNorm, Conv};
@@ -45,24 +45,6 @@ impl Config {
         Self { width: 32, depth: 8, ..Self::default() }
     }
 
-    /// Sizes need not be multiples of anything.
-    #[must_use]
-    pub fn divisor(&self) -> Vec<usize> {
-        vec![1; self.dims]
-    }
-
-    /// `2·depth + 1` per axis.
-    #[must_use]
-    pub fn receptive_field(&self) -> Vec<usize> {
-        vec![2 * self.depth + 1; self.dims]
-    }
-
-    /// Bytes of activations per pixel in a forward pass, roughly.
-    #[must_use]
-    pub fn activation_bytes(&self) -> usize {
-        4 * 3 * self.width
-    }
-
     /// The configuration that a checkpoint's shapes belong to.
     #[must_use]
     pub fn recognise(shapes: &Shapes) -> Option<Self> {
@@ -77,6 +59,45 @@ impl Config {
         let channels = size_of(shapes, "model.0.weight", 1)?;
         let width = size_of(shapes, "model.0.weight", 0)?;
         Some(Self { dims, channels, width, depth, batch_norm })
+    }
+}
+
+impl Architecture for Config {
+    fn kind(&self) -> &'static str {
+        "dncnn"
+    }
+
+    fn define(&self, scope: &Scope) -> Result<()> {
+        DnCnn::new(self, scope).map(drop)
+    }
+}
+
+impl ImageArchitecture for Config {
+    fn build(&self, scope: &Scope) -> Result<Box<dyn Network>> {
+        Ok(Box::new(DnCnn::new(self, scope)?))
+    }
+
+    fn in_channels(&self) -> usize {
+        self.channels
+    }
+
+    fn out_channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Sizes need not be multiples of anything.
+    fn divisor(&self) -> Vec<usize> {
+        vec![1; self.dims]
+    }
+
+    /// `2·depth + 1` per axis.
+    fn receptive_field(&self) -> Vec<usize> {
+        vec![2 * self.depth + 1; self.dims]
+    }
+
+    /// Bytes of activations per pixel in a forward pass, roughly.
+    fn activation_bytes(&self) -> usize {
+        4 * 3 * self.width
     }
 }
 
@@ -126,7 +147,7 @@ impl DnCnn {
     }
 }
 
-impl ImageToImage for DnCnn {
+impl Network for DnCnn {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = x.clone();
         for (i, (conv, norm)) in self.layers.iter().enumerate() {

@@ -9,7 +9,7 @@
 //!   → upsamples.i: transposed convolution, cat with skip, block → output_block (1×1)
 //! ```
 
-use crate::{ImageToImage, Shapes, size_of};
+use crate::{Architecture, ImageArchitecture, Network, Shapes, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
 use limpid_kernels::{ConvSpec, ConvTransposeSpec, leaky_relu};
@@ -69,34 +69,6 @@ impl Config {
         }
     }
 
-    /// Product of the strides per axis.
-    #[must_use]
-    pub fn divisor(&self) -> Vec<usize> {
-        (0..self.dims).map(|a| self.strides.iter().map(|s| s[a]).product()).collect()
-    }
-
-    /// Sum over all convolutions of `(k-1)` times the spacing of their level.
-    #[must_use]
-    pub fn receptive_field(&self) -> Vec<usize> {
-        let axis = |a: usize| {
-            let (mut field, mut spacing) = (1, 1);
-            for (level, (k, s)) in self.kernels.iter().zip(&self.strides).enumerate() {
-                let down = (k[a] - 1) * spacing + (k[a] - 1) * spacing * s[a];
-                spacing *= s[a];
-                let up = if level + 1 < self.kernels.len() { 2 * (k[a] - 1) * spacing } else { 0 };
-                field += down + up;
-            }
-            field
-        };
-        (0..self.dims).map(axis).collect()
-    }
-
-    /// Bytes of activations per pixel in a forward pass, roughly.
-    #[must_use]
-    pub fn activation_bytes(&self) -> usize {
-        4 * 6 * self.filters.first().copied().unwrap_or(1)
-    }
-
     /// The configuration that a checkpoint's shapes belong to; strides are taken from the
     /// transposed convolutions.
     #[must_use]
@@ -132,6 +104,55 @@ impl Config {
             norm: if batch { NormConfig::Batch {} } else { NormConfig::Instance { affine } },
             residual: false,
         })
+    }
+}
+
+impl Architecture for Config {
+    fn kind(&self) -> &'static str {
+        "dynunet"
+    }
+
+    fn define(&self, scope: &Scope) -> Result<()> {
+        DynUNet::new(self, scope).map(drop)
+    }
+}
+
+impl ImageArchitecture for Config {
+    fn build(&self, scope: &Scope) -> Result<Box<dyn Network>> {
+        Ok(Box::new(DynUNet::new(self, scope)?))
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    /// Product of the strides per axis.
+    fn divisor(&self) -> Vec<usize> {
+        (0..self.dims).map(|a| self.strides.iter().map(|s| s[a]).product()).collect()
+    }
+
+    /// Sum over all convolutions of `(k-1)` times the spacing of their level.
+    fn receptive_field(&self) -> Vec<usize> {
+        let axis = |a: usize| {
+            let (mut field, mut spacing) = (1, 1);
+            for (level, (k, s)) in self.kernels.iter().zip(&self.strides).enumerate() {
+                let down = (k[a] - 1) * spacing + (k[a] - 1) * spacing * s[a];
+                spacing *= s[a];
+                let up = if level + 1 < self.kernels.len() { 2 * (k[a] - 1) * spacing } else { 0 };
+                field += down + up;
+            }
+            field
+        };
+        (0..self.dims).map(axis).collect()
+    }
+
+    /// Bytes of activations per pixel in a forward pass, roughly.
+    fn activation_bytes(&self) -> usize {
+        4 * 6 * self.filters.first().copied().unwrap_or(1)
     }
 }
 
@@ -289,7 +310,7 @@ impl DynUNet {
     }
 }
 
-impl ImageToImage for DynUNet {
+impl Network for DynUNet {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut scales = vec![x.clone()];
         for block in &self.down {

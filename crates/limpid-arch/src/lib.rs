@@ -2,8 +2,9 @@
 //! net, tests.
 //!
 //! Parameter names equal the reference `state_dict`. A network is rank-generic where its reference
-//! comes in 2-D and 3-D. [`NetworkConfig`] picks one by `kind`; [`recognise`] finds the
-//! configuration that a checkpoint's keys and shapes belong to.
+//! comes in 2-D and 3-D. [`NetworkConfig`] picks an image-to-image network by `kind`;
+//! [`recognise`] finds the configuration of any network that a checkpoint's keys and shapes belong
+//! to.
 //!
 //! Invariants: a network knows no loss, no data and no training loop.
 
@@ -11,23 +12,88 @@ pub mod basic_unet;
 pub mod dncnn;
 pub mod dynunet;
 pub mod nucli_unet;
+mod recognise;
 mod registry;
 
-pub use registry::{KINDS, NetworkConfig, Recognised, recognise, reference_key};
+pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
+pub use registry::{KINDS, NetworkConfig};
 
 use candle_core::Tensor;
-use limpid_nn::{Ctx, Result};
+use limpid_nn::{Ctx, Params, Result, Scope};
 use std::collections::BTreeMap;
 
-/// A network that maps an image to an image of the same spatial size.
-pub trait ImageToImage: Send + Sync {
+/// A network that maps a tensor to a tensor.
+pub trait Network: Send + Sync {
     /// # Shapes
-    /// `x [N, in, s…]` → `[N, out, s…]`; each spatial size a multiple of the configuration's
-    /// divisor.
+    /// Of an image-to-image network: `x [N, in, s…]` → `[N, out, scale·s…]`; each spatial size a
+    /// multiple of the configuration's divisor.
     ///
     /// # Errors
     /// [`limpid_nn::Error::Shape`] if `x` does not fit.
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor>;
+}
+
+/// The configuration of a network: what is known before there are weights.
+pub trait Architecture: std::fmt::Debug {
+    /// Name of the network: that of its module.
+    fn kind(&self) -> &'static str;
+
+    /// Defines the parameters, which tells their names and shapes.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    fn define(&self, scope: &Scope) -> Result<()>;
+
+    /// Names and shapes of the parameters and buffers.
+    ///
+    /// # Errors
+    /// If the network cannot be built.
+    fn shapes(&self) -> Result<Shapes> {
+        let params = Params::new();
+        let stream = limpid_kernels::rng::Stream::new(0, "shapes");
+        self.define(&params.scope(stream, candle_core::DType::F32, &candle_core::Device::Cpu))?;
+        Ok(params.shapes())
+    }
+}
+
+/// The configuration of an image-to-image network.
+pub trait ImageArchitecture: Architecture {
+    /// Defines the parameters and returns the network.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    fn build(&self, scope: &Scope) -> Result<Box<dyn Network>>;
+
+    /// Channels of the image it takes.
+    fn in_channels(&self) -> usize;
+
+    /// Channels of the image it gives.
+    fn out_channels(&self) -> usize;
+
+    /// Image sizes must be multiples of this, per spatial axis.
+    fn divisor(&self) -> Vec<usize>;
+
+    /// Pixels that an output pixel depends on, per spatial axis; where means over the whole image
+    /// come in, what the convolutions see.
+    fn receptive_field(&self) -> Vec<usize>;
+
+    /// Bytes of activations per input pixel in a forward pass, roughly.
+    fn activation_bytes(&self) -> usize;
+
+    /// How many times larger the output is, along every axis.
+    fn scale(&self) -> usize {
+        1
+    }
+
+    /// The only spatial size it takes, if there is but one (learnt positions).
+    fn fixed_size(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Spatial dimensions.
+    fn dims(&self) -> usize {
+        self.divisor().len()
+    }
 }
 
 /// Shapes of a checkpoint by key.
@@ -41,6 +107,12 @@ fn rank_of(shapes: &Shapes, key: &str) -> Option<usize> {
 /// The `axis`-th size of an entry of a checkpoint.
 fn size_of(shapes: &Shapes, key: &str, axis: usize) -> Option<usize> {
     shapes.get(key)?.get(axis).copied()
+}
+
+/// How many of `prefix.0…`, `prefix.1…` have a key that ends in `suffix`, counted from 0 without a
+/// gap.
+fn count_of(shapes: &Shapes, prefix: &str, suffix: &str) -> usize {
+    (0..).take_while(|i| shapes.contains_key(&format!("{prefix}{i}{suffix}"))).count()
 }
 
 #[cfg(test)]

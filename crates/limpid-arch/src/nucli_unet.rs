@@ -9,7 +9,7 @@
 //!   → bottleneck_0 → up_i: double, conv_prev, cat with skip, main_conv → output;  y = x + output
 //! ```
 
-use crate::{ImageToImage, Shapes, rank_of, size_of};
+use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
 use limpid_kernels::{PoolSpec, Resize, relu};
@@ -51,28 +51,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Two to the number of levels.
-    #[must_use]
-    pub fn divisor(&self) -> Vec<usize> {
-        vec![1 << self.encoder.len(); self.dims]
-    }
-
-    /// Sum over all 3-kernels of twice the spacing of their level, plus the pooling.
-    #[must_use]
-    pub fn receptive_field(&self) -> Vec<usize> {
-        let levels = self.encoder.len();
-        let encode: usize = (0..=levels).map(|l| (2 * self.convs) << l).sum();
-        let pool: usize = (0..levels).map(|l| 1 << l).sum();
-        let decode: usize = (0..levels).map(|l| 4 << l).sum();
-        vec![1 + 2 + encode + pool + decode + 2; self.dims]
-    }
-
-    /// Bytes of activations per pixel in a forward pass, roughly.
-    #[must_use]
-    pub fn activation_bytes(&self) -> usize {
-        4 * 6 * self.encoder.first().copied().unwrap_or(1)
-    }
-
     /// The configuration that a checkpoint's shapes belong to.
     #[must_use]
     pub fn recognise(shapes: &Shapes) -> Option<Self> {
@@ -93,6 +71,49 @@ impl Config {
             bottleneck: out("bottleneck_0.blocks.out".to_owned())?,
             convs: regular + 1,
         })
+    }
+}
+
+impl Architecture for Config {
+    fn kind(&self) -> &'static str {
+        "nucli_unet"
+    }
+
+    fn define(&self, scope: &Scope) -> Result<()> {
+        NucliUNet::new(self, scope).map(drop)
+    }
+}
+
+impl ImageArchitecture for Config {
+    fn build(&self, scope: &Scope) -> Result<Box<dyn Network>> {
+        Ok(Box::new(NucliUNet::new(self, scope)?))
+    }
+
+    fn in_channels(&self) -> usize {
+        1
+    }
+
+    fn out_channels(&self) -> usize {
+        1
+    }
+
+    /// Two to the number of levels.
+    fn divisor(&self) -> Vec<usize> {
+        vec![1 << self.encoder.len(); self.dims]
+    }
+
+    /// Sum over all 3-kernels of twice the spacing of their level, plus the pooling.
+    fn receptive_field(&self) -> Vec<usize> {
+        let levels = self.encoder.len();
+        let encode: usize = (0..=levels).map(|l| (2 * self.convs) << l).sum();
+        let pool: usize = (0..levels).map(|l| 1 << l).sum();
+        let decode: usize = (0..levels).map(|l| 4 << l).sum();
+        vec![1 + 2 + encode + pool + decode + 2; self.dims]
+    }
+
+    /// Bytes of activations per pixel in a forward pass, roughly.
+    fn activation_bytes(&self) -> usize {
+        4 * 6 * self.encoder.first().copied().unwrap_or(1)
     }
 }
 
@@ -215,7 +236,7 @@ fn suv_channels(x: &Tensor) -> Result<Tensor> {
     Ok(Tensor::cat(&[&(x / &plus)?, &plus.log()?, &(x / 2.5)?], 1)?)
 }
 
-impl ImageToImage for NucliUNet {
+impl Network for NucliUNet {
     fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
         let mut h = if self.suv_channels { suv_channels(x)? } else { x.clone() };
         h = self.input.forward(&h)?;

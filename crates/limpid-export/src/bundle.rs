@@ -1,7 +1,7 @@
 //! `model.safetensors`: weights and, in its header, how to use them.
 
 use candle_core::Tensor;
-use limpid_arch::{NetworkConfig, recognise, reference_key};
+use limpid_arch::{ImageArchitecture, NetworkConfig, recognise, reference_key};
 use limpid_nn::tensors;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,7 +124,7 @@ impl Bundle {
             let hint = match recognise(&shapes).first() {
                 Some(r) => format!(
                     "they fit the network `{}` with {} mismatches; train or wrap the weights first; `denoise inspect FILE` names the network",
-                    r.config.kind(),
+                    r.config.settings().kind(),
                     r.mismatches
                 ),
                 None => "no known network has these keys".to_owned(),

@@ -5,7 +5,7 @@
 //! noisy image itself at pixels that were masked in the input.
 
 use candle_core::{DType, Device, Tensor};
-use limpid_arch::{ImageToImage, NetworkConfig};
+use limpid_arch::{ImageArchitecture, Network, NetworkConfig};
 use limpid_config::{Check, Validate};
 use limpid_engine::{Batch, Error, Logs, Model, OptimizerSpec, Picture, Result, Score, Stepper};
 use limpid_kernels::Pad;
@@ -88,7 +88,7 @@ impl std::fmt::Debug for Measure {
 
 /// A network under training, or ready to predict.
 pub struct Restoration {
-    net: Box<dyn ImageToImage>,
+    net: Box<dyn Network>,
     params: Params,
     divisor: Vec<usize>,
     /// None: masked squared error.

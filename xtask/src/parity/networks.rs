@@ -1,7 +1,7 @@
 //! Networks with the weights of their reference: output, loss and every gradient.
 
 use candle_core::{DType, Device, Tensor, Var};
-use limpid_arch::{Shapes, recognise, reference_key};
+use limpid_arch::{AnyConfig, ImageArchitecture, Shapes, recognise, reference_key};
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Params};
 use std::collections::BTreeMap;
@@ -21,13 +21,14 @@ pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
     let shapes: Shapes = weights.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
     let best = recognise(&shapes).into_iter().next().ok_or("no network has these weights")?;
     if best.mismatches > 0 {
-        let kind = best.config.kind();
+        let kind = best.config.settings().kind();
         return Err(format!("{} weights do not fit the nearest network, {kind}", best.mismatches));
     }
+    let AnyConfig::Image(config) = best.config;
 
     let params = Params::new();
     let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    let net = best.config.build(&scope).map_err(text)?;
+    let net = config.build(&scope).map_err(text)?;
     params.set(&weights).map_err(text)?;
     let x = Var::from_tensor(fixture.tensor("input.0")?).map_err(text)?;
     let output = net.forward(x.as_tensor(), &Ctx::eval()).map_err(text)?;

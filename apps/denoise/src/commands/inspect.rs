@@ -1,7 +1,7 @@
 //! `denoise inspect`: what is in a file.
 
 use crate::model_file::Trained;
-use limpid_arch::{recognise, reference_key};
+use limpid_arch::{Architecture, ImageArchitecture, recognise, reference_key};
 use limpid_cli::{Align, ComputeArgs, Failure, HELP, bytes, print, runs, table};
 use limpid_datamodule::normalise::Statistics;
 use limpid_io::{Region, VolumeInfo};
@@ -190,14 +190,19 @@ fn weights(path: &Path) -> Result<String, Failure> {
     let mut text = format!("{} tensors, {scalars} values\n", tensors.len());
     match recognise(&shapes).first() {
         Some(best) if best.mismatches == 0 => {
-            let _ = writeln!(text, "fits the network `{}`: {:?}", best.config.kind(), best.config);
+            let _ = writeln!(
+                text,
+                "fits the network `{}`: {:?}",
+                best.config.settings().kind(),
+                best.config
+            );
         }
         Some(best) => {
-            let expected = best.config.shapes().map_err(Failure::data)?;
+            let expected = best.config.settings().shapes().map_err(Failure::data)?;
             let _ = writeln!(
                 text,
                 "resembles the network `{}`, but {} keys differ",
-                best.config.kind(),
+                best.config.settings().kind(),
                 best.mismatches
             );
             let _ = writeln!(text, "{}", limpid_nn::compare(&expected, &tensors));
