@@ -31,23 +31,39 @@ pub struct ComputeArgs {
     pub terminal: ColorArgs,
 }
 
-/// For verbs that load a configuration and compute nothing.
+/// The keys of a configuration.
 #[derive(Debug, Clone, clap::Args)]
-pub struct ConfigArgs {
+pub struct SetArgs {
+    /// Set a config key, such as optimizer.lr=1e-4; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = RUN)]
+    pub sets: Vec<String>,
+}
+
+/// What makes the configuration of a run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RequestArgs {
     /// Seed of all randomness; the same as `--set seed=N`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = RUN)]
     pub seed: Option<u64>,
 
-    /// Set a config key, such as optimizer.lr=1e-4; can be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = RUN)]
-    pub sets: Vec<String>,
+    /// The `--set`s.
+    #[command(flatten)]
+    pub keys: SetArgs,
+}
+
+/// For verbs that load a configuration and compute nothing.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArgs {
+    /// Seed and keys.
+    #[command(flatten)]
+    pub request: RequestArgs,
 
     /// The colour choice.
     #[command(flatten)]
     pub terminal: ColorArgs,
 }
 
-/// For verbs that run a network: all there is.
+/// For verbs that run a network.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CommonArgs {
     /// Where to compute: auto, cpu or cuda:N
@@ -58,21 +74,9 @@ pub struct CommonArgs {
     #[command(flatten)]
     pub compute: ComputeArgs,
 
-    /// Seed of all randomness; the same as `--set seed=N`
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = RUN)]
-    pub seed: Option<u64>,
-
     /// Directory for what the command writes
     #[arg(long, value_name = "DIR", help_heading = RUN)]
     pub out: Option<PathBuf>,
-
-    /// Begin anew instead of continuing an unfinished run
-    #[arg(long, help_heading = RUN)]
-    pub fresh: bool,
-
-    /// Set a config key, such as optimizer.lr=1e-4; can be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = RUN)]
-    pub sets: Vec<String>,
 
     /// Show the resolved configuration and the plan, and stop
     #[arg(long, help_heading = RUN)]
@@ -89,6 +93,22 @@ pub struct CommonArgs {
     /// Write events and results as JSON lines to standard output
     #[arg(long, help_heading = TERMINAL)]
     pub json: bool,
+}
+
+/// For verbs that make a run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Seed and keys.
+    #[command(flatten)]
+    pub request: RequestArgs,
+
+    /// Begin anew instead of continuing an unfinished run
+    #[arg(long, help_heading = RUN)]
+    pub fresh: bool,
+
+    /// All else.
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 const COMPUTE: &str = "Compute";
@@ -137,14 +157,6 @@ impl ComputeArgs {
     }
 }
 
-impl ConfigArgs {
-    /// What to load the configuration from: `file`, the `--set`s and `--seed`.
-    #[must_use]
-    pub fn request(&self, file: Option<PathBuf>) -> Request<'static> {
-        request(file, &self.sets, self.seed)
-    }
-}
-
 impl CommonArgs {
     /// Puts the colour choice and the thread count into effect; to be called once, before anything
     /// is printed or computed.
@@ -168,20 +180,24 @@ impl CommonArgs {
             _ => Verbosity::Normal,
         }
     }
+}
 
+impl RequestArgs {
     /// What to load the configuration from: `file`, the `--set`s and `--seed`.
     #[must_use]
     pub fn request(&self, file: Option<PathBuf>) -> Request<'static> {
-        request(file, &self.sets, self.seed)
+        // the seed is the top-level key `seed` of every config
+        let seed = self
+            .seed
+            .and_then(|seed| i64::try_from(seed).ok())
+            .map(|seed| ("seed".to_owned(), toml::Value::Integer(seed), format!("--seed {seed}")));
+        Request {
+            file,
+            sets: self.keys.sets.clone(),
+            flags: seed.into_iter().collect(),
+            ..Request::default()
+        }
     }
-}
-
-/// The seed is the top-level key `seed` of every config.
-fn request(file: Option<PathBuf>, sets: &[String], seed: Option<u64>) -> Request<'static> {
-    let seed = seed
-        .and_then(|seed| i64::try_from(seed).ok())
-        .map(|seed| ("seed".to_owned(), toml::Value::Integer(seed), format!("--seed {seed}")));
-    Request { file, sets: sets.to_vec(), flags: seed.into_iter().collect(), ..Request::default() }
 }
 
 impl Device {
@@ -235,17 +251,17 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Cli {
         #[command(flatten)]
-        common: CommonArgs,
+        run: RunArgs,
     }
 
-    fn parse(args: &[&str]) -> Result<CommonArgs, String> {
+    fn parse(args: &[&str]) -> Result<RunArgs, String> {
         let args = [&["app"], args].concat();
-        Cli::try_parse_from(args).map(|cli| cli.common).map_err(|e| e.to_string())
+        Cli::try_parse_from(args).map(|cli| cli.run).map_err(|e| e.to_string())
     }
 
     #[test]
     fn devices_are_named_as_documented() {
-        let device = |text| parse(&["--device", text]).map(|args| args.device);
+        let device = |text| parse(&["--device", text]).map(|args| args.common.device);
         assert_eq!(device("cpu"), Ok(Device::Cpu));
         assert_eq!(device("cuda"), Ok(Device::Cuda(0)));
         assert_eq!(device("cuda:3"), Ok(Device::Cuda(3)));
@@ -269,7 +285,7 @@ mod tests {
     #[test]
     fn sets_and_the_seed_reach_the_config() {
         let args = parse(&["--set", "a=1", "--set", "b.c=[1, 2]", "--seed", "7"]).unwrap();
-        let request = args.request(None);
+        let request = args.request.request(None);
         assert_eq!(request.sets, ["a=1", "b.c=[1, 2]"]);
         assert_eq!(request.flags, [("seed".into(), toml::Value::Integer(7), "--seed 7".into())]);
     }

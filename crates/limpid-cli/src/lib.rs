@@ -36,7 +36,10 @@ pub mod runs;
 mod terminal;
 mod threads;
 
-pub use args::{ColorArgs, CommonArgs, ComputeArgs, ConfigArgs, Device, Verbosity};
+pub use args::{
+    ColorArgs, CommonArgs, ComputeArgs, ConfigArgs, Device, RequestArgs, RunArgs, SetArgs,
+    Verbosity,
+};
 pub use entry::main_with;
 pub use failure::{Failure, Kind};
 pub use format::{Align, age, bytes, table};

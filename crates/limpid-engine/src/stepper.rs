@@ -24,6 +24,8 @@ pub struct Stepper<'a> {
     pub(crate) step: u64,
     pub(crate) ids: &'a [SampleId],
     pub(crate) logs: Logs,
+    /// Whether to leave everything as it is: the passes of a step are only watched.
+    pub(crate) rehearsal: bool,
 }
 
 impl Stepper<'_> {
@@ -51,6 +53,9 @@ impl Stepper<'_> {
             let have = self.groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::UnknownOptimizer { name: name.to_owned(), have });
         };
+        if self.rehearsal {
+            return Ok(());
+        }
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
             let cause = match nonfinite_parameter(self.groups)? {

@@ -3,9 +3,11 @@
 
 #![allow(clippy::print_stdout)]
 
+mod timer;
+
 use candle_core::{DType, Tensor, Var};
 use limpid_kernels::{ConvSpec, ConvTransposeSpec, Result, conv, conv_transpose, gradcheck};
-use std::time::Instant;
+use timer::median;
 
 /// `name, x, w, stride, padding, groups, transposed`
 type Case = (&'static str, &'static [usize], &'static [usize], usize, usize, usize, bool);
@@ -68,16 +70,4 @@ fn measure(&(_, x, w, stride, padding, groups, transposed): &Case) -> Result<[f6
         median(|| Ok(for_image.backward().map(drop)?))?,
         median(|| Ok(for_weight.backward().map(drop)?))?,
     ])
-}
-
-fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut times = Vec::new();
-    let begin = Instant::now();
-    while times.len() < 5 || (times.len() < 30 && begin.elapsed().as_secs_f64() < 1.0) {
-        let start = Instant::now();
-        f()?;
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }

@@ -3,9 +3,11 @@
 
 #![allow(clippy::print_stdout)]
 
+mod timer;
+
 use candle_core::{DType, Tensor, Var};
 use limpid_kernels::{self as kernels, Pad, PoolSpec, Resize, Result, gradcheck};
-use std::time::Instant;
+use timer::median;
 
 type Case = (&'static str, &'static [usize], fn(&Tensor) -> Result<Tensor>);
 
@@ -54,16 +56,4 @@ fn measure(shape: &[usize], f: fn(&Tensor) -> Result<Tensor>) -> Result<[f64; 2]
     let var = Var::from_tensor(&x)?;
     // candle's own part of a backward pass (making the ones, adding to zeros) is included
     Ok([median(|| f(&x).map(drop))?, median(|| Ok(f(&var)?.backward().map(drop)?))?])
-}
-
-fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut times = Vec::new();
-    let begin = Instant::now();
-    while times.len() < 5 || (times.len() < 30 && begin.elapsed().as_secs_f64() < 1.0) {
-        let start = Instant::now();
-        f()?;
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }

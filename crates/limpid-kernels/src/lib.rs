@@ -20,6 +20,8 @@ mod planes;
 pub mod rng;
 mod simd;
 pub mod step;
+#[cfg(test)]
+mod threads;
 
 mod activation;
 mod attention;

@@ -20,6 +20,7 @@ pub mod scaler;
 pub mod schedule;
 pub mod tensors;
 pub mod torch;
+mod watch;
 
 pub use ctx::Ctx;
 pub use error::CheckpointError;
@@ -27,3 +28,4 @@ pub use init::Init;
 pub use key_report::{KeyReport, Mismatch, compare};
 pub use limpid_kernels::{Error, Result};
 pub use params::{NoGrad, Param, Params, Scope};
+pub use watch::first_nonfinite_layer;

@@ -36,12 +36,12 @@ pub(crate) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Show { file, origin, settings } => {
             settings.terminal.apply();
-            let loaded = load::<Config>(&settings.request(file.clone()))?;
+            let loaded = load::<Config>(&settings.request.request(file.clone()))?;
             print(loaded.show(*origin))
         }
         Verb::Check { file, settings } => {
             settings.terminal.apply();
-            load::<Config>(&settings.request(Some(file.clone())))?;
+            load::<Config>(&settings.request.request(Some(file.clone())))?;
             print("no problems found\n")
         }
         Verb::Schema => print(super::docs::schema()?),

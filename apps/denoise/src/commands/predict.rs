@@ -2,7 +2,7 @@
 
 use crate::model_file::Trained;
 use crate::task::failure;
-use limpid_cli::{CommonArgs, Failure, HELP, Verbosity, interrupt, report};
+use limpid_cli::{CommonArgs, Failure, HELP, SetArgs, Verbosity, interrupt, report};
 use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
 use limpid_datamodule::predict::{Input, Output, OutputFrame};
 use limpid_engine::infer::{Inferencer, Plan, Slabs, TileConfig, Tta};
@@ -44,6 +44,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "AXES")]
     axes: Option<Axes>,
     #[command(flatten)]
+    keys: SetArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -55,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let trained = Trained::open(args.model.as_deref())?;
     let mut tile = tile_config(&trained)?;
     // `--set` speaks of the keys of `[tile]` here
-    let sets = common.sets.iter().map(|s| s.strip_prefix("tile.").unwrap_or(s).to_owned());
+    let sets = args.keys.sets.iter().map(|s| s.strip_prefix("tile.").unwrap_or(s).to_owned());
     let text = toml::to_string(&tile).map_err(Failure::run)?;
     let request = limpid_config::Request {
         builtin: Some(("the model's tiling", &text)),

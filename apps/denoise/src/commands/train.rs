@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::task::{self, failure};
 use candle_core::Tensor;
-use limpid_cli::{CommonArgs, Failure, HELP, Verbosity, interrupt, print, report};
+use limpid_cli::{Failure, HELP, RunArgs, Verbosity, interrupt, print, report};
 use limpid_config::load;
 use limpid_engine::callback::{Callback, Control, Hook};
 use limpid_engine::{
@@ -35,15 +35,15 @@ pub(crate) struct Args {
     #[arg(long)]
     allow_changed: bool,
     #[command(flatten)]
-    common: CommonArgs,
+    run_args: RunArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let common = &args.common;
+    let common = &args.run_args.common;
     common.apply()?;
     common.device.resolve()?;
     let device = candle_core::Device::Cpu;
-    let loaded = load::<Config>(&common.request(Some(args.config.clone())))?;
+    let loaded = load::<Config>(&args.run_args.request.request(Some(args.config.clone())))?;
     let config = &loaded.value;
     if common.dry_run {
         return print(loaded.show(true));
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let root = common.out.clone().unwrap_or_else(|| PathBuf::from("runs"));
     let mut run = match &args.run {
         Some(dir) => RunDir::open(dir),
-        None => RunDir::open_or_create(&root, &config.name, &digest, common.fresh),
+        None => RunDir::open_or_create(&root, &config.name, &digest, args.run_args.fresh),
     }
     .map_err(failure)?;
     if args.run.is_some() && run.status().config != digest && !args.allow_changed {

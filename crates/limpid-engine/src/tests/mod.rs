@@ -5,6 +5,7 @@ mod resume;
 use crate::*;
 use candle_core::{DType, Device, Tensor};
 use limpid_kernels::rng::Stream;
+use limpid_nn::layers::Linear;
 use limpid_nn::optim::OptimizerConfig;
 use limpid_nn::schedule::ScheduleConfig;
 use limpid_nn::{Ctx, Init, Param, Params};
@@ -251,6 +252,36 @@ fn a_gradient_that_is_not_finite_is_named_with_the_batch_at_fault() {
     let error = train_overflowing(root.path(), config(11), 4);
     assert!(error.contains("the gradient of `first.a`") && error.contains("e0b4.tif"), "{error}");
     assert!(list(root.path()).is_empty(), "half a step is not saved");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_named_with_the_layer_it_began_in() {
+    let root = tempfile::tempdir().unwrap();
+    let mut run = RunDir::open_or_create(root.path(), "toy", "digest", false).unwrap();
+    let mut trainer = Trainer::new(TrainConfig { accumulate: 1, ema: None, ..config(11) }, 9);
+    let params = Params::new();
+    let scope = params.scope(Stream::new(1, "init"), DType::F32, &Device::Cpu);
+    let layers = [0, 1].map(|i| Linear::new(3, 3, true, &scope.pp("net").pp(i)).unwrap());
+    let mut batch = 0;
+    trainer.step_fn = Some(Box::new(move |model, _, step| {
+        batch += 1;
+        let a = model.params().get("first.a").unwrap().tensor();
+        step.minimise("first", &a.sum_all()?)?;
+        if batch == 3 {
+            layers[1].bias.as_ref().unwrap().set(&Tensor::full(f32::NAN, 3, &Device::Cpu)?)?;
+        }
+        let y = layers[1].forward(&layers[0].forward(&a.reshape((1, 3))?)?)?;
+        step.minimise("second", &y.sum_all()?)?;
+        Ok(Logs::new())
+    }));
+    let mut model = Twin::new();
+    let error = trainer.fit(&mut model, &Toy::new(), &mut run, &mut Silent).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("the loss of `second` (NaN), first after layer `net.1`, is not finite"),
+        "{error}"
+    );
+    assert!(error.contains("at step 2") && error.contains(".tif"), "{error}");
 }
 
 #[test]

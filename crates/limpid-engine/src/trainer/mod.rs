@@ -301,26 +301,11 @@ impl Fit<'_, '_, '_> {
                 place: id.to_string(),
             });
         }
-        let config = &self.trainer.config;
-        let boundary = self.micro + 1 == config.accumulate;
-        let stream = Stream::new(self.trainer.seed, "model").at(progress.epoch, progress.cursor);
-        let mut stepper = Stepper {
-            groups: &mut self.state.groups,
-            ctx: Ctx::train(stream),
-            accumulate: config.accumulate,
-            boundary,
-            clip: config.clip,
-            step: progress.step,
-            ids: &batch.ids,
-            logs: Logs::new(),
+        let boundary = self.micro + 1 == self.trainer.config.accumulate;
+        let logs = match self.passes(batch, boundary, false) {
+            Err(e) => return Err(self.with_layer(e, batch)?),
+            Ok(logs) => logs,
         };
-        let result = match &mut self.trainer.step_fn {
-            Some(f) => f(self.state.model, batch, &mut stepper),
-            None => self.state.model.train_step(batch, &mut stepper),
-        };
-        let stepped = std::mem::take(&mut stepper.logs);
-        let mut logs = result?;
-        logs.extend(stepped);
         self.micro_logs.push(logs);
         self.state.progress.samples += batch.len() as u64;
         self.micro = if boundary { 0 } else { self.micro + 1 };
@@ -330,6 +315,31 @@ impl Fit<'_, '_, '_> {
             self.micro_logs.clear();
         }
         Ok(Batched::Done { step: boundary })
+    }
+
+    /// The passes of the model over a batch, with what it logs; a rehearsal steps no optimizer.
+    fn passes(&mut self, batch: &Batch, boundary: bool, rehearsal: bool) -> Result<Logs> {
+        let progress = &self.state.progress;
+        let stream = Stream::new(self.trainer.seed, "model").at(progress.epoch, progress.cursor);
+        let mut stepper = Stepper {
+            groups: &mut self.state.groups,
+            ctx: Ctx::train(stream),
+            accumulate: self.trainer.config.accumulate,
+            boundary,
+            clip: self.trainer.config.clip,
+            step: progress.step,
+            ids: &batch.ids,
+            logs: Logs::new(),
+            rehearsal,
+        };
+        let result = match &mut self.trainer.step_fn {
+            Some(f) => f(self.state.model, batch, &mut stepper),
+            None => self.state.model.train_step(batch, &mut stepper),
+        };
+        let stepped = std::mem::take(&mut stepper.logs);
+        let mut logs = result?;
+        logs.extend(stepped);
+        Ok(logs)
     }
 
     fn validate(&mut self, data: &dyn DataModule, control: &mut Control) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::{Batched, Fit};
 use crate::callback::{Control, Hook};
 use crate::checkpoint::{self, SavedGroup, SavedState, Snapshot};
-use crate::{Error, Event, Model, NonFinite, Result};
+use crate::{Batch, Error, Event, Model, NonFinite, Result};
 use candle_core::Tensor;
 use limpid_nn::ema::Ema;
 use std::collections::BTreeMap;
@@ -151,6 +151,20 @@ impl Fit<'_, '_, '_> {
                 Some(checkpoint::CheckpointInfo { step: self.state.progress.step, path });
         }
         Ok(())
+    }
+
+    /// The error, with the layer in which numbers ceased to be finite if it says that they did:
+    /// the passes are rehearsed under a watch, which leaves the model as it is.
+    pub(super) fn with_layer(&mut self, error: Error, batch: &Batch) -> Result<Error> {
+        let Error::NonFinite { what, step, place } = error else { return Ok(error) };
+        let before = buffers(self.state.model)?;
+        let (_, layer) = limpid_nn::first_nonfinite_layer(|| self.passes(batch, true, true));
+        self.state.model.params().set(&before)?;
+        let what = match layer {
+            Some(layer) => format!("{what}, first after layer `{layer}`,"),
+            None => what,
+        };
+        Ok(Error::NonFinite { what, step, place })
     }
 
     /// Deals with a value that is not finite as configured.

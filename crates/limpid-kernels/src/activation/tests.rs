@@ -1,5 +1,6 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
+use crate::threads::on_threads;
 use candle_core::{DType, Device};
 use std::slice::from_ref;
 
@@ -149,8 +150,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     let x = test_tensor(9, &[1, 3, 150, 151]).unwrap().to_dtype(DType::F32).unwrap();
     let w = test_tensor(10, &[3]).unwrap().to_dtype(DType::F32).unwrap();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        on_threads(threads, || {
             let w = candle_core::Var::from_tensor(&w).unwrap();
             let y = prelu(&silu(&x).unwrap(), &w).unwrap();
             let grads = y.sum_all().unwrap().backward().unwrap();

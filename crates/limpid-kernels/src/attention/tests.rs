@@ -1,5 +1,6 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
+use crate::threads::on_threads;
 use candle_core::{Device, Var};
 
 fn values(t: &Tensor) -> Vec<f64> {
@@ -159,8 +160,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     let all = operands(&[3], [200, 90], [8, 8]);
     let bias = test_tensor(8, &[200, 90]).unwrap();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        on_threads(threads, || {
             let vars = [&all[0], &all[1], &all[2], &bias]
                 .map(|t| Var::from_tensor(&t.to_dtype(DType::F32).unwrap()).unwrap());
             let y = attention(&vars[0], &vars[1], &vars[2], 0.4, Some(&vars[3])).unwrap();

@@ -3,6 +3,7 @@
 use super::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
 use crate::gradcheck::{test_tensor, worst_error};
 use crate::rng::Stream;
+use crate::threads::on_threads;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -274,8 +275,7 @@ fn empty_batch() -> Result<()> {
 #[test]
 fn same_bits_for_any_number_of_threads() -> Result<()> {
     let run = |threads: usize| -> Result<Vec<Vec<u32>>> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        on_threads(threads, || {
             let mut bits = Vec::new();
             for (rank, groups, stride) in [(2, 1, 1), (2, 8, 1), (2, 1, 2), (3, 2, 2)] {
                 let size = if rank == 2 { 61 } else { 17 };

@@ -1,5 +1,6 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
+use crate::threads::on_threads;
 use candle_core::{DType, Device, Var};
 use std::slice::from_ref;
 
@@ -63,8 +64,7 @@ fn the_ends_of_the_range_and_bad_input() {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        values(&pool.install(|| dropout(&ones(&[50_001]), 0.2, stream())).unwrap())
+        values(&on_threads(threads, || dropout(&ones(&[50_001]), 0.2, stream())).unwrap())
     };
     assert_eq!(run(1), run(3));
 }

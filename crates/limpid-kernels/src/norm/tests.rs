@@ -1,6 +1,7 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
 use crate::op::{Backward, Op};
+use crate::threads::on_threads;
 use candle_core::{Device, Var};
 use std::slice::from_ref;
 
@@ -191,8 +192,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     let w = test_tensor(22, &[4]).unwrap().to_dtype(DType::F32).unwrap();
     let v = test_tensor(23, &[140]).unwrap().to_dtype(DType::F32).unwrap();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        on_threads(threads, || {
             let vars = [&x, &w, &v].map(|t| Var::from_tensor(t).unwrap());
             let y = group_norm(&vars[0], 2, Some(&vars[1]), Some(&vars[1]), EPS).unwrap();
             let y = layer_norm(&y, 1, Some(&vars[2]), Some(&vars[2]), EPS).unwrap();

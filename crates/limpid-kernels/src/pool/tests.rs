@@ -154,8 +154,7 @@ fn a_permuted_image_gives_the_same_result() {
 fn any_number_of_threads_gives_the_same_bits() {
     let x = test_tensor(5, &[1, 3, 90, 101]).unwrap().to_dtype(DType::F32).unwrap();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        on_threads(threads, || {
             let x = Var::from_tensor(&x).unwrap();
             let spec = spec(&[3, 3], &[1, 2], &[1, 1]);
             let y = (max_pool(&x, &spec).unwrap() * avg_pool(&x, &spec, true).unwrap()).unwrap();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::threads::on_threads;
 use std::collections::BTreeSet;
 
 #[test]
@@ -40,8 +41,7 @@ fn streams_differ_in_every_part_and_repeat_exactly() {
 #[test]
 fn same_numbers_for_any_thread_count() {
     let draw = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        on_threads(threads, || {
             let s = Stream::new(7, "noise");
             let (mut u, mut n, mut p) = (vec![0.0; 50_001], vec![0.0; 50_001], vec![0.0; 50_001]);
             s.fill_uniform(&mut u);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
+use crate::threads::on_threads;
 use candle_core::{DType, Device};
 
 /// Three inputs to four outputs; one row is empty, one has three taps.
@@ -76,8 +77,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     let x = test_tensor(5, &[1, 3, 60, 70]).unwrap().to_dtype(DType::F32).unwrap();
     let up = |n: usize| AxisMap::new(n, 3 * n, move |i| [(i / 3, 0.3), ((i / 3 + 1) % n, 0.7)]);
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let y = pool.install(|| apply_maps("test", &x, vec![up(60), up(70)], 0.0)).unwrap();
+        let y = on_threads(threads, || apply_maps("test", &x, vec![up(60), up(70)], 0.0)).unwrap();
         y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     assert_eq!(run(1), run(3));

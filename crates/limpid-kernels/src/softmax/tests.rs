@@ -1,5 +1,6 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
+use crate::threads::on_threads;
 use candle_core::{DType, Device};
 use std::slice::from_ref;
 
@@ -67,8 +68,7 @@ fn the_composed_gradient_is_the_fused_one() {
 fn any_number_of_threads_gives_the_same_bits() {
     let x = test_tensor(5, &[40, 30, 50]).unwrap().to_dtype(DType::F32).unwrap();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| (0..3).map(|d| values(&softmax(&x, d).unwrap())).collect::<Vec<_>>())
+        on_threads(threads, || (0..3).map(|d| values(&softmax(&x, d).unwrap())).collect::<Vec<_>>())
     };
     assert_eq!(run(1), run(3));
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::gradcheck::test_tensor;
+use crate::threads::on_threads;
 use candle_core::Var;
 
 const SHAPE: [usize; 2] = [130, 301]; // more than two chunks, and a rest
@@ -86,13 +87,12 @@ fn sources_may_be_views() {
 
 #[test]
 fn reductions() {
-    let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
     for dtype in [DType::F32, DType::F64] {
         let t = tensor(1, dtype);
         let expected: f64 = values(&t).iter().map(|v| v * v).sum();
-        let sum = pool(1).install(|| sum_squares(&t)).unwrap();
+        let sum = on_threads(1, || sum_squares(&t)).unwrap();
         assert!((sum / expected - 1.0).abs() < 1e-12);
-        assert_eq!(sum.to_bits(), pool(3).install(|| sum_squares(&t)).unwrap().to_bits());
+        assert_eq!(sum.to_bits(), on_threads(3, || sum_squares(&t)).unwrap().to_bits());
         assert_eq!(sum_squares(&t.t().unwrap()).unwrap().to_bits() >> 8, sum.to_bits() >> 8);
         assert!(all_finite(&t).unwrap());
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {

@@ -1,5 +1,6 @@
 //! Convolution and transposed convolution layers.
 
+use crate::watch::see;
 use crate::{Init, Param, Result, Scope};
 use candle_core::Tensor;
 use limpid_kernels::{ConvSpec, ConvTransposeSpec};
@@ -67,7 +68,9 @@ impl Conv {
     /// [`crate::Error::Shape`] if `x` does not fit the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Param::tensor);
-        limpid_kernels::conv(x, &self.weight.tensor(), bias.as_ref(), &self.spec)
+        let y = limpid_kernels::conv(x, &self.weight.tensor(), bias.as_ref(), &self.spec)?;
+        see(&self.weight, &y);
+        Ok(y)
     }
 }
 
@@ -111,6 +114,9 @@ impl ConvTranspose {
     /// [`crate::Error::Shape`] if `x` does not fit the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Param::tensor);
-        limpid_kernels::conv_transpose(x, &self.weight.tensor(), bias.as_ref(), &self.spec)
+        let y =
+            limpid_kernels::conv_transpose(x, &self.weight.tensor(), bias.as_ref(), &self.spec)?;
+        see(&self.weight, &y);
+        Ok(y)
     }
 }

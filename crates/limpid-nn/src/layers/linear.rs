@@ -1,5 +1,6 @@
 //! Linear layer.
 
+use crate::watch::see;
 use crate::{Error, Init, Param, Result, Scope};
 use candle_core::Tensor;
 
@@ -44,6 +45,7 @@ impl Linear {
             Some(b) => y.broadcast_add(&b.tensor())?,
             None => y,
         };
+        see(&self.weight, &y);
         Ok(y.reshape([lead, &[outputs]].concat())?)
     }
 }

@@ -1,5 +1,6 @@
 //! Normalisation layers and the configuration that picks one.
 
+use crate::watch::see;
 use crate::{Ctx, Init, Param, Result, Scope};
 use candle_core::Tensor;
 use schemars::JsonSchema;
@@ -36,7 +37,8 @@ impl GroupNorm {
     /// [`crate::Error::Shape`] if the channels do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (w, b) = split(&self.affine);
-        limpid_kernels::group_norm(x, self.groups, w.as_ref(), b.as_ref(), self.eps)
+        let y = limpid_kernels::group_norm(x, self.groups, w.as_ref(), b.as_ref(), self.eps)?;
+        Ok(watched(&self.affine, y))
     }
 }
 
@@ -64,7 +66,8 @@ impl LayerNorm {
     /// [`crate::Error::Shape`] if the trailing dimensions differ.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (w, b) = split(&self.affine);
-        limpid_kernels::layer_norm(x, self.dims, w.as_ref(), b.as_ref(), self.eps)
+        let y = limpid_kernels::layer_norm(x, self.dims, w.as_ref(), b.as_ref(), self.eps)?;
+        Ok(watched(&self.affine, y))
     }
 }
 
@@ -124,6 +127,7 @@ impl BatchNorm {
         let (y, mean, var) = limpid_kernels::batch_norm_train(x, w.as_ref(), b.as_ref(), self.eps)?;
         let n = (x.elem_count() / x.dims()[1].max(1)) as f64;
         let unbiased = (var.detach() * (n / (n - 1.0).max(1.0)))?;
+        see(&self.running_mean, &y);
         self.track(&self.running_mean, &mean.detach())?;
         self.track(&self.running_var, &unbiased)?;
         Ok(y)
@@ -133,6 +137,14 @@ impl BatchNorm {
         let kept = (running.tensor() * (1.0 - self.momentum))?;
         running.set(&(kept + (now * self.momentum)?)?)
     }
+}
+
+/// The output, looked at if the layer has a name to report.
+fn watched(affine: &Option<(Param, Param)>, y: Tensor) -> Tensor {
+    if let Some((weight, _)) = affine {
+        see(weight, &y);
+    }
+    y
 }
 
 /// Which normalisation a network uses.

@@ -1,0 +1,17 @@
+//! The stopwatch of the benchmarks.
+
+use limpid_kernels::Result;
+use std::time::Instant;
+
+/// Median milliseconds of a call: of at least five, of up to thirty while they take a second.
+pub fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut times = Vec::new();
+    let begin = Instant::now();
+    while times.len() < 5 || (times.len() < 30 && begin.elapsed().as_secs_f64() < 1.0) {
+        let start = Instant::now();
+        f()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
