@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod model_file;
+mod published;
 mod scores;
 mod task;
 

@@ -2,9 +2,10 @@
 
 use limpid_arch::{ImageArchitecture, Network, NetworkConfig};
 use limpid_cli::Failure;
-use limpid_datamodule::normalise::Normalisers;
+use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
 use limpid_engine::infer::Needs;
 use limpid_export::{Bundle, Card};
+use limpid_io::DType;
 use limpid_kernels::rng::Stream;
 use limpid_nn::Params;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,35 @@ pub(crate) struct Trained {
     pub(crate) card: Card,
     pub(crate) net: Box<dyn Network>,
     pub(crate) params: Params,
-    pub(crate) normalisers: Normalisers,
+    pub(crate) intensities: Intensities,
+}
+
+/// How intensities of files become those of the network.
+pub(crate) enum Intensities {
+    /// As in training.
+    OfModel(Normalisers),
+    /// From the given range, or else that of the sample type, to 0 and 1; `f32` as it is.
+    OfType(Option<(f64, f64)>),
+}
+
+impl Intensities {
+    /// What it is for a file.
+    pub(crate) fn of(&self, path: &Path) -> Result<Normalisers, Failure> {
+        let range = match self {
+            Self::OfModel(normalisers) => return Ok(normalisers.clone()),
+            Self::OfType(Some(range)) => *range,
+            Self::OfType(None) => {
+                match limpid_io::open(path).map_err(Failure::data)?.info().dtype {
+                    DType::U8 => (0.0, 255.0),
+                    DType::U16 => (0.0, 65_535.0),
+                    _ => (0.0, 1.0),
+                }
+            }
+        };
+        let transfer = Transfer::Linear { offset: range.0, scale: range.1 - range.0 };
+        let normalisation = Normalisation { channels: vec![transfer] };
+        Ok(Normalisers { input: Normaliser::Dataset { normalisation }, target: None })
+    }
 }
 
 impl Trained {
@@ -41,7 +70,8 @@ impl Trained {
                 .file(&path));
         }
         params.set(&bundle.weights).map_err(Failure::data)?;
-        Ok(Self { path, card: bundle.card, net, params, normalisers })
+        let intensities = Intensities::OfModel(normalisers);
+        Ok(Self { path, card: bundle.card, net, params, intensities })
     }
 
     /// What the network asks of its windows.
@@ -55,6 +85,8 @@ pub(crate) fn needs(network: &NetworkConfig) -> Needs {
     Needs {
         channels: network.out_channels(),
         divisor: network.divisor(),
+        any_size: network.any_size(),
+        fixed_size: network.fixed_size(),
         receptive_field: network.receptive_field(),
         bytes_per_pixel: network.activation_bytes(),
     }

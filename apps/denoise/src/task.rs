@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use candle_core::Device;
+use limpid_arch::ImageArchitecture as _;
 use limpid_cli::Failure;
 use limpid_datamodule::Data;
 use limpid_datamodule::dataset::DatasetConfig;

@@ -121,6 +121,11 @@ impl ImageArchitecture for Config {
         vec![16; self.dims]
     }
 
+    /// Upsampled images are padded to the skip connection's odd size.
+    fn any_size(&self) -> bool {
+        true
+    }
+
     /// 140 per axis: two 3×3 convolutions on the way down and up at each of five scales.
     fn receptive_field(&self) -> Vec<usize> {
         let down: usize = (0..5).map(|l| (if l > 0 { 1 << (l - 1) } else { 0 }) + (4 << l)).sum();

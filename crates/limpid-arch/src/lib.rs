@@ -80,6 +80,11 @@ pub trait ImageArchitecture: Architecture {
     /// Bytes of activations per input pixel in a forward pass, roughly.
     fn activation_bytes(&self) -> usize;
 
+    /// Whether an image in one piece may have any size, since the network itself pads it.
+    fn any_size(&self) -> bool {
+        self.divisor().iter().all(|&d| d == 1)
+    }
+
     /// How many times larger the output is, along every axis.
     fn scale(&self) -> usize {
         1

@@ -89,6 +89,10 @@ impl ImageArchitecture for NetworkConfig {
         self.settings().activation_bytes()
     }
 
+    fn any_size(&self) -> bool {
+        self.settings().any_size()
+    }
+
     fn scale(&self) -> usize {
         self.settings().scale()
     }

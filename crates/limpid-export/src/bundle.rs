@@ -1,7 +1,8 @@
 //! `model.safetensors`: weights and, in its header, how to use them.
 
+use crate::Published;
 use candle_core::Tensor;
-use limpid_arch::{ImageArchitecture, NetworkConfig, recognise, reference_key};
+use limpid_arch::{ImageArchitecture, NetworkConfig};
 use limpid_nn::tensors;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,6 +49,9 @@ pub enum BundleError {
     /// It cannot be read or written.
     #[error(transparent)]
     File(#[from] limpid_nn::CheckpointError),
+    /// The network that it resembles cannot be built.
+    #[error(transparent)]
+    Network(limpid_nn::Error),
     /// It is a file of tensors without a card.
     #[error("these are weights without a model card\nhint: {hint}\nfile: {}", path.display())]
     NoCard {
@@ -117,15 +121,15 @@ impl Bundle {
             Err(e) => (tensors::load_any(path).map_err(|_| e)?, BTreeMap::new()),
         };
         let Some(json) = metadata.get(KEY) else {
-            let shapes = weights
-                .iter()
-                .filter_map(|(k, t)| Some((reference_key(k)?.to_owned(), t.dims().to_vec())))
-                .collect();
-            let hint = match recognise(&shapes).first() {
-                Some(r) => format!(
-                    "they fit the network `{}` with {} mismatches; train or wrap the weights first; `denoise inspect FILE` names the network",
-                    r.config.settings().kind(),
-                    r.mismatches
+            let published = Published::open(path)?;
+            let hint = match published.network {
+                Some(network) if published.report.is_match() => format!(
+                    "they fit the network `{}`; give published weights with `--weights FILE`",
+                    network.settings().kind()
+                ),
+                Some(network) => format!(
+                    "they resemble the network `{}`; `denoise inspect FILE` says how they differ",
+                    network.settings().kind()
                 ),
                 None => "no known network has these keys".to_owned(),
             };

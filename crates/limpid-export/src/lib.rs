@@ -2,8 +2,11 @@
 //!
 //! `model.safetensors` holds the weights under their reference names; its metadata carries the
 //! network's configuration, the normalisation, the axes and the training's origin, so that the file
-//! alone is enough to predict.
+//! alone is enough to predict. Weights that others published carry none of this: [`Published`] tells
+//! the network from their names and shapes.
 
 mod bundle;
+mod published;
 
 pub use bundle::{Bundle, BundleError, Card};
+pub use published::Published;

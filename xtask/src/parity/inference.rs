@@ -31,6 +31,8 @@ fn tiled(
     let spatial = &x.dims()[2..];
     let rank = spatial.len();
     let needs = Needs {
+        any_size: false,
+        fixed_size: None,
         divisor: vec![1; rank],
         receptive_field: w.dims()[2..].to_vec(),
         bytes_per_pixel: 0,

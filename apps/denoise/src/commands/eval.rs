@@ -3,6 +3,7 @@
 use crate::commands::filter::{best_of, described, positive, read};
 use crate::model_file::Trained;
 use crate::scores::{Scores, has_ssim, space};
+use limpid_arch::Architecture as _;
 use limpid_classical::FilterKind;
 use limpid_cli::{Align, ComputeArgs, Failure, HELP, print, report as say, table};
 use limpid_datamodule::dataset::partners;

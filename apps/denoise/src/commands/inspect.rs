@@ -1,13 +1,12 @@
 //! `denoise inspect`: what is in a file.
 
 use crate::model_file::Trained;
-use limpid_arch::{Architecture, ImageArchitecture, recognise, reference_key};
+use limpid_arch::{Architecture, ImageArchitecture};
 use limpid_cli::{Align, ComputeArgs, Failure, HELP, bytes, print, runs, table};
 use limpid_datamodule::normalise::Statistics;
+use limpid_export::Published;
 use limpid_io::{Region, VolumeInfo};
-use limpid_nn::tensors;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -136,7 +135,7 @@ fn checkpoint(path: &Path) -> Result<String, Failure> {
     for name in ["weights", "ema", "optimizers"].map(|n| format!("{n}.safetensors")) {
         let file = path.join(&name);
         if let Ok(meta) = file.metadata() {
-            let (tensors, _) = tensors::load(&file).map_err(Failure::data)?;
+            let (tensors, _) = limpid_nn::tensors::load(&file).map_err(Failure::data)?;
             let values: usize = tensors.values().map(candle_core::Tensor::elem_count).sum();
             rows.push(vec![name, tensors.len().to_string(), values.to_string(), bytes(meta.len())]);
         }
@@ -181,37 +180,26 @@ fn weights(path: &Path) -> Result<String, Failure> {
     if let Ok(text) = model(path) {
         return Ok(text);
     }
-    let tensors = tensors::load_any(path).map_err(Failure::data)?;
-    let tensors: BTreeMap<String, candle_core::Tensor> =
-        tensors.into_iter().filter_map(|(k, t)| Some((reference_key(&k)?.to_owned(), t))).collect();
-    let shapes: limpid_arch::Shapes =
-        tensors.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
-    let scalars: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
-    let mut text = format!("{} tensors, {scalars} values\n", tensors.len());
-    match recognise(&shapes).first() {
-        Some(best) if best.mismatches == 0 => {
-            let _ = writeln!(
-                text,
-                "fits the network `{}`: {:?}",
-                best.config.settings().kind(),
-                best.config
-            );
+    let Published { weights, network, report } = Published::open(path).map_err(Failure::data)?;
+    let scalars: usize = weights.values().map(candle_core::Tensor::elem_count).sum();
+    let mut text = format!("{} tensors, {scalars} values\n", weights.len());
+    match network {
+        Some(network) if report.is_match() => {
+            let settings = network.settings();
+            let _ = writeln!(text, "fits the network `{}`: {settings:?}", settings.kind());
         }
-        Some(best) => {
-            let expected = best.config.settings().shapes().map_err(Failure::data)?;
-            let _ = writeln!(
-                text,
-                "resembles the network `{}`, but {} keys differ",
-                best.config.settings().kind(),
-                best.mismatches
-            );
-            let _ = writeln!(text, "{}", limpid_nn::compare(&expected, &tensors));
+        Some(network) => {
+            let count = report.missing.len() + report.unexpected.len() + report.mismatched.len();
+            let kind = network.settings().kind();
+            let _ = writeln!(text, "resembles the network `{kind}`, but {count} keys differ");
+            let _ = writeln!(text, "{report}");
         }
         None => {
             let _ = writeln!(text, "no network of ours has these keys; the first are:");
-            for (name, shape) in shapes.iter().take(10) {
-                let _ = writeln!(text, "  {name} {shape:?}");
+            for (name, tensor) in weights.iter().take(10) {
+                let _ = writeln!(text, "  {name} {:?}", tensor.dims());
             }
+            let _ = writeln!(text, "networks of ours: {}", limpid_arch::KINDS.join(", "));
         }
     }
     Ok(text)

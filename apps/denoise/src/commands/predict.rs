@@ -1,7 +1,9 @@
 //! `denoise predict`.
 
 use crate::model_file::Trained;
+use crate::published::{self, Wishes};
 use crate::task::failure;
+use limpid_arch::{ImageArchitecture, NetworkConfig};
 use limpid_cli::{CommonArgs, Failure, HELP, SetArgs, Verbosity, interrupt, report};
 use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
 use limpid_datamodule::predict::{Input, Output, OutputFrame};
@@ -31,6 +33,17 @@ pub(crate) struct Args {
     /// Run, model file, or name of runs [default: the last run in runs/]
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
+    /// Published weights instead of a model: a PyTorch or safetensors file, from whose keys the
+    /// network is told; what they do not tell is set with `--set network.KEY=VALUE`
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    weights: Option<PathBuf>,
+    /// Use published weights although some are missing or left over
+    #[arg(long, requires = "weights")]
+    partial: bool,
+    /// Intensities that are 0 and 1 to published weights [default: 0 and the largest of u8 or u16;
+    /// f32 is taken as it is]
+    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, requires = "weights", allow_negative_numbers = true)]
+    range: Vec<f64>,
     /// Sample type of the result [default: that of the input]
     #[arg(long, value_name = "TYPE", value_parser = ["input", "u8", "u16", "f32"], default_value = "input")]
     dtype: String,
@@ -54,10 +67,25 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     common.apply()?;
     common.device.resolve()?;
     let jobs = jobs(args)?;
-    let trained = Trained::open(args.model.as_deref())?;
+    let (network, tiling): (Vec<String>, Vec<String>) =
+        args.keys.sets.iter().cloned().partition(|s| s.starts_with("network."));
+    let trained = match &args.weights {
+        Some(path) => published::open(&Wishes {
+            path,
+            sets: network,
+            range: range(&args.range)?,
+            partial: args.partial,
+            quiet: common.verbosity() == Verbosity::Quiet,
+        })?,
+        None if !network.is_empty() => {
+            return Err(Failure::config("the network of a model cannot be set")
+                .hint("`--set network.KEY=VALUE` goes with `--weights`"));
+        }
+        None => Trained::open(args.model.as_deref())?,
+    };
     let mut tile = tile_config(&trained)?;
-    // `--set` speaks of the keys of `[tile]` here
-    let sets = args.keys.sets.iter().map(|s| s.strip_prefix("tile.").unwrap_or(s).to_owned());
+    // other keys are those of `[tile]`
+    let sets = tiling.iter().map(|s| s.strip_prefix("tile.").unwrap_or(s).to_owned());
     let text = toml::to_string(&tile).map_err(Failure::run)?;
     let request = limpid_config::Request {
         builtin: Some(("the model's tiling", &text)),
@@ -82,6 +110,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         restore(args, &trained, &tile, input, output, &|| stop.flag().load(Ordering::Relaxed))?;
     }
     Ok(())
+}
+
+/// The two numbers of `--range`.
+fn range(numbers: &[f64]) -> Result<Option<(f64, f64)>, Failure> {
+    match numbers {
+        [low, high] if high > low && (high - low).is_finite() => Ok(Some((*low, *high))),
+        [] => Ok(None),
+        _ => Err(Failure::config(format!("`--range` is {numbers:?}"))
+            .hint("give the lower number first")),
+    }
 }
 
 /// How the model's own configuration tiles.
@@ -161,8 +199,17 @@ fn restore(
     stop: &dyn Fn() -> bool,
 ) -> Result<(), Failure> {
     let dims = trained.card.network.dims();
-    let normalisers = &trained.normalisers;
+    let normalisers = &trained.intensities.of(input)?;
     let image = Input::open(input, dims, args.axes.as_ref(), normalisers).map_err(Failure::data)?;
+    let (got, expected) = (image.shape()[0], trained.card.network.in_channels());
+    if got != expected {
+        return Err(Failure::data(format!(
+            "the image has {got} channels (axes {}), the network takes {expected}",
+            image.info().axes
+        ))
+        .hint(channels_hint(&trained.card.network))
+        .file(input));
+    }
     let dtype = match args.dtype.as_str() {
         "u8" => DType::U8,
         "u16" => DType::U16,
@@ -236,6 +283,13 @@ fn restore(
         report(format!("{clipped} values were beyond the range of {dtype} and clipped"));
     }
     Ok(())
+}
+
+/// What to do about an image with another number of channels.
+fn channels_hint(network: &NetworkConfig) -> &'static str {
+    match network {
+        _ => "give an image of the kind the network was trained on, or its axes with `--axes`",
+    }
 }
 
 fn progress(common: &CommonArgs) -> Box<dyn Sink> {

@@ -139,6 +139,10 @@ pub enum Padding {
 pub struct Needs {
     /// Window sizes must be multiples of this, per spatial axis.
     pub divisor: Vec<usize>,
+    /// Whether an image in one piece may have any size: the network itself pads it.
+    pub any_size: bool,
+    /// The only window it takes, if there is but one.
+    pub fixed_size: Option<Vec<usize>>,
     /// Receptive field per spatial axis.
     pub receptive_field: Vec<usize>,
     /// Bytes of activations per window pixel, roughly; 0 if unknown.
@@ -197,6 +201,9 @@ impl Plan {
         let ours = config.blend == Blend::Cosine {};
         let padded: Vec<usize> = (0..rank)
             .map(|a| {
+                if size == image {
+                    return size[a];
+                }
                 // our windows lie on the grid of the divisor; those of others may start anywhere
                 let divisor = if ours { needs.divisor[a].max(1) } else { 1 };
                 image[a].next_multiple_of(divisor).max(size[a])

@@ -11,7 +11,8 @@ const SMALL: usize = 1 << 28;
 /// Bytes of activations per pixel that are assumed at least.
 const LEAST_BYTES: usize = 64;
 
-/// The configured window, or the largest that fits the budget; always a multiple of the divisor.
+/// The only window the network takes, or the configured one, or the largest that fits the budget: a
+/// multiple of the divisor, unless it is an image in one piece that the network takes as it is.
 pub(super) fn window_size(
     config: &TileConfig,
     needs: &Needs,
@@ -26,13 +27,30 @@ pub(super) fn window_size(
     }
     let whole: Vec<usize> =
         (0..rank).map(|a| image[a].next_multiple_of(needs.divisor[a].max(1))).collect();
+    if let Some(fixed) = &needs.fixed_size {
+        if !config.size.is_empty() && config.size != *fixed {
+            return Err(setting(
+                format!("`tile.size` is {:?}, the network takes {fixed:?} only", config.size),
+                "leave `tile.size` out",
+            ));
+        }
+        return Ok(fixed.clone());
+    }
     let mut size = if config.size.is_empty() {
         chosen(config, needs, image, &whole)
     } else {
         configured(config, needs, &whole)?
     };
-    if config.tta == Tta::Dihedral && rank >= 2 {
+    let transposed = config.tta == Tta::Dihedral && rank >= 2;
+    if transposed {
         make_square(&mut size, config, needs);
+    }
+    let in_one_piece = config.blend == (Blend::Cosine {}) && size == whole;
+    let square = rank < 2 || image[rank - 1] == image[rank - 2];
+    // the coarsest level must keep more than a pixel
+    let large = image.iter().zip(&needs.divisor).all(|(&n, &d)| d <= 1 || n >= 2 * d);
+    if needs.any_size && in_one_piece && large && (square || !transposed) {
+        size = image.to_vec();
     }
     Ok(size)
 }

@@ -10,6 +10,8 @@ fn image(shape: &[usize]) -> InMemory {
 
 fn needs(rank: usize, divisor: usize, field: usize) -> Needs {
     Needs {
+        any_size: false,
+        fixed_size: None,
         divisor: vec![divisor; rank],
         receptive_field: vec![field; rank],
         bytes_per_pixel: 0,
@@ -256,4 +258,40 @@ fn wrong_settings_say_what_to_do() {
         bad(TileConfig { blend: overlap, size: vec![8, 8], ..TileConfig::default() }, &[9, 9])
             .contains("`overlap` is 1")
     );
+}
+
+#[test]
+fn an_image_in_one_piece_is_left_as_it_is_if_the_network_can_take_it() {
+    let any = Needs { any_size: true, ..needs(2, 8, 40) };
+    let config = TileConfig::default();
+    let plan = |needs: &Needs, image: &[usize]| Plan::new(&config, needs, image).unwrap();
+    assert_eq!(plan(&any, &[37, 61]).size, [37, 61]);
+    assert_eq!(plan(&needs(2, 8, 40), &[37, 61]).size, [40, 64]);
+    // too small to be halved as often as the network does
+    assert_eq!(plan(&any, &[37, 9]).size, [40, 16]);
+    let dihedral = TileConfig { tta: Tta::Dihedral, ..config.clone() };
+    assert_eq!(Plan::new(&dihedral, &any, &[37, 37]).unwrap().size, [37, 37]);
+    assert_eq!(Plan::new(&dihedral, &any, &[37, 61]).unwrap().size, [40, 40]);
+    let source = image(&[1, 37, 61]);
+    let same = run(&config, &any, &source, |x| {
+        assert_eq!(x.dims(), [1, 1, 37, 61]);
+        Ok(x.clone())
+    });
+    assert_eq!(same, source.data);
+}
+
+#[test]
+fn a_network_of_one_size_is_given_no_other() {
+    let fixed = Needs { fixed_size: Some(vec![16, 24]), ..needs(2, 8, 40) };
+    for spatial in [[50, 70], [5, 7], [16, 24]] {
+        let source = image(&[&[1], spatial.as_slice()].concat());
+        let same = run(&TileConfig::default(), &fixed, &source, |x| {
+            assert_eq!(&x.dims()[2..], [16, 24]);
+            Ok(x.clone())
+        });
+        assert_eq!(same, source.data, "{spatial:?}");
+    }
+    let other = TileConfig { size: vec![32, 32], ..TileConfig::default() };
+    let error = Plan::new(&other, &fixed, &[50, 70]).unwrap_err().to_string();
+    assert!(error.contains("takes [16, 24] only"), "{error}");
 }
