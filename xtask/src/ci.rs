@@ -74,10 +74,12 @@ fn clippy() -> Result<(), String> {
 
 /// Parity with the reference values, where they are at hand.
 fn golden() -> Result<(), String> {
-    let dir = root().join("../shared/golden/engine");
-    if !dir.is_dir() {
+    const FOLDERS: [&str; 4] = ["engine", "gan", "emdiffuse", "igrog/unit"];
+    let golden = root().join("../shared/golden");
+    let dirs: Vec<_> = FOLDERS.iter().map(|f| golden.join(f)).filter(|d| d.is_dir()).collect();
+    if dirs.is_empty() {
         println!("skipped: no reference values beside the repository");
         return Ok(());
     }
-    parity::run(&parity::Args { dir, doc: None })
+    parity::run(&parity::Args { dirs, doc: None })
 }

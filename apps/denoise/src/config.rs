@@ -88,8 +88,18 @@ impl Validate for Config {
             .hint("use the same number for both");
             return; // the rest depends on it
         }
+        if self.network.scale() != 1 {
+            let message = format!("enlarges images {} times", self.network.scale());
+            at.problem("network.kind", message).hint("`denoise` restores images at their size");
+        }
         let divisor = self.network.divisor();
         let patch = self.data.patch_size();
+        if let Some(fixed) = self.network.fixed_size()
+            && patch != fixed
+        {
+            at.problem("data.patch", format!("must be {fixed:?} for this network, got {patch:?}"));
+            return;
+        }
         if patch.iter().zip(&divisor).any(|(p, d)| p % d != 0) {
             at.problem(
                 "data.patch",

@@ -90,6 +90,24 @@ impl Fixture {
         serde_json::from_str(&text).map_err(|e| format!("cannot read the metadata `{key}`: {e}"))
     }
 
+    /// What the file says of itself, in a line: what it holds, and which program made it.
+    pub(crate) fn about(&self) -> String {
+        const SHOWN: usize = 120;
+        let Some(config) = self.metadata.get("config") else {
+            return self.metadata.get("what").cloned().unwrap_or_default();
+        };
+        let parsed: Option<serde_json::Value> = serde_json::from_str(config).ok();
+        let entry = |key: &str| parsed.as_ref()?.get(key)?.as_str().map(str::to_owned);
+        let about = entry("what").or_else(|| entry("reference")).or_else(|| entry("kind"));
+        about.unwrap_or_else(|| config.clone()).chars().take(SHOWN).collect()
+    }
+
+    /// Values of the weights and buffers in the file.
+    pub(crate) fn parameters(&self) -> usize {
+        let weight = |n: &str| n.starts_with("param.") || n.starts_with("weights.");
+        self.tensors.iter().filter(|(n, _)| weight(n)).map(|(_, t)| t.elem_count()).sum()
+    }
+
     /// The tensors whose names begin with `prefix`, without it.
     pub(crate) fn part(&self, prefix: &str) -> BTreeMap<String, Tensor> {
         let inner = |(n, t): (&String, &Tensor)| Some((n.strip_prefix(prefix)?.into(), t.clone()));
@@ -127,6 +145,9 @@ pub(crate) const fn relative(relative: f64) -> Tolerance {
 pub(crate) struct Worst {
     checks: usize,
     worst: Option<Deviation>,
+    /// Largest errors of gradients and of everything else.
+    gradients: Option<f64>,
+    values: Option<f64>,
     failures: Vec<String>,
 }
 
@@ -175,6 +196,10 @@ impl Worst {
         let Some(worst) = all.reduce(|a, b| if b.ratio() > a.ratio() { b } else { a }) else {
             return;
         };
+        let errors = got.iter().zip(expected).map(|p| deviation(p).error);
+        let largest = errors.fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a });
+        let group = if what.starts_with("grad") { &mut self.gradients } else { &mut self.values };
+        *group = Some(group.map_or(largest, |old| if largest > old { largest } else { old }));
         if worst.ratio() > 1.0 {
             self.failures.push(format!("{what} is off by {:.1e}", worst.error));
         }
@@ -216,6 +241,11 @@ impl Worst {
     /// The worst error and its tolerance.
     pub(crate) fn error_and_tolerance(&self) -> Option<(f64, f64)> {
         self.worst.as_ref().map(|worst| (worst.error, worst.tolerance))
+    }
+
+    /// The largest error of what is no gradient, and of gradients.
+    pub(crate) fn largest(&self) -> (Option<f64>, Option<f64>) {
+        (self.values, self.gradients)
     }
 
     /// How many comparisons, and what failed or came closest to failing.

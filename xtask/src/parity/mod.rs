@@ -23,9 +23,10 @@ use fixture::{Fixture, Outcome};
 /// Options of `parity`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of reference values
-    pub(crate) dir: PathBuf,
-    /// Also write the results as a Markdown table
+    /// Folders of reference values
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Also write the results as a page of Markdown tables
     #[arg(long, value_name = "FILE")]
     pub(crate) doc: Option<PathBuf>,
 }
@@ -70,12 +71,21 @@ struct Line {
     stem: String,
     /// Worst error and its tolerance.
     worst: Option<(f64, f64)>,
+    /// Largest error of what is no gradient, and of gradients.
+    largest: (Option<f64>, Option<f64>),
+    /// What the file says it is.
+    about: String,
+    /// Values of its weights.
+    parameters: usize,
     detail: String,
 }
 
-/// Compares every file of the folder and prints a line for each.
+/// Compares every file of the folders and prints a line for each.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
-    let files = fixtures(&args.dir)?;
+    let mut files = Vec::new();
+    for dir in &args.dirs {
+        files.extend(fixtures(dir)?);
+    }
     let width = files.iter().map(|(stem, _)| stem.len()).max().unwrap_or(0);
     let mut lines = Vec::new();
     for (stem, path) in files {
@@ -84,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         lines.push(line);
     }
     if let Some(doc) = &args.doc {
-        limpid_io::atomic::write_bytes(doc, table(&lines).as_bytes()).map_err(|e| e.to_string())?;
+        limpid_io::atomic::write_bytes(doc, page(&lines).as_bytes()).map_err(|e| e.to_string())?;
     }
     let count = |verdict: &str| lines.iter().filter(|line| line.verdict == verdict).count();
     let (passed, failed, skipped) = (count("ok"), count("FAIL"), count("skip"));
@@ -119,24 +129,37 @@ fn handler(stem: &str) -> Option<Handler> {
 
 /// Runs the handler of one file; its panic is a failure of this file only.
 fn compare(stem: String, path: &Path) -> Line {
-    let line = |verdict, worst, detail: String| Line { verdict, stem: stem.clone(), worst, detail };
-    let Some(handler) = handler(&stem) else {
-        return line("skip", None, "nothing of ours to compare with it yet".into());
+    let mut line = Line {
+        verdict: "skip",
+        stem,
+        worst: None,
+        largest: (None, None),
+        about: String::new(),
+        parameters: 0,
+        detail: "nothing of ours to compare with it yet".into(),
     };
-    let outcome = catch_unwind(AssertUnwindSafe(|| handler(&Fixture::load(path)?)));
-    match outcome {
-        Ok(Ok(Outcome::Skipped(reason))) => line("skip", None, reason),
+    let Some(handler) = handler(&line.stem) else { return line };
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let fixture = Fixture::load(path)?;
+        line.about = fixture.about();
+        line.parameters = fixture.parameters();
+        handler(&fixture)
+    }));
+    (line.verdict, line.detail) = match outcome {
+        Ok(Ok(Outcome::Skipped(reason))) => ("skip", reason),
         Ok(Ok(Outcome::Compared(worst))) => {
-            let verdict = if worst.passed() { "ok" } else { "FAIL" };
-            line(verdict, worst.error_and_tolerance(), worst.detail())
+            line.worst = worst.error_and_tolerance();
+            line.largest = worst.largest();
+            (if worst.passed() { "ok" } else { "FAIL" }, worst.detail())
         }
-        Ok(Err(message)) => line("FAIL", None, message),
+        Ok(Err(message)) => ("FAIL", message),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            line("FAIL", None, format!("panicked: {}", text.unwrap_or_default()))
+            ("FAIL", format!("panicked: {}", text.unwrap_or_default()))
         }
-    }
+    };
+    line
 }
 
 /// One line of the report.
@@ -149,17 +172,47 @@ fn shown(line: &Line, width: usize) -> String {
     format!("{:4}  {:width$}  {worst}{detail}", line.verdict, line.stem)
 }
 
-/// The report as Markdown.
-fn table(lines: &[Line]) -> String {
-    let mut text = String::from("| reference | verdict | worst error | tolerance | detail |\n");
-    text += "|---|---|---|---|---|\n";
-    for line in lines {
-        let (error, tolerance) = line.worst.map_or_else(Default::default, |(error, tolerance)| {
-            (format!("{error:.1e}"), format!("{tolerance:.1e}"))
-        });
-        let detail = line.detail.replace('|', "\\|").replace('\n', " ");
+/// The report as Markdown: networks, then the rest.
+fn page(lines: &[Line]) -> String {
+    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+    let number = |n: Option<f64>| n.map_or_else(String::new, |n| format!("{n:.1e}"));
+    let (networks, rest): (Vec<&Line>, Vec<&Line>) =
+        lines.iter().filter(|l| l.verdict != "skip").partition(|l| l.parameters > 0);
+    let mut text = String::from(
+        "# Parity
+
+Our results beside those of the reference programs, run with the same weights and inputs. Written by
+`cargo xtask parity DIR… --doc FILE`; errors are absolute.
+
+## Networks
+
+| fixture | parameters | worst output error | worst gradient error | verdict | reference |
+|---|---|---|---|---|---|
+",
+    );
+    for line in networks {
+        let (output, gradient) = line.largest;
+        let (output, gradient) = (number(output), number(gradient));
+        let Line { stem, parameters, verdict, about, .. } = line;
+        text += &format!(
+            "| {stem} | {parameters} | {output} | {gradient} | {verdict} | {} |\n",
+            cell(about)
+        );
+    }
+    text += "\n## Everything else\n\n| fixture | verdict | worst error | tolerance | checks |\n|---|---|---|---|---|\n";
+    for line in rest {
+        let (error, tolerance) = line.worst.unzip();
+        let (error, tolerance) = (number(error), number(tolerance));
+        let detail = cell(&line.detail);
         text +=
             &format!("| {} | {} | {error} | {tolerance} | {detail} |\n", line.stem, line.verdict);
+    }
+    let skipped: Vec<&Line> = lines.iter().filter(|l| l.verdict == "skip").collect();
+    if !skipped.is_empty() {
+        text += "\n## Not compared\n\n| fixture | why |\n|---|---|\n";
+        for line in skipped {
+            text += &format!("| {} | {} |\n", line.stem, cell(&line.detail));
+        }
     }
     text
 }
