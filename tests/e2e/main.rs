@@ -5,3 +5,4 @@
 mod bad_input;
 mod journey;
 mod resume;
+mod weights;
