@@ -116,25 +116,22 @@ impl Validate for Config {
     }
 }
 
-/// The network.
+/// Convolutions with ReLU in between, and batch normalisation between the inner ones; also the
+/// body of FFDNet.
 #[derive(Debug)]
-pub struct DnCnn {
+pub(crate) struct Trunk {
     layers: Vec<(Conv, Option<BatchNorm>)>,
 }
 
-impl DnCnn {
-    /// Defines the parameters.
-    ///
-    /// # Errors
-    /// If a parameter name is taken.
-    pub fn new(config: &Config, scope: &Scope) -> Result<Self> {
-        let scope = scope.pp("model");
+impl Trunk {
+    /// Layers of the given width from and to so many channels; the rest is as `config` says.
+    pub(crate) fn new(config: &Config, [from, to]: [usize; 2], scope: &Scope) -> Result<Self> {
         let mut index = 0;
         let layers = (0..config.depth)
             .map(|i| {
                 let last = i + 1 == config.depth;
-                let inputs = if i == 0 { config.channels } else { config.width };
-                let outputs = if last { config.channels } else { config.width };
+                let inputs = if i == 0 { from } else { config.width };
+                let outputs = if last { to } else { config.width };
                 let conv = Conv::same(config.dims, inputs, outputs, 3, true, &scope.pp(index))?;
                 let norm = (config.batch_norm && i > 0 && !last)
                     .then(|| BatchNorm::new(outputs, 1e-4, 0.9, true, &scope.pp(index + 1)))
@@ -145,10 +142,8 @@ impl DnCnn {
             .collect::<Result<_>>()?;
         Ok(Self { layers })
     }
-}
 
-impl Network for DnCnn {
-    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = x.clone();
         for (i, (conv, norm)) in self.layers.iter().enumerate() {
             h = conv.forward(&h)?;
@@ -159,7 +154,28 @@ impl Network for DnCnn {
                 h = limpid_kernels::relu(&h)?;
             }
         }
-        Ok((x - h)?)
+        Ok(h)
+    }
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct DnCnn(Trunk);
+
+impl DnCnn {
+    /// Defines the parameters.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    pub fn new(config: &Config, scope: &Scope) -> Result<Self> {
+        let channels = [config.channels; 2];
+        Ok(Self(Trunk::new(config, channels, &scope.pp("model"))?))
+    }
+}
+
+impl Network for DnCnn {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        Ok((x - self.0.forward(x, ctx)?)?)
     }
 }
 

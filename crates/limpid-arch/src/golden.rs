@@ -1,9 +1,9 @@
 //! Comparison of a network with its golden fixture, for the tests of each network.
 
-use crate::{AnyConfig, ImageArchitecture, NetworkConfig, recognise, reference_key};
+use crate::{AnyConfig, Architecture, ImageArchitecture, NetworkConfig, recognise, reference_key};
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_kernels::rng::Stream;
-use limpid_nn::{Ctx, Params, Scope};
+use limpid_nn::{Ctx, Init, Params, Scope};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -152,12 +152,42 @@ pub(crate) fn check_as(name: &str, amend: impl FnOnce(NetworkConfig) -> NetworkC
     }
 }
 
+/// Number of parameters and buffers.
+pub(crate) fn count(config: &dyn Architecture) -> usize {
+    config.shapes().unwrap().values().map(|shape| shape.iter().product::<usize>()).sum()
+}
+
+/// What `build` makes, with every parameter drawn anew: nothing is zero that would hide a branch.
+pub(crate) fn drawn<N>(build: impl FnOnce(&Scope) -> limpid_nn::Result<N>) -> (Params, N) {
+    let params = Params::new();
+    let stream = Stream::new(1, "drawn");
+    let net = build(&params.scope(stream, DType::F32, &Device::Cpu)).unwrap();
+    let init = Init::Normal { mean: 0.0, std: 0.2 };
+    for param in params.all() {
+        let stream = stream.named(param.name());
+        param.set(&init.tensor(param.shape(), stream, DType::F32, &Device::Cpu).unwrap()).unwrap();
+    }
+    (params, net)
+}
+
+/// An image of noise.
+pub(crate) fn noise(dims: &[usize]) -> Tensor {
+    let init = Init::Uniform { low: 0.0, high: 1.0 };
+    init.tensor(dims, Stream::new(2, "noise"), DType::F32, &Device::Cpu).unwrap()
+}
+
+/// Asserts that no value of two tensors differs by more than `tolerance`.
+pub(crate) fn assert_close(a: &Tensor, b: &Tensor, tolerance: f64) {
+    let error = max_error(a, b);
+    assert!(error <= tolerance, "error {error} above {tolerance}");
+}
+
 fn max_abs(t: &Tensor) -> f64 {
     values(t).into_iter().fold(0.0, |m, v| m.max(v.abs()))
 }
 
 /// The largest difference; NaN where either holds one.
-fn max_error(a: &Tensor, b: &Tensor) -> f64 {
+pub(crate) fn max_error(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.dims(), b.dims());
     values(a).into_iter().zip(values(b)).fold(0.0, |m, (a, b)| {
         let d = (a - b).abs();

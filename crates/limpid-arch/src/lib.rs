@@ -9,11 +9,18 @@
 //! Invariants: a network knows no loss, no data and no training loop.
 
 pub mod basic_unet;
+mod blocks;
 pub mod dncnn;
+pub mod drunet;
 pub mod dynunet;
+pub mod edsr;
+pub mod ffdnet;
+pub mod nafnet;
 pub mod nucli_unet;
 mod recognise;
 mod registry;
+pub mod restormer;
+pub mod srresnet;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
 pub use registry::{KINDS, NetworkConfig};

@@ -1,7 +1,8 @@
 //! Image-to-image networks by name: the configuration that picks one.
 
 use crate::{
-    Architecture, ImageArchitecture, Network, Shapes, basic_unet, dncnn, dynunet, nucli_unet,
+    Architecture, ImageArchitecture, Network, Shapes, basic_unet, dncnn, drunet, dynunet, edsr,
+    ffdnet, nafnet, nucli_unet, restormer, srresnet,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -16,14 +17,37 @@ pub enum NetworkConfig {
     BasicUnet(basic_unet::Config),
     /// DnCNN: plain convolutions, residual.
     Dncnn(dncnn::Config),
+    /// DRUNet: U-Net of residual blocks, told the noise level.
+    Drunet(drunet::Config),
     /// MONAI's DynUNet, as nnU-Net configures it.
     Dynunet(dynunet::Config),
+    /// EDSR: super-resolution by residual blocks, after the intensities are centred.
+    Edsr(edsr::Config),
+    /// FFDNet: plain convolutions at half resolution, told the noise level.
+    Ffdnet(ffdnet::Config),
+    /// NAFNet: U-Net without activation functions.
+    Nafnet(nafnet::Config),
     /// nucli-train's U-Net for PET.
     NucliUnet(nucli_unet::Config),
+    /// Restormer: U-Net of transformer blocks that attend between channels.
+    Restormer(restormer::Config),
+    /// Modified SRResNet: super-resolution by residual blocks.
+    Srresnet(srresnet::Config),
 }
 
 /// Names of the networks, as `kind` spells them.
-pub const KINDS: [&str; 4] = ["basic_unet", "dncnn", "dynunet", "nucli_unet"];
+pub const KINDS: [&str; 10] = [
+    "basic_unet",
+    "dncnn",
+    "drunet",
+    "dynunet",
+    "edsr",
+    "ffdnet",
+    "nafnet",
+    "nucli_unet",
+    "restormer",
+    "srresnet",
+];
 
 impl Default for NetworkConfig {
     fn default() -> Self {
@@ -37,8 +61,14 @@ impl NetworkConfig {
         match self {
             Self::BasicUnet(c) => c,
             Self::Dncnn(c) => c,
+            Self::Drunet(c) => c,
             Self::Dynunet(c) => c,
+            Self::Edsr(c) => c,
+            Self::Ffdnet(c) => c,
+            Self::Nafnet(c) => c,
             Self::NucliUnet(c) => c,
+            Self::Restormer(c) => c,
+            Self::Srresnet(c) => c,
         }
     }
 
@@ -47,8 +77,14 @@ impl NetworkConfig {
         let found = [
             basic_unet::Config::recognise(shapes).map(Self::BasicUnet),
             dncnn::Config::recognise(shapes).map(Self::Dncnn),
+            drunet::Config::recognise(shapes).map(Self::Drunet),
             dynunet::Config::recognise(shapes).map(Self::Dynunet),
+            edsr::Config::recognise(shapes).map(Self::Edsr),
+            ffdnet::Config::recognise(shapes).map(Self::Ffdnet),
+            nafnet::Config::recognise(shapes).map(Self::Nafnet),
             nucli_unet::Config::recognise(shapes).map(Self::NucliUnet),
+            restormer::Config::recognise(shapes).map(Self::Restormer),
+            srresnet::Config::recognise(shapes).map(Self::Srresnet),
         ];
         found.into_iter().flatten().collect()
     }
@@ -107,8 +143,14 @@ impl Validate for NetworkConfig {
         match self {
             Self::BasicUnet(c) => c.validate(at),
             Self::Dncnn(c) => c.validate(at),
+            Self::Drunet(c) => c.validate(at),
             Self::Dynunet(c) => c.validate(at),
+            Self::Edsr(c) => c.validate(at),
+            Self::Ffdnet(c) => c.validate(at),
+            Self::Nafnet(c) => c.validate(at),
             Self::NucliUnet(c) => c.validate(at),
+            Self::Restormer(c) => c.validate(at),
+            Self::Srresnet(c) => c.validate(at),
         }
     }
 }

@@ -1,14 +1,49 @@
 //! Networks with the weights of their reference: output, loss and every gradient.
 
 use candle_core::{DType, Device, Tensor, Var};
-use limpid_arch::{AnyConfig, ImageArchitecture, Shapes, recognise, reference_key};
+use limpid_arch::ffdnet::FfdNet;
+use limpid_arch::{
+    AnyConfig, ImageArchitecture, NetworkConfig, Shapes, recognise, reference_key, srresnet,
+};
 use limpid_kernels::rng::Stream;
-use limpid_nn::{Ctx, Params};
+use limpid_nn::{Ctx, Error, Params, Scope};
 use std::collections::BTreeMap;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, text};
 
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
+
+/// What a network makes of the inputs of a file, in their order.
+type Forward = Box<dyn Fn(&[Var], &Ctx) -> limpid_nn::Result<Tensor>>;
+
+/// Defines the parameters of a network.
+fn build(config: &AnyConfig, scope: &Scope) -> limpid_nn::Result<Forward> {
+    let AnyConfig::Image(config) = config;
+    if let NetworkConfig::Ffdnet(c) = config {
+        let net = FfdNet::new(c, scope)?;
+        return Ok(Box::new(move |inputs, ctx| match inputs {
+            [x, sigma] => net.forward(x, sigma, ctx),
+            _ => Err(Error::shape("ffdnet", "an image and its noise level", inputs.len())),
+        }));
+    }
+    let net = config.build(scope)?;
+    Ok(Box::new(move |inputs, ctx| match inputs {
+        [x] => net.forward(x, ctx),
+        _ => Err(Error::shape("network", "one input", inputs.len())),
+    }))
+}
+
+/// The configuration with what the shapes of the weights do not tell.
+fn complete(config: AnyConfig, fixture: &Fixture) -> Result<AnyConfig, String> {
+    let AnyConfig::Image(NetworkConfig::Srresnet(c)) = config else { return Ok(config) };
+    let (small, large) = (fixture.shape("input.0")?, fixture.shape("output")?);
+    let (Some(small), Some(large)) = (small.last(), large.last()) else {
+        return Err("the image has no size".into());
+    };
+    // repeating pixels twice and three times takes the same weights
+    let scale = large / small.max(&1);
+    Ok(AnyConfig::Image(NetworkConfig::Srresnet(srresnet::Config { scale, ..c })))
+}
 
 /// Builds the network that the weights belong to, and compares it in evaluation and, where the file
 /// holds that, in training.
@@ -24,14 +59,15 @@ pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
         let kind = best.config.settings().kind();
         return Err(format!("{} weights do not fit the nearest network, {kind}", best.mismatches));
     }
-    let AnyConfig::Image(config) = best.config;
+    let config = complete(best.config, fixture)?;
 
     let params = Params::new();
     let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    let net = config.build(&scope).map_err(text)?;
+    let forward = build(&config, &scope).map_err(text)?;
     params.set(&weights).map_err(text)?;
-    let x = Var::from_tensor(fixture.tensor("input.0")?).map_err(text)?;
-    let output = net.forward(x.as_tensor(), &Ctx::eval()).map_err(text)?;
+    let inputs = (0..).map_while(|i| fixture.tensors.get(&format!("input.{i}")));
+    let inputs: Vec<Var> = inputs.map(Var::from_tensor).collect::<Result<_, _>>().map_err(text)?;
+    let output = forward(&inputs, &Ctx::eval()).map_err(text)?;
     // twenty times the distance of PyTorch's own f32 from f64
     let rounding: f64 = fixture.meta("max_abs_err_f32_vs_f64").unwrap_or(0.0);
     let close = absolute((20.0 * rounding).max(1e-5));
@@ -43,8 +79,9 @@ pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
     worst.tensor("loss", &loss, fixture.tensor("loss")?, GRADIENT)?;
     let gradients = loss.backward().map_err(text)?;
     for (key, expected) in fixture.part("grad.") {
-        let got = if key == "input.0" {
-            gradients.get(x.as_tensor())
+        let input = key.strip_prefix("input.").and_then(|i| inputs.get(i.parse::<usize>().ok()?));
+        let got = if let Some(input) = input {
+            gradients.get(input.as_tensor())
         } else {
             let Some(key) = reference_key(&key) else { continue };
             let param = params.get(key).ok_or_else(|| format!("no parameter `{key}`"))?;
@@ -56,7 +93,7 @@ pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
 
     if let Some(expected) = fixture.tensors.get("output_train") {
         let ctx = Ctx::train(Stream::new(0, "parity"));
-        let output = net.forward(x.as_tensor(), &ctx).map_err(text)?;
+        let output = forward(&inputs, &ctx).map_err(text)?;
         worst.tensor("training output", &output, expected, close)?;
         for (key, expected) in fixture.part("after_train.") {
             let param = params.get(&key).ok_or_else(|| format!("no parameter `{key}`"))?;

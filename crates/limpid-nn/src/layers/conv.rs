@@ -44,6 +44,12 @@ impl Conv {
         })
     }
 
+    /// A convolution with parameters that were defined elsewhere, say with other initial values.
+    #[must_use]
+    pub fn of(weight: Param, bias: Option<Param>, spec: ConvSpec) -> Self {
+        Self { weight, bias, spec }
+    }
+
     /// The common case: stride 1, odd cubic kernel, size kept.
     ///
     /// # Errors
