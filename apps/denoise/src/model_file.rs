@@ -85,7 +85,7 @@ pub(crate) fn needs(network: &NetworkConfig) -> Needs {
     Needs {
         channels: network.out_channels(),
         divisor: network.divisor(),
-        any_size: network.any_size(),
+        any_size_from: network.any_size_from(),
         fixed_size: network.fixed_size(),
         receptive_field: network.receptive_field(),
         bytes_per_pixel: network.activation_bytes(),

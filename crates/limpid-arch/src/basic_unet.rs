@@ -121,9 +121,10 @@ impl ImageArchitecture for Config {
         vec![16; self.dims]
     }
 
-    /// Upsampled images are padded to the skip connection's odd size.
-    fn any_size(&self) -> bool {
-        true
+    /// Upsampled images are padded to the skip connection's odd size; the coarsest level must keep more
+    /// than a pixel.
+    fn any_size_from(&self) -> Option<usize> {
+        Some(32)
     }
 
     /// 140 per axis: two 3×3 convolutions on the way down and up at each of five scales.

@@ -119,6 +119,11 @@ impl ImageArchitecture for Config {
         vec![2; 2]
     }
 
+    /// The last row and column of odd sizes are repeated.
+    fn any_size_from(&self) -> Option<usize> {
+        Some(1)
+    }
+
     /// `2·(2·depth + 1)` per axis: the convolutions work at half resolution.
     fn receptive_field(&self) -> Vec<usize> {
         vec![2 * (2 * self.depth + 1); 2]

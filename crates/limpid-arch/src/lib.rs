@@ -87,9 +87,10 @@ pub trait ImageArchitecture: Architecture {
     /// Bytes of activations per input pixel in a forward pass, roughly.
     fn activation_bytes(&self) -> usize;
 
-    /// Whether an image in one piece may have any size, since the network itself pads it.
-    fn any_size(&self) -> bool {
-        self.divisor().iter().all(|&d| d == 1)
+    /// The least size, on every axis, from which an image in one piece is taken as it is: the network
+    /// itself pads what is no multiple of the divisor.
+    fn any_size_from(&self) -> Option<usize> {
+        self.divisor().iter().all(|&d| d == 1).then_some(1)
     }
 
     /// How many times larger the output is, along every axis.

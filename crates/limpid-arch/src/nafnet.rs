@@ -122,6 +122,11 @@ impl ImageArchitecture for Config {
         vec![self.padded_to(); 2]
     }
 
+    /// Zeros are added to the right and below.
+    fn any_size_from(&self) -> Option<usize> {
+        Some(1)
+    }
+
     /// One 3×3 convolution per block; the means over the image see all of it.
     fn receptive_field(&self) -> Vec<usize> {
         let levels = self.encoder.len();

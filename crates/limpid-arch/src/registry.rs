@@ -125,8 +125,8 @@ impl ImageArchitecture for NetworkConfig {
         self.settings().activation_bytes()
     }
 
-    fn any_size(&self) -> bool {
-        self.settings().any_size()
+    fn any_size_from(&self) -> Option<usize> {
+        self.settings().any_size_from()
     }
 
     fn scale(&self) -> usize {

@@ -31,7 +31,7 @@ fn tiled(
     let spatial = &x.dims()[2..];
     let rank = spatial.len();
     let needs = Needs {
-        any_size: false,
+        any_size_from: None,
         fixed_size: None,
         divisor: vec![1; rank],
         receptive_field: w.dims()[2..].to_vec(),

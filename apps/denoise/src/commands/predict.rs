@@ -288,6 +288,9 @@ fn restore(
 /// What to do about an image with another number of channels.
 fn channels_hint(network: &NetworkConfig) -> &'static str {
     match network {
+        NetworkConfig::Drunet(settings) if settings.sigma.is_none() => {
+            "give the noise level with `--set network.sigma=NUMBER`, for intensities from 0 to 1"
+        }
         _ => "give an image of the kind the network was trained on, or its axes with `--axes`",
     }
 }

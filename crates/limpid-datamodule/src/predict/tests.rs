@@ -20,7 +20,7 @@ fn restore(from: &Path, to: &Path, dims: usize, normalisers: &Normalisers) -> u6
     let options = WriteOptions::default();
     let mut output = Output::create(to, &input, normalisers, channels, None, &options).unwrap();
     let needs = Needs {
-        any_size: false,
+        any_size_from: None,
         fixed_size: None,
         divisor: vec![2; dims],
         receptive_field: vec![3; dims],

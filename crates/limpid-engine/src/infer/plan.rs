@@ -139,8 +139,9 @@ pub enum Padding {
 pub struct Needs {
     /// Window sizes must be multiples of this, per spatial axis.
     pub divisor: Vec<usize>,
-    /// Whether an image in one piece may have any size: the network itself pads it.
-    pub any_size: bool,
+    /// The least size from which an image in one piece is taken as it is, though no multiple of the
+    /// divisor; none if never.
+    pub any_size_from: Option<usize>,
     /// The only window it takes, if there is but one.
     pub fixed_size: Option<Vec<usize>>,
     /// Receptive field per spatial axis.

@@ -47,9 +47,8 @@ pub(super) fn window_size(
     }
     let in_one_piece = config.blend == (Blend::Cosine {}) && size == whole;
     let square = rank < 2 || image[rank - 1] == image[rank - 2];
-    // the coarsest level must keep more than a pixel
-    let large = image.iter().zip(&needs.divisor).all(|(&n, &d)| d <= 1 || n >= 2 * d);
-    if needs.any_size && in_one_piece && large && (square || !transposed) {
+    let taken = needs.any_size_from.is_some_and(|least| image.iter().all(|&n| n >= least));
+    if taken && in_one_piece && (square || !transposed) {
         size = image.to_vec();
     }
     Ok(size)

@@ -10,7 +10,7 @@ fn image(shape: &[usize]) -> InMemory {
 
 fn needs(rank: usize, divisor: usize, field: usize) -> Needs {
     Needs {
-        any_size: false,
+        any_size_from: None,
         fixed_size: None,
         divisor: vec![divisor; rank],
         receptive_field: vec![field; rank],
@@ -262,7 +262,7 @@ fn wrong_settings_say_what_to_do() {
 
 #[test]
 fn an_image_in_one_piece_is_left_as_it_is_if_the_network_can_take_it() {
-    let any = Needs { any_size: true, ..needs(2, 8, 40) };
+    let any = Needs { any_size_from: Some(16), ..needs(2, 8, 40) };
     let config = TileConfig::default();
     let plan = |needs: &Needs, image: &[usize]| Plan::new(&config, needs, image).unwrap();
     assert_eq!(plan(&any, &[37, 61]).size, [37, 61]);
