@@ -8,12 +8,20 @@
 //!
 //! Invariants: a network knows no loss, no data and no training loop.
 
+mod adn;
+pub mod attention_unet;
 pub mod basic_unet;
+pub mod ddpm_unet;
 pub mod dncnn;
 pub mod dynunet;
+pub mod em_unet;
+pub mod monai_discriminator;
 pub mod nucli_unet;
 mod recognise;
 mod registry;
+pub mod segresnet;
+pub mod sr_unet3d;
+pub mod unet;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
 pub use registry::{KINDS, NetworkConfig};

@@ -1,7 +1,8 @@
 //! Image-to-image networks by name: the configuration that picks one.
 
 use crate::{
-    Architecture, ImageArchitecture, Network, Shapes, basic_unet, dncnn, dynunet, nucli_unet,
+    Architecture, ImageArchitecture, Network, Shapes, attention_unet, basic_unet, dncnn, dynunet,
+    em_unet, nucli_unet, segresnet, unet,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -12,18 +13,35 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum NetworkConfig {
+    /// Attention U-Net: skip connections weighted by what the coarser level found.
+    AttentionUnet(attention_unet::Config),
     /// MONAI's BasicUNet: five scales, two convolutions each.
     BasicUnet(basic_unet::Config),
     /// DnCNN: plain convolutions, residual.
     Dncnn(dncnn::Config),
     /// MONAI's DynUNet, as nnU-Net configures it.
     Dynunet(dynunet::Config),
+    /// EMDiffuse's plain U-Net.
+    EmUnet(em_unet::Config),
     /// nucli-train's U-Net for PET.
     NucliUnet(nucli_unet::Config),
+    /// SegResNet: residual blocks, wide encoder, slim decoder.
+    Segresnet(segresnet::Config),
+    /// MONAI's UNet, optionally with residual units.
+    Unet(unet::Config),
 }
 
 /// Names of the networks, as `kind` spells them.
-pub const KINDS: [&str; 4] = ["basic_unet", "dncnn", "dynunet", "nucli_unet"];
+pub const KINDS: [&str; 8] = [
+    "attention_unet",
+    "basic_unet",
+    "dncnn",
+    "dynunet",
+    "em_unet",
+    "nucli_unet",
+    "segresnet",
+    "unet",
+];
 
 impl Default for NetworkConfig {
     fn default() -> Self {
@@ -35,20 +53,28 @@ impl NetworkConfig {
     /// The settings of the network, whichever it is.
     fn settings(&self) -> &dyn ImageArchitecture {
         match self {
+            Self::AttentionUnet(c) => c,
             Self::BasicUnet(c) => c,
             Self::Dncnn(c) => c,
             Self::Dynunet(c) => c,
+            Self::EmUnet(c) => c,
             Self::NucliUnet(c) => c,
+            Self::Segresnet(c) => c,
+            Self::Unet(c) => c,
         }
     }
 
     /// The configuration of the network whose settings a checkpoint's shapes fit best.
     pub(crate) fn candidates(shapes: &Shapes) -> Vec<Self> {
         let found = [
+            attention_unet::Config::recognise(shapes).map(Self::AttentionUnet),
             basic_unet::Config::recognise(shapes).map(Self::BasicUnet),
             dncnn::Config::recognise(shapes).map(Self::Dncnn),
             dynunet::Config::recognise(shapes).map(Self::Dynunet),
+            em_unet::Config::recognise(shapes).map(Self::EmUnet),
             nucli_unet::Config::recognise(shapes).map(Self::NucliUnet),
+            segresnet::Config::recognise(shapes).map(Self::Segresnet),
+            unet::Config::recognise(shapes).map(Self::Unet),
         ];
         found.into_iter().flatten().collect()
     }
@@ -101,10 +127,14 @@ impl ImageArchitecture for NetworkConfig {
 impl Validate for NetworkConfig {
     fn validate(&self, at: &mut Check) {
         match self {
+            Self::AttentionUnet(c) => c.validate(at),
             Self::BasicUnet(c) => c.validate(at),
             Self::Dncnn(c) => c.validate(at),
             Self::Dynunet(c) => c.validate(at),
+            Self::EmUnet(c) => c.validate(at),
             Self::NucliUnet(c) => c.validate(at),
+            Self::Segresnet(c) => c.validate(at),
+            Self::Unet(c) => c.validate(at),
         }
     }
 }
