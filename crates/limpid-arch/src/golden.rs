@@ -1,6 +1,9 @@
 //! Comparison of a network with its golden fixture, for the tests of each network.
 
-use crate::{AnyConfig, Architecture, ImageArchitecture, NetworkConfig, recognise, reference_key};
+use crate::{
+    AnyConfig, Architecture, ImageArchitecture, Network, NetworkConfig, Shapes, recognise,
+    reference_key,
+};
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Init, Params, Scope};
@@ -129,11 +132,21 @@ pub(crate) fn check(name: &str) {
 pub(crate) fn check_as(name: &str, amend: impl FnOnce(NetworkConfig) -> NetworkConfig) {
     let Some(golden) = Golden::open(&format!("engine/{name}")) else { return };
     let weights = golden.weights("param.");
-    #[expect(clippy::infallible_destructuring_match, reason = "other sorts of network follow")]
-    let config = match recognised(name, &weights) {
-        AnyConfig::Image(config) => amend(config),
+    let AnyConfig::Image(config) = recognised(name, &weights) else {
+        panic!("{name}: not an image-to-image network");
     };
-    let (params, net) = filled(&weights, |scope| config.build(scope));
+    let config = amend(config);
+    check_network(&golden, &weights, |scope| config.build(scope));
+}
+
+/// Compares the network that `build` makes, in evaluation and, where the fixture holds that, in
+/// training.
+pub(crate) fn check_network(
+    golden: &Golden,
+    weights: &BTreeMap<String, Tensor>,
+    build: impl FnOnce(&Scope) -> limpid_nn::Result<Box<dyn Network>>,
+) {
+    let (params, net) = filled(weights, build);
     let x = Var::from_tensor(golden.tensor("input.0")).unwrap();
     let y = net.forward(x.as_tensor(), &Ctx::eval()).unwrap();
     golden.close("output", &y, golden.tensor("output"), OUTPUT);
@@ -180,6 +193,89 @@ pub(crate) fn noise(dims: &[usize]) -> Tensor {
 pub(crate) fn assert_close(a: &Tensor, b: &Tensor, tolerance: f64) {
     let error = max_error(a, b);
     assert!(error <= tolerance, "error {error} above {tolerance}");
+}
+
+/// Compares an image-to-image network of `golden/emdiffuse`, recognised by its weights.
+pub(crate) fn check_emdiffuse(name: &str) {
+    let Some(golden) = Golden::open(&format!("emdiffuse/{name}")) else { return };
+    let weights = golden.weights("weights.");
+    let AnyConfig::Image(config) = recognised(name, &weights) else {
+        panic!("{name}: not an image-to-image network");
+    };
+    let (params, net) = filled(&weights, |scope| config.build(scope));
+    let y = net.forward(golden.tensor("in.x"), &Ctx::eval()).unwrap();
+    let close = Tolerance { absolute: 2e-5, relative: 1e-4 };
+    golden.close("output", &y, golden.tensor("out.out"), close);
+    let close = Tolerance { absolute: 1e-6, relative: 1e-3 };
+    golden.gradients(&params, &[], (&y, golden.tensor("in.target")), ("grad.", close));
+}
+
+/// A network with its initial weights.
+pub(crate) fn fresh<N>(build: impl FnOnce(&Scope) -> limpid_nn::Result<N>) -> (Params, N) {
+    let params = Params::new();
+    let net = build(&params.scope(Stream::new(0, "fresh"), DType::F32, &Device::Cpu)).unwrap();
+    (params, net)
+}
+
+/// Number of trainable scalars.
+pub(crate) fn parameters(config: &impl Architecture) -> usize {
+    let (params, ()) = fresh(|scope| config.define(scope));
+    params.count()
+}
+
+/// Asserts that a configuration is found again from the shapes of its parameters.
+pub(crate) fn round_trip<C: Architecture + PartialEq + limpid_config::Validate>(
+    config: &C,
+    recognise: impl Fn(&Shapes) -> Option<C>,
+) {
+    assert!(limpid_config::check(config).is_empty(), "{:?}", limpid_config::check(config));
+    let shapes = config.shapes().unwrap();
+    assert_eq!(recognise(&shapes).as_ref(), Some(config));
+    let found = crate::recognise(&shapes);
+    assert_eq!((found[0].config.settings().kind(), found[0].mismatches), (config.kind(), 0));
+}
+
+fn zeros(shape: &[usize]) -> Tensor {
+    Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()
+}
+
+/// Asserts that an image of a shape is answered with an error of its shape.
+pub(crate) fn refuses(config: &impl ImageArchitecture, shape: &[usize]) {
+    let (_, net) = fresh(|scope| config.build(scope));
+    let error = net.forward(&zeros(shape), &Ctx::eval()).unwrap_err();
+    assert!(matches!(error, limpid_nn::Error::Shape { .. }), "{error}");
+}
+
+/// Asserts that the output has the size of the input.
+pub(crate) fn keeps_size(config: &impl ImageArchitecture, size: &[usize]) {
+    let (_, net) = fresh(|scope| config.build(scope));
+    let shape = |channels: usize| [&[2, channels], size].concat();
+    let y = net.forward(&zeros(&shape(config.in_channels())), &Ctx::eval()).unwrap();
+    assert_eq!(y.dims(), shape(config.out_channels()));
+}
+
+/// Asserts that no pixel in the middle of a square image of that size depends on more pixels than
+/// the receptive field says. For networks without normalisation by the image.
+pub(crate) fn receptive_field_holds(config: &impl ImageArchitecture, size: usize) {
+    let (params, net) = fresh(|scope| config.build(scope));
+    // positive weights and images: nothing cancels, and every rectifier is open
+    for param in params.trainable() {
+        param.set(&(param.tensor().abs().unwrap() + 1e-3).unwrap()).unwrap();
+    }
+    let (field, x) = (config.receptive_field(), zeros(&[1, config.in_channels(), size, size]));
+    let x = Var::from_tensor(&(x + 1.0).unwrap()).unwrap();
+    let y = net.forward(x.as_tensor(), &Ctx::eval()).unwrap();
+    let divisor = config.divisor()[0];
+    for at in size / 2..size / 2 + divisor {
+        let pixel = y.narrow(2, at, 1).unwrap().narrow(3, at, 1).unwrap().sum_all().unwrap();
+        let grads = pixel.backward().unwrap();
+        let rows = grads.get(&x).unwrap().abs().unwrap().sum((0, 1, 3)).unwrap();
+        let rows: Vec<f32> = rows.to_vec1().unwrap();
+        let seen: Vec<usize> = (0..size).filter(|&i| rows[i] > 0.0).collect();
+        let reach = seen.iter().map(|i| i.abs_diff(at)).max().unwrap();
+        assert!(2 * reach < field[0] + 1, "{reach} to one side, but {field:?} in all");
+        assert!(4 * reach >= field[0], "{reach} to one side of {field:?} is far too little");
+    }
 }
 
 fn max_abs(t: &Tensor) -> f64 {

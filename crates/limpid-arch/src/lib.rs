@@ -8,19 +8,27 @@
 //!
 //! Invariants: a network knows no loss, no data and no training loop.
 
+mod adn;
+pub mod attention_unet;
 pub mod basic_unet;
 mod blocks;
+pub mod ddpm_unet;
 pub mod dncnn;
 pub mod drunet;
 pub mod dynunet;
 pub mod edsr;
+pub mod em_unet;
 pub mod ffdnet;
+pub mod monai_discriminator;
 pub mod nafnet;
 pub mod nucli_unet;
 mod recognise;
 mod registry;
 pub mod restormer;
+pub mod segresnet;
+pub mod sr_unet3d;
 pub mod srresnet;
+pub mod unet;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
 pub use registry::{KINDS, NetworkConfig};

@@ -1,12 +1,19 @@
 //! Which network a checkpoint belongs to, told from its keys and shapes.
 
-use crate::{Architecture, NetworkConfig, Shapes};
+use crate::{Architecture, NetworkConfig, Shapes, ddpm_unet, monai_discriminator, sr_unet3d};
+use limpid_config::Validate;
 
 /// The configuration of a network of any sort.
 #[derive(Clone, Debug)]
 pub enum AnyConfig {
     /// An image-to-image network, which the restoration models can train and run.
     Image(NetworkConfig),
+    /// MONAI's diffusion network, which is also given a time step.
+    DdpmUnet(ddpm_unet::Config),
+    /// MONAI's patch discriminator.
+    MonaiDiscriminator(monai_discriminator::Config),
+    /// 3D-SR-Unet, which is also given a factor.
+    SrUnet3d(sr_unet3d::Config),
 }
 
 impl AnyConfig {
@@ -15,14 +22,29 @@ impl AnyConfig {
     pub fn settings(&self) -> &dyn Architecture {
         match self {
             Self::Image(c) => c,
+            Self::DdpmUnet(c) => c,
+            Self::MonaiDiscriminator(c) => c,
+            Self::SrUnet3d(c) => c,
         }
     }
 
     /// All that the shapes may belong to.
     fn candidates(shapes: &Shapes) -> Vec<Self> {
         let images = NetworkConfig::candidates(shapes).into_iter();
-        images.filter(|c| limpid_config::check(c).is_empty()).map(Self::Image).collect()
+        let others = [
+            ddpm_unet::Config::recognise(shapes).filter(is_valid).map(Self::DdpmUnet),
+            monai_discriminator::Config::recognise(shapes)
+                .filter(is_valid)
+                .map(Self::MonaiDiscriminator),
+            sr_unet3d::Config::recognise(shapes).filter(is_valid).map(Self::SrUnet3d),
+        ];
+        images.filter(is_valid).map(Self::Image).chain(others.into_iter().flatten()).collect()
     }
+}
+
+/// Whether a network can be built from a configuration.
+fn is_valid(config: &impl Validate) -> bool {
+    limpid_config::check(config).is_empty()
 }
 
 /// A network that a checkpoint may belong to.

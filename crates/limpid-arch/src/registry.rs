@@ -1,8 +1,8 @@
 //! Image-to-image networks by name: the configuration that picks one.
 
 use crate::{
-    Architecture, ImageArchitecture, Network, Shapes, basic_unet, dncnn, drunet, dynunet, edsr,
-    ffdnet, nafnet, nucli_unet, restormer, srresnet,
+    Architecture, ImageArchitecture, Network, Shapes, attention_unet, basic_unet, dncnn, drunet,
+    dynunet, edsr, em_unet, ffdnet, nafnet, nucli_unet, restormer, segresnet, srresnet, unet,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum NetworkConfig {
+    /// Attention U-Net: skip connections weighted by what the coarser level found.
+    AttentionUnet(attention_unet::Config),
     /// MONAI's BasicUNet: five scales, two convolutions each.
     BasicUnet(basic_unet::Config),
     /// DnCNN: plain convolutions, residual.
@@ -23,6 +25,8 @@ pub enum NetworkConfig {
     Dynunet(dynunet::Config),
     /// EDSR: super-resolution by residual blocks, after the intensities are centred.
     Edsr(edsr::Config),
+    /// EMDiffuse's plain U-Net.
+    EmUnet(em_unet::Config),
     /// FFDNet: plain convolutions at half resolution, told the noise level.
     Ffdnet(ffdnet::Config),
     /// NAFNet: U-Net without activation functions.
@@ -31,22 +35,30 @@ pub enum NetworkConfig {
     NucliUnet(nucli_unet::Config),
     /// Restormer: U-Net of transformer blocks that attend between channels.
     Restormer(restormer::Config),
+    /// SegResNet: residual blocks, wide encoder, slim decoder.
+    Segresnet(segresnet::Config),
     /// Modified SRResNet: super-resolution by residual blocks.
     Srresnet(srresnet::Config),
+    /// MONAI's UNet, optionally with residual units.
+    Unet(unet::Config),
 }
 
 /// Names of the networks, as `kind` spells them.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 14] = [
+    "attention_unet",
     "basic_unet",
     "dncnn",
     "drunet",
     "dynunet",
     "edsr",
+    "em_unet",
     "ffdnet",
     "nafnet",
     "nucli_unet",
     "restormer",
+    "segresnet",
     "srresnet",
+    "unet",
 ];
 
 impl Default for NetworkConfig {
@@ -59,32 +71,40 @@ impl NetworkConfig {
     /// The settings of the network, whichever it is.
     fn settings(&self) -> &dyn ImageArchitecture {
         match self {
+            Self::AttentionUnet(c) => c,
             Self::BasicUnet(c) => c,
             Self::Dncnn(c) => c,
             Self::Drunet(c) => c,
             Self::Dynunet(c) => c,
             Self::Edsr(c) => c,
+            Self::EmUnet(c) => c,
             Self::Ffdnet(c) => c,
             Self::Nafnet(c) => c,
             Self::NucliUnet(c) => c,
             Self::Restormer(c) => c,
+            Self::Segresnet(c) => c,
             Self::Srresnet(c) => c,
+            Self::Unet(c) => c,
         }
     }
 
     /// The configuration of the network whose settings a checkpoint's shapes fit best.
     pub(crate) fn candidates(shapes: &Shapes) -> Vec<Self> {
         let found = [
+            attention_unet::Config::recognise(shapes).map(Self::AttentionUnet),
             basic_unet::Config::recognise(shapes).map(Self::BasicUnet),
             dncnn::Config::recognise(shapes).map(Self::Dncnn),
             drunet::Config::recognise(shapes).map(Self::Drunet),
             dynunet::Config::recognise(shapes).map(Self::Dynunet),
             edsr::Config::recognise(shapes).map(Self::Edsr),
+            em_unet::Config::recognise(shapes).map(Self::EmUnet),
             ffdnet::Config::recognise(shapes).map(Self::Ffdnet),
             nafnet::Config::recognise(shapes).map(Self::Nafnet),
             nucli_unet::Config::recognise(shapes).map(Self::NucliUnet),
             restormer::Config::recognise(shapes).map(Self::Restormer),
+            segresnet::Config::recognise(shapes).map(Self::Segresnet),
             srresnet::Config::recognise(shapes).map(Self::Srresnet),
+            unet::Config::recognise(shapes).map(Self::Unet),
         ];
         found.into_iter().flatten().collect()
     }
@@ -141,16 +161,20 @@ impl ImageArchitecture for NetworkConfig {
 impl Validate for NetworkConfig {
     fn validate(&self, at: &mut Check) {
         match self {
+            Self::AttentionUnet(c) => c.validate(at),
             Self::BasicUnet(c) => c.validate(at),
             Self::Dncnn(c) => c.validate(at),
             Self::Drunet(c) => c.validate(at),
             Self::Dynunet(c) => c.validate(at),
             Self::Edsr(c) => c.validate(at),
+            Self::EmUnet(c) => c.validate(at),
             Self::Ffdnet(c) => c.validate(at),
             Self::Nafnet(c) => c.validate(at),
             Self::NucliUnet(c) => c.validate(at),
             Self::Restormer(c) => c.validate(at),
+            Self::Segresnet(c) => c.validate(at),
             Self::Srresnet(c) => c.validate(at),
+            Self::Unet(c) => c.validate(at),
         }
     }
 }

@@ -222,6 +222,20 @@ impl Scope {
         self.define(name, shape, init, false)
     }
 
+    /// Draws the initial value of an entry defined here again, from another distribution; for
+    /// networks that initialise their layers in their own way.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no entry of that name.
+    pub fn redraw(&self, name: &str, init: Init) -> Result<()> {
+        let name = self.join(name);
+        let Some(param) = self.params.get(&name) else {
+            return Err(Error::argument("redraw", format!("no parameter is named `{name}`")));
+        };
+        let stream = self.stream.named(&name);
+        param.set(&init.tensor(param.shape(), stream, self.dtype, &self.device)?)
+    }
+
     /// The store being filled.
     #[must_use]
     pub fn params(&self) -> &Params {
@@ -286,6 +300,16 @@ mod tests {
         assert!(!w.tensor().track_op());
         w.freeze(false);
         assert!(w.tensor().track_op());
+    }
+
+    #[test]
+    fn redrawing_changes_the_value_and_nothing_else() {
+        let (params, w, _) = store();
+        let scope = params.scope(Stream::new(1, "init"), DType::F32, &Device::Cpu).pp("a");
+        scope.redraw("weight", Init::Const(2.0)).unwrap();
+        assert_eq!(w.tensor().to_vec2::<f32>().unwrap(), [[2.0; 3]; 2]);
+        assert_eq!(params.all().len(), 2);
+        assert!(scope.redraw("wait", Init::Zeros).unwrap_err().to_string().contains("`a.wait`"));
     }
 
     #[test]
