@@ -89,9 +89,10 @@ fn restoring_with_published_weights_equals_the_reference() {
     for name in names {
         let Some(all) = golden(name) else { return };
         let dir = tempfile::tempdir().unwrap();
-        save_torch(&dir.path().join("weights.pth"), &weights(&all));
+        let file = format!("{name}.pth");
+        save_torch(&dir.path().join(&file), &weights(&all));
         save_first(&dir.path().join("in.tif"), &all["input.0"]);
-        denoise(dir.path(), &["predict", "in.tif", "out.tif", "--weights", "weights.pth"]).ok();
+        denoise(dir.path(), &["predict", "in.tif", "out.tif", "--weights", &file]).ok();
         let got = {
             let file = limpid_io::open(dir.path().join("out.tif")).unwrap();
             file.read().unwrap().data.to_f32()
@@ -100,7 +101,7 @@ fn restoring_with_published_weights_equals_the_reference() {
         assert_eq!(got.len(), expected.len(), "{name}");
         let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 2e-5, "{name}: {worst}");
-        let told = denoise(dir.path(), &["inspect", "weights.pth"]);
+        let told = denoise(dir.path(), &["inspect", &file]);
         assert!(told.ok().out.contains("fits the network"), "{name}: {}", told.out);
     }
 }
