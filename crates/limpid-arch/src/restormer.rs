@@ -202,7 +202,7 @@ impl Validate for Config {
                 at.problem(format!("blocks.{i}"), "must be at least 1");
             }
             let width = self.width_of(i);
-            if heads == 0 || width % heads > 0 {
+            if heads == 0 || !width.is_multiple_of(heads) {
                 at.problem(format!("heads.{i}"), format!("must divide {width}, got {heads}"));
             }
         }
