@@ -1,7 +1,7 @@
 //! Networks with the weights of their reference: output, loss and every gradient.
 
 use candle_core::{DType, Device, Tensor, Var};
-use limpid_arch::{AnyConfig, ImageArchitecture, Shapes, recognise, reference_key};
+use limpid_arch::{AnyConfig, ImageArchitecture, Network, Shapes, recognise, reference_key};
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Params};
 use std::collections::BTreeMap;
@@ -13,28 +13,52 @@ const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
 /// Builds the network that the weights belong to, and compares it in evaluation and, where the file
 /// holds that, in training.
 pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
-    let weights: BTreeMap<String, Tensor> = fixture
-        .part("param.")
-        .into_iter()
-        .filter_map(|(key, tensor)| Some((reference_key(&key)?.to_owned(), tensor)))
-        .collect();
+    let weights = weights(fixture, "param.");
+    let AnyConfig::Image(config) = recognised(&weights)? else {
+        return Err("the weights are not those of an image-to-image network".into());
+    };
+    let params = Params::new();
+    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
+    let net = config.build(&scope).map_err(text)?;
+    params.set(&weights).map_err(text)?;
+    compare(fixture, &params, net.as_ref())
+}
+
+/// The weights below a prefix under our names, in f32.
+pub(super) fn weights(fixture: &Fixture, prefix: &str) -> BTreeMap<String, Tensor> {
+    let ours = |(key, tensor): (String, Tensor)| {
+        Some((reference_key(&key)?.to_owned(), tensor.to_dtype(DType::F32).ok()?))
+    };
+    fixture.part(prefix).into_iter().filter_map(ours).collect()
+}
+
+/// The configuration of the network that has these weights.
+pub(super) fn recognised(weights: &BTreeMap<String, Tensor>) -> Result<AnyConfig, String> {
     let shapes: Shapes = weights.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
     let best = recognise(&shapes).into_iter().next().ok_or("no network has these weights")?;
     if best.mismatches > 0 {
         let kind = best.config.settings().kind();
         return Err(format!("{} weights do not fit the nearest network, {kind}", best.mismatches));
     }
-    let AnyConfig::Image(config) = best.config;
+    Ok(best.config)
+}
 
-    let params = Params::new();
-    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    let net = config.build(&scope).map_err(text)?;
-    params.set(&weights).map_err(text)?;
+/// How far the output may be off: twenty times the distance of PyTorch's own f32 from f64.
+pub(super) fn output_tolerance(fixture: &Fixture) -> f64 {
+    let rounding: f64 = fixture.meta("max_abs_err_f32_vs_f64").unwrap_or(0.0);
+    (20.0 * rounding).max(1e-5)
+}
+
+/// Compares a network that has the weights of the file, in evaluation and, where the file holds
+/// that, in training.
+pub(super) fn compare(
+    fixture: &Fixture,
+    params: &Params,
+    net: &dyn Network,
+) -> Result<Outcome, String> {
     let x = Var::from_tensor(fixture.tensor("input.0")?).map_err(text)?;
     let output = net.forward(x.as_tensor(), &Ctx::eval()).map_err(text)?;
-    // twenty times the distance of PyTorch's own f32 from f64
-    let rounding: f64 = fixture.meta("max_abs_err_f32_vs_f64").unwrap_or(0.0);
-    let close = absolute((20.0 * rounding).max(1e-5));
+    let close = absolute(output_tolerance(fixture));
     let mut worst = Worst::default();
     worst.tensor("output", &output, fixture.tensor("output")?, close)?;
 
