@@ -10,10 +10,12 @@ mod classical;
 mod fixture;
 mod inference;
 mod losses;
+mod losses_em;
 mod metrics;
 mod networks;
 mod optim;
 mod training;
+mod unets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -41,19 +43,27 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("ckpt_expected", checkpoints::torch_files),
     ("ema", optim::ema),
     ("inference_misc", inference::misc),
-    ("losses", losses::losses),
+    ("losses", losses::of_any_layout),
     ("metrics_2d", metrics::image),
     ("metrics_3d", metrics::image),
     ("metrics_ms_fsim", metrics::perceptual),
     ("net_dncnn", networks::network),
     ("net_drunet", networks::network),
     ("net_ffdnet", networks::network),
+    ("net_models_unet", unets::emdiffuse),
+    ("net_monai_attentionunet", unets::attention_unet),
     ("net_monai_basicunet", networks::network),
+    ("net_monai_ddpm_unet", unets::diffusion),
     ("net_monai_dynunet", networks::network),
     ("net_nafnet", networks::network),
     ("net_nucli_unet", networks::network),
     ("net_restormer", networks::network),
     ("net_srresnet", networks::network),
+    ("net_monai_patchgan", unets::discriminator),
+    ("net_monai_segresnet", unets::segresnet),
+    ("net_monai_unet", unets::unet),
+    ("net_nucli_unet", networks::network),
+    ("net_sr_unet3d", unets::super_resolution),
     ("nnunet_sliding", inference::nnunet),
     ("optimizers", optim::optimizers),
     ("patch_centers", classical::patch_centers),
@@ -232,7 +242,7 @@ mod tests {
             assert!(handler(stem).is_some_and(|h| std::ptr::fn_addr_eq(h, kind)), "{stem}");
         };
         for stem in ["losses", "losses_s7", "losses-b", "losses2"] {
-            same(stem, losses::losses);
+            same(stem, losses::of_any_layout);
         }
         same("resample_7", classical::resample);
         same("resample_spacing_7", classical::resample_spacing);

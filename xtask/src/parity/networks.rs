@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_arch::ffdnet::FfdNet;
 use limpid_arch::{
-    AnyConfig, ImageArchitecture, NetworkConfig, Shapes, recognise, reference_key, srresnet,
+    AnyConfig, ImageArchitecture, Network, NetworkConfig, Shapes, recognise, reference_key,
+    srresnet,
 };
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Error, Params, Scope};
@@ -13,82 +14,127 @@ use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, text};
 
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
 
-/// What a network makes of the inputs of a file, in their order.
-type Forward = Box<dyn Fn(&[Var], &Ctx) -> limpid_nn::Result<Tensor>>;
+/// Weights by our names.
+pub(super) type Weights = BTreeMap<String, Tensor>;
 
-/// Defines the parameters of a network.
-fn build(config: &AnyConfig, scope: &Scope) -> limpid_nn::Result<Forward> {
-    let AnyConfig::Image(config) = config;
-    if let NetworkConfig::Ffdnet(c) = config {
-        let net = FfdNet::new(c, scope)?;
-        return Ok(Box::new(move |inputs, ctx| match inputs {
+/// Builds the network that the weights belong to, and compares it.
+pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
+    let weights = weights(fixture, "param.");
+    let AnyConfig::Image(config) = recognised(&weights)? else {
+        return Err("the weights are not those of an image-to-image network".into());
+    };
+    image_network(fixture, &complete(config, fixture)?, &weights)
+}
+
+/// Compares an image-to-image network of a known configuration.
+pub(super) fn image_network(
+    fixture: &Fixture,
+    config: &NetworkConfig,
+    weights: &Weights,
+) -> Result<Outcome, String> {
+    let (params, scope) = scope();
+    if let NetworkConfig::Ffdnet(config) = config {
+        let net = FfdNet::new(config, &scope).map_err(text)?;
+        params.set(weights).map_err(text)?;
+        return compare_passes(fixture, &params, &|inputs, ctx| match inputs {
             [x, sigma] => net.forward(x, sigma, ctx),
             _ => Err(Error::shape("ffdnet", "an image and its noise level", inputs.len())),
-        }));
+        });
     }
-    let net = config.build(scope)?;
-    Ok(Box::new(move |inputs, ctx| match inputs {
-        [x] => net.forward(x, ctx),
-        _ => Err(Error::shape("network", "one input", inputs.len())),
-    }))
+    let net = config.build(&scope).map_err(text)?;
+    params.set(weights).map_err(text)?;
+    compare(fixture, &params, net.as_ref())
 }
 
 /// The configuration with what the shapes of the weights do not tell.
-fn complete(config: AnyConfig, fixture: &Fixture) -> Result<AnyConfig, String> {
-    let AnyConfig::Image(NetworkConfig::Srresnet(c)) = config else { return Ok(config) };
+fn complete(config: NetworkConfig, fixture: &Fixture) -> Result<NetworkConfig, String> {
+    let NetworkConfig::Srresnet(config) = config else { return Ok(config) };
     let (small, large) = (fixture.shape("input.0")?, fixture.shape("output")?);
     let (Some(small), Some(large)) = (small.last(), large.last()) else {
         return Err("the image has no size".into());
     };
     // repeating pixels twice and three times takes the same weights
     let scale = large / small.max(&1);
-    Ok(AnyConfig::Image(NetworkConfig::Srresnet(srresnet::Config { scale, ..c })))
+    Ok(NetworkConfig::Srresnet(srresnet::Config { scale, ..config }))
 }
 
-/// Builds the network that the weights belong to, and compares it in evaluation and, where the file
-/// holds that, in training.
-pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
-    let weights: BTreeMap<String, Tensor> = fixture
-        .part("param.")
-        .into_iter()
-        .filter_map(|(key, tensor)| Some((reference_key(&key)?.to_owned(), tensor)))
-        .collect();
+/// An empty store and its root.
+fn scope() -> (Params, Scope) {
+    let params = Params::new();
+    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
+    (params, scope)
+}
+
+/// The weights below a prefix under our names, in f32.
+pub(super) fn weights(fixture: &Fixture, prefix: &str) -> Weights {
+    let ours = |(key, tensor): (String, Tensor)| {
+        Some((reference_key(&key)?.to_owned(), tensor.to_dtype(DType::F32).ok()?))
+    };
+    fixture.part(prefix).into_iter().filter_map(ours).collect()
+}
+
+/// The configuration of the network that has these weights.
+pub(super) fn recognised(weights: &Weights) -> Result<AnyConfig, String> {
     let shapes: Shapes = weights.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
     let best = recognise(&shapes).into_iter().next().ok_or("no network has these weights")?;
     if best.mismatches > 0 {
         let kind = best.config.settings().kind();
         return Err(format!("{} weights do not fit the nearest network, {kind}", best.mismatches));
     }
-    let config = complete(best.config, fixture)?;
+    Ok(best.config)
+}
 
-    let params = Params::new();
-    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    let forward = build(&config, &scope).map_err(text)?;
-    params.set(&weights).map_err(text)?;
+/// How far the output may be off: twenty times the distance of PyTorch's own f32 from f64.
+pub(super) fn output_tolerance(fixture: &Fixture) -> f64 {
+    let rounding: f64 = fixture.meta("max_abs_err_f32_vs_f64").unwrap_or(0.0);
+    (20.0 * rounding).max(1e-5)
+}
+
+/// Compares a network that has the weights of the file, in evaluation and, where the file holds
+/// that, with its gradients and in training.
+pub(super) fn compare(
+    fixture: &Fixture,
+    params: &Params,
+    net: &dyn Network,
+) -> Result<Outcome, String> {
+    compare_passes(fixture, params, &|inputs, ctx| match inputs {
+        [x] => net.forward(x, ctx),
+        _ => Err(Error::shape("network", "one input", inputs.len())),
+    })
+}
+
+/// [`compare`] for a network of any number of inputs.
+fn compare_passes(
+    fixture: &Fixture,
+    params: &Params,
+    forward: &dyn Fn(&[Var], &Ctx) -> limpid_nn::Result<Tensor>,
+) -> Result<Outcome, String> {
     let inputs = (0..).map_while(|i| fixture.tensors.get(&format!("input.{i}")));
     let inputs: Vec<Var> = inputs.map(Var::from_tensor).collect::<Result<_, _>>().map_err(text)?;
     let output = forward(&inputs, &Ctx::eval()).map_err(text)?;
-    // twenty times the distance of PyTorch's own f32 from f64
-    let rounding: f64 = fixture.meta("max_abs_err_f32_vs_f64").unwrap_or(0.0);
-    let close = absolute((20.0 * rounding).max(1e-5));
+    let close = absolute(output_tolerance(fixture));
     let mut worst = Worst::default();
     worst.tensor("output", &output, fixture.tensor("output")?, close)?;
 
-    let target = fixture.tensor("target")?;
-    let loss = (&output - target).and_then(|d| d.sqr()?.mean_all()).map_err(text)?;
-    worst.tensor("loss", &loss, fixture.tensor("loss")?, GRADIENT)?;
-    let gradients = loss.backward().map_err(text)?;
-    for (key, expected) in fixture.part("grad.") {
-        let input = key.strip_prefix("input.").and_then(|i| inputs.get(i.parse::<usize>().ok()?));
-        let got = if let Some(input) = input {
-            gradients.get(input.as_tensor())
-        } else {
-            let Some(key) = reference_key(&key) else { continue };
-            let param = params.get(key).ok_or_else(|| format!("no parameter `{key}`"))?;
-            gradients.get(param.var())
-        };
-        let got = got.ok_or_else(|| format!("no gradient of `{key}`"))?;
-        worst.tensor(&format!("gradient of {key}"), got, &expected, GRADIENT)?;
+    // weights that are stored in half precision come without gradients
+    if let Some(expected) = fixture.tensors.get("loss") {
+        let target = fixture.tensor("target")?;
+        let loss = (&output - target).and_then(|d| d.sqr()?.mean_all()).map_err(text)?;
+        worst.tensor("loss", &loss, expected, GRADIENT)?;
+        let gradients = loss.backward().map_err(text)?;
+        for (key, expected) in fixture.part("grad.") {
+            let input =
+                key.strip_prefix("input.").and_then(|i| inputs.get(i.parse::<usize>().ok()?));
+            let got = if let Some(input) = input {
+                gradients.get(input.as_tensor())
+            } else {
+                let Some(key) = reference_key(&key) else { continue };
+                let param = params.get(key).ok_or_else(|| format!("no parameter `{key}`"))?;
+                gradients.get(param.var())
+            };
+            let got = got.ok_or_else(|| format!("no gradient of `{key}`"))?;
+            worst.tensor(&format!("gradient of {key}"), got, &expected, GRADIENT)?;
+        }
     }
 
     if let Some(expected) = fixture.tensors.get("output_train") {

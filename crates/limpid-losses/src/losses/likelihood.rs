@@ -1,5 +1,6 @@
 //! Negative log-likelihoods: losses that know the noise.
 
+use super::operand::prepare;
 use super::pixel::positive;
 use super::reduce::{mean_of2, mean_of3};
 use candle_core::Tensor;
@@ -46,6 +47,23 @@ pub fn gaussian_nll_logvar(
         let slope = d * (-s).exp();
         (0.5 * (s + d * slope), [slope, -slope, 0.5 - 0.5 * d * slope])
     })
+}
+
+/// [`gaussian_nll_logvar`] with the predicted logarithm multiplied by a weight for each element,
+/// cut to 0.01 to 1 (EMDiffuse `mse_var_loss2`). The weights receive no gradient.
+///
+/// # Errors
+/// As [`gaussian_nll_logvar`].
+pub fn gaussian_nll_logvar_weighted(
+    pred: &Tensor,
+    target: &Tensor,
+    log_variance: &Tensor,
+    weight: &Tensor,
+) -> Result<Tensor> {
+    let [variance, weight] = prepare("gaussian_nll_logvar_weighted", [log_variance, weight])?;
+    let weighted = (variance * weight.detach().clamp(0.01, 1.0)?)?;
+    let weighted = weighted.to_dtype(pred.dtype())?.to_device(pred.device())?;
+    gaussian_nll_logvar(pred, target, &weighted)
 }
 
 /// Poisson counts with a predicted rate (`torch.nn.PoissonNLLLoss(log_input=False)`): mean of

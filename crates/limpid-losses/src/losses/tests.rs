@@ -124,6 +124,140 @@ fn ssim_reference_is_off_by_its_own_rounding(f: &Fixture, loss: &Tensor) {
     assert_close("reference", &f.values("loss.ssim3d_monai_g11.value"), &[exact], 0.0, 1.3e-6);
 }
 
+/// The loss of `golden/emdiffuse` called `name`, of the named inputs; those whose gradient is held
+/// are the variables.
+fn emdiffuse_loss(f: &Fixture, name: &str, x: &dyn Fn(&str) -> Tensor) -> Result<Tensor> {
+    let number = |prefix: &str| -> f64 { name.strip_prefix(prefix).unwrap().parse().unwrap() };
+    let target = x("target");
+    let error = || (x("output").detach() - x("target"))?.sqr();
+    let classes = |which: &str| f.tensor(&format!("in.focal.target{which}"));
+    match name {
+        "mse_loss" => l2(&x("output"), &target),
+        "l1_loss" => l1(&x("output"), &target),
+        "CubicWeightedPSNRLoss" => {
+            interpolation_weighted_l2(&x("output"), &target, &x("upsampled"))
+        }
+        "mse_var_loss2" => {
+            gaussian_nll_logvar_weighted(&x("output"), &target, &x("variance"), &x("var_weight"))
+        }
+        "mse_var_loss_sample" => {
+            let fit = gaussian_nll_logvar(&x("output"), &target, &x("variance"))?;
+            Ok((fit + sample_ranking(&x("variance"), &error()?, 1.0)?)?)
+        }
+        "mse_var_loss.w1" | "mse_var_loss.w2" => {
+            let variance = (x("variance") * number("mse_var_loss.w"))?;
+            gaussian_nll_logvar(&x("output"), &target, &variance)
+        }
+        "MSE_VAR.w0.5" => gaussian_nll_logvar(&x("output"), &target, &(x("variance") * 0.5)?),
+        "pin_loss" => interval(&x("q_lower"), &x("q_upper"), &target, 0.9),
+        "pin_loss2" => interval_and_l2(&x("q_lower"), &x("q_upper"), &x("output"), &target, 0.9),
+        "SampleLossPredLoss.mean" => sample_ranking(&x("variance"), &error()?, 1.0),
+        "SampleLossPredLoss.none" => sample_ranking_pairs(&x("variance"), &error()?, 1.0),
+        "LossPredLoss.mean" | "LossPredLoss.none" | "loss_predict_loss.1" => {
+            let order = f.values("in.LossPredLoss.perm");
+            let order: Vec<usize> = order.into_iter().map(|i| i as usize).collect();
+            if name == "LossPredLoss.none" {
+                pixel_ranking_pairs(&x("variance"), &error()?, &order, 1.0)
+            } else {
+                pixel_ranking(&x("variance"), &error()?, &order, 1.0)
+            }
+        }
+        "loss_predict_loss.0" => l2(&x("output"), &target),
+        "FocalLoss.2d.g2.mean" => focal(&x("logits2"), &classes("2"), 2.0, None),
+        "FocalLoss.2d.g1.5.sum" => {
+            Ok(focal_elements(&x("logits2"), &classes("2"), 1.5, None)?.sum_all()?)
+        }
+        "FocalLoss.2d.alpha_list" => {
+            focal(&x("logits2"), &classes("2"), 2.0, Some(&[0.1, 0.2, 0.3, 0.4]))
+        }
+        "FocalLoss.4d.g2.mean" => focal(&x("logits4"), &classes("4"), 2.0, None),
+        "FocalLoss.binary.alpha0.25" => {
+            focal(&x("logitsb"), &classes("b"), 2.0, Some(&[0.25, 0.75]))
+        }
+        _ => {
+            let (quantile, reduction) =
+                name.strip_prefix("PinballLoss.q").unwrap().rsplit_once('.').unwrap();
+            let quantile = quantile.parse().unwrap();
+            let elements = pinball_elements(&x("q_lower"), &target, quantile)?;
+            match reduction {
+                "mean" => pinball(&x("q_lower"), &target, quantile),
+                "sum" => Ok(elements.sum_all()?),
+                _ => Ok(elements),
+            }
+        }
+    }
+}
+
+#[test]
+fn losses_of_emdiffuse_match_in_value_and_gradient_ties_included() {
+    let Some(f) = fixture::load_from("emdiffuse", "losses") else { return };
+    let inputs: Vec<(String, Var)> = f
+        .names()
+        .filter_map(|key| {
+            let name = key.strip_prefix("in.")?;
+            let tensor = f.tensor(key);
+            tensor.dtype().is_float().then(|| {
+                let name = name.strip_prefix("focal.").unwrap_or(name);
+                (name.to_owned(), Var::from_tensor(&tensor).unwrap())
+            })
+        })
+        .collect();
+    let var = |name: &str| &inputs.iter().find(|(n, _)| n == name).unwrap().1;
+    let tensor = |name: &str| var(name).as_tensor().clone();
+    let (mut losses, mut gradients) = (0, 0);
+    for key in f.names() {
+        let Some(name) = key.strip_prefix("out.") else { continue };
+        let loss = emdiffuse_loss(&f, name, &tensor).unwrap();
+        assert_eq!(loss.dims(), f.shape(key), "{name}");
+        assert_close(name, &flat(&loss), &f.values(key), 1e-5, 1e-7);
+        losses += 1;
+        let grads = loss.sum_all().unwrap().backward().unwrap();
+        for key in f.names() {
+            let Some(of) = key.strip_prefix(&format!("grad.{name}.")) else { continue };
+            // gradients are named after the arguments of the reference
+            let of = match of {
+                "output" if name.starts_with("PinballLoss") => "q_lower",
+                "logits" if name.contains(".2d.") => "logits2",
+                "logits" if name.contains(".4d.") => "logits4",
+                "logits" => "logitsb",
+                of => of,
+            };
+            let grad = grads.get(var(of)).unwrap_or_else(|| panic!("{name} has no gradient"));
+            assert_close(key, &flat(grad), &f.values(key), 1e-4, 1e-7);
+            gradients += 1;
+        }
+    }
+    assert!(losses >= 29 && gradients >= 36, "only {losses} losses, {gradients} gradients");
+}
+
+#[test]
+fn bad_fractions_orders_and_classes_are_refused() {
+    let x = test_tensor(1, &[2, 1, 2, 2]).unwrap();
+    for quantile in [0.0, 1.0, f64::NAN] {
+        assert!(matches!(pinball(&x, &x, quantile).unwrap_err(), Error::Argument { .. }));
+    }
+    let pixels = |order: &[usize]| pixel_ranking(&x, &x, order, 1.0);
+    assert!(matches!(pixels(&[0, 1, 2, 2]).unwrap_err(), Error::Argument { .. }));
+    assert!(matches!(pixels(&[0, 1]).unwrap_err(), Error::Shape { .. }));
+    let odd = test_tensor(1, &[3, 2]).unwrap();
+    assert!(matches!(sample_ranking(&odd, &odd, 1.0).unwrap_err(), Error::Shape { .. }));
+    let classes = |class: i64| Tensor::new(&[0i64, 1, class], &Device::Cpu).unwrap();
+    assert!(focal(&odd, &classes(1), 2.0, None).is_ok());
+    for (class, weights) in [(2, None), (-1, None), (1, Some(&[1.0][..]))] {
+        let error = focal(&odd, &classes(class), 2.0, weights).unwrap_err();
+        assert!(matches!(error, Error::Argument { .. }), "{error}");
+    }
+}
+
+#[test]
+fn an_interpolation_without_error_weighs_all_alike() {
+    let (x, y) = (test_tensor(1, &[1, 9]).unwrap(), test_tensor(2, &[1, 9]).unwrap());
+    let (got, plain) = (interpolation_weighted_l2(&x, &y, &y).unwrap(), l2(&x, &y).unwrap());
+    assert_close("weighted", &flat(&got), &[0.5 * flat(&plain)[0]], 1e-12, 0.0);
+    let nan = (&y * f64::NAN).unwrap();
+    assert!(flat(&interpolation_weighted_l2(&x, &y, &nan).unwrap())[0].is_nan());
+}
+
 #[test]
 fn self_supervised_losses_match_the_references() {
     let Some(f) = fixture::load("selfsup") else { return };
@@ -209,6 +343,12 @@ const PAIRS: &[Pair] = &[
     ("gaussian_nll", |x, y| gaussian_nll(x, y, &(y.sqr()? + 0.2)?, 1e-6, true)),
     ("poisson_nll", |x, y| poisson_nll(&(x + 1.5)?, &(y + 2.0)?, 1e-8)),
     ("poisson_nll_log", |x, y| poisson_nll_log(x, y)),
+    ("gaussian_nll_logvar_weighted", |x, y| {
+        gaussian_nll_logvar_weighted(x, y, &(x * 0.5)?, &test_tensor(3, x.dims())?.abs()?)
+    }),
+    ("pinball", |x, y| pinball(x, y, 0.3)),
+    ("pinball_elements", |x, y| Ok(pinball_elements(x, y, 0.3)?.mean_all()?)),
+    ("interval", |x, y| interval(&(x - 0.5)?, &(x + 0.5)?, y, 0.8)),
     ("bce_with_logits", |x, y| gan::bce_with_logits(x, y, 2.0)),
     ("suv_three_channel", |x, y| {
         let head = |t: &Tensor| suv_three_channel(&(t.narrow(1, 0, 1)?.contiguous()? + 2.0)?);
