@@ -1,5 +1,7 @@
 //! Comparison of a network with its golden fixture, for the tests of each network.
 
+pub(crate) mod gan;
+
 use crate::{AnyConfig, ImageArchitecture, NetworkConfig, recognise, reference_key};
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_kernels::rng::Stream;
@@ -129,9 +131,9 @@ pub(crate) fn check(name: &str) {
 pub(crate) fn check_as(name: &str, amend: impl FnOnce(NetworkConfig) -> NetworkConfig) {
     let Some(golden) = Golden::open(&format!("engine/{name}")) else { return };
     let weights = golden.weights("param.");
-    #[expect(clippy::infallible_destructuring_match, reason = "other sorts of network follow")]
     let config = match recognised(name, &weights) {
         AnyConfig::Image(config) => amend(config),
+        other => panic!("{name}: {other:?}"),
     };
     let (params, net) = filled(&weights, |scope| config.build(scope));
     let x = Var::from_tensor(golden.tensor("input.0")).unwrap();

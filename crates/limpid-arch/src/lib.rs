@@ -9,11 +9,23 @@
 //! Invariants: a network knows no loss, no data and no training loop.
 
 pub mod basic_unet;
+mod cubic;
+pub mod cyclegan;
 pub mod dncnn;
 pub mod dynunet;
+pub mod inception_v3;
+pub mod lpips;
+pub mod nlayer_discriminator;
 pub mod nucli_unet;
+pub mod patch_gan;
+pub mod pix2pix_unet;
+pub mod pixel_discriminator;
 mod recognise;
 mod registry;
+pub mod resnet_generator;
+mod trunk;
+pub mod unet_generator;
+pub mod vgg19;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
 pub use registry::{KINDS, NetworkConfig};
@@ -43,6 +55,11 @@ pub trait Architecture: std::fmt::Debug {
     /// # Errors
     /// If a parameter name is taken.
     fn define(&self, scope: &Scope) -> Result<()>;
+
+    /// The name under which it holds a key of a reference checkpoint; none for what it leaves out.
+    fn own_key(&self, key: &str) -> Option<String> {
+        reference_key(key).map(str::to_owned)
+    }
 
     /// Names and shapes of the parameters and buffers.
     ///

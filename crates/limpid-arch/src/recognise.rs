@@ -1,12 +1,28 @@
 //! Which network a checkpoint belongs to, told from its keys and shapes.
 
-use crate::{Architecture, NetworkConfig, Shapes};
+use crate::{
+    Architecture, NetworkConfig, Shapes, inception_v3, lpips, nlayer_discriminator, patch_gan,
+    pixel_discriminator, vgg19,
+};
+use limpid_config::Validate;
 
 /// The configuration of a network of any sort.
 #[derive(Clone, Debug)]
 pub enum AnyConfig {
     /// An image-to-image network, which the restoration models can train and run.
     Image(NetworkConfig),
+    /// Inception-v3, of which the Fréchet inception distance is made.
+    InceptionV3(inception_v3::Config),
+    /// The features and weights of LPIPS.
+    Lpips(lpips::Config),
+    /// The PatchGAN discriminator of the CycleGAN and pix2pix code.
+    NlayerDiscriminator(nlayer_discriminator::Config),
+    /// NectarGAN's PatchGAN discriminator.
+    PatchGan(patch_gan::Config),
+    /// The PixelGAN discriminator of the CycleGAN and pix2pix code.
+    PixelDiscriminator(pixel_discriminator::Config),
+    /// VGG-19 for perceptual losses.
+    Vgg19(vgg19::Config),
 }
 
 impl AnyConfig {
@@ -15,14 +31,40 @@ impl AnyConfig {
     pub fn settings(&self) -> &dyn Architecture {
         match self {
             Self::Image(c) => c,
+            Self::InceptionV3(c) => c,
+            Self::Lpips(c) => c,
+            Self::NlayerDiscriminator(c) => c,
+            Self::PatchGan(c) => c,
+            Self::PixelDiscriminator(c) => c,
+            Self::Vgg19(c) => c,
         }
     }
 
     /// All that the shapes may belong to.
     fn candidates(shapes: &Shapes) -> Vec<Self> {
         let images = NetworkConfig::candidates(shapes).into_iter();
-        images.filter(|c| limpid_config::check(c).is_empty()).map(Self::Image).collect()
+        let mut all: Vec<_> = images.filter_map(|c| sound(c, Self::Image)).collect();
+        all.extend(
+            [
+                inception_v3::Config::recognise(shapes).and_then(|c| sound(c, Self::InceptionV3)),
+                lpips::Config::recognise(shapes).and_then(|c| sound(c, Self::Lpips)),
+                nlayer_discriminator::Config::recognise(shapes)
+                    .and_then(|c| sound(c, Self::NlayerDiscriminator)),
+                patch_gan::Config::recognise(shapes).and_then(|c| sound(c, Self::PatchGan)),
+                pixel_discriminator::Config::recognise(shapes)
+                    .and_then(|c| sound(c, Self::PixelDiscriminator)),
+                vgg19::Config::recognise(shapes).and_then(|c| sound(c, Self::Vgg19)),
+            ]
+            .into_iter()
+            .flatten(),
+        );
+        all
     }
+}
+
+/// The configuration as one of any sort, if it can be built.
+fn sound<C: Validate>(config: C, sort: impl Fn(C) -> AnyConfig) -> Option<AnyConfig> {
+    limpid_config::check(&config).is_empty().then(|| sort(config))
 }
 
 /// A network that a checkpoint may belong to.
@@ -47,8 +89,11 @@ pub fn recognise(shapes: &Shapes) -> Vec<Recognised> {
         .into_iter()
         .filter_map(|config| {
             let expected = config.settings().shapes().ok()?;
-            let wrong = expected.iter().filter(|(k, s)| own.get(*k) != Some(s)).count();
-            let extra = own.keys().filter(|k| !expected.contains_key(*k)).count();
+            let named =
+                |(k, s): (&String, &Vec<usize>)| Some((config.settings().own_key(k)?, s.clone()));
+            let held: Shapes = own.iter().filter_map(named).collect();
+            let wrong = expected.iter().filter(|(k, s)| held.get(*k) != Some(s)).count();
+            let extra = held.keys().filter(|k| !expected.contains_key(*k)).count();
             Some(Recognised { config, mismatches: wrong + extra })
         })
         .collect();

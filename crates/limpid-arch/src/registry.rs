@@ -2,6 +2,7 @@
 
 use crate::{
     Architecture, ImageArchitecture, Network, Shapes, basic_unet, dncnn, dynunet, nucli_unet,
+    pix2pix_unet, resnet_generator, unet_generator,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -20,10 +21,24 @@ pub enum NetworkConfig {
     Dynunet(dynunet::Config),
     /// nucli-train's U-Net for PET.
     NucliUnet(nucli_unet::Config),
+    /// NectarGAN's U-Net generator.
+    Pix2pixUnet(pix2pix_unet::Config),
+    /// CycleGAN's residual generator.
+    ResnetGenerator(resnet_generator::Config),
+    /// The U-Net generator of the pix2pix code.
+    UnetGenerator(unet_generator::Config),
 }
 
 /// Names of the networks, as `kind` spells them.
-pub const KINDS: [&str; 4] = ["basic_unet", "dncnn", "dynunet", "nucli_unet"];
+pub const KINDS: [&str; 7] = [
+    "basic_unet",
+    "dncnn",
+    "dynunet",
+    "nucli_unet",
+    "pix2pix_unet",
+    "resnet_generator",
+    "unet_generator",
+];
 
 impl Default for NetworkConfig {
     fn default() -> Self {
@@ -39,6 +54,9 @@ impl NetworkConfig {
             Self::Dncnn(c) => c,
             Self::Dynunet(c) => c,
             Self::NucliUnet(c) => c,
+            Self::Pix2pixUnet(c) => c,
+            Self::ResnetGenerator(c) => c,
+            Self::UnetGenerator(c) => c,
         }
     }
 
@@ -49,6 +67,9 @@ impl NetworkConfig {
             dncnn::Config::recognise(shapes).map(Self::Dncnn),
             dynunet::Config::recognise(shapes).map(Self::Dynunet),
             nucli_unet::Config::recognise(shapes).map(Self::NucliUnet),
+            pix2pix_unet::Config::recognise(shapes).map(Self::Pix2pixUnet),
+            resnet_generator::Config::recognise(shapes).map(Self::ResnetGenerator),
+            unet_generator::Config::recognise(shapes).map(Self::UnetGenerator),
         ];
         found.into_iter().flatten().collect()
     }
@@ -61,6 +82,10 @@ impl Architecture for NetworkConfig {
 
     fn define(&self, scope: &Scope) -> Result<()> {
         self.settings().define(scope)
+    }
+
+    fn own_key(&self, key: &str) -> Option<String> {
+        self.settings().own_key(key)
     }
 }
 
@@ -105,6 +130,9 @@ impl Validate for NetworkConfig {
             Self::Dncnn(c) => c.validate(at),
             Self::Dynunet(c) => c.validate(at),
             Self::NucliUnet(c) => c.validate(at),
+            Self::Pix2pixUnet(c) => c.validate(at),
+            Self::ResnetGenerator(c) => c.validate(at),
+            Self::UnetGenerator(c) => c.validate(at),
         }
     }
 }
