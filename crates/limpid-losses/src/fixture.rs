@@ -1,4 +1,4 @@
-//! Reads the reference values of `../shared/golden/engine` for the tests of this crate.
+//! Reads the reference values of `../shared/golden` for the tests of this crate.
 
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -10,10 +10,16 @@ pub(crate) struct Fixture {
     metadata: BTreeMap<String, String>,
 }
 
-/// Loads a fixture, or says that it is absent and returns `None`.
+/// Loads a fixture of `engine`, or says that it is absent and returns `None`.
 pub(crate) fn load(name: &str) -> Option<Fixture> {
+    load_from("engine", name)
+}
+
+/// Loads a fixture of a folder, or says that it is absent and returns `None`.
+pub(crate) fn load_from(folder: &str, name: &str) -> Option<Fixture> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/golden/engine")
+        .join("../../../shared/golden")
+        .join(folder)
         .join(format!("{name}.safetensors"));
     let Ok(bytes) = std::fs::read(&path) else {
         #[allow(clippy::print_stderr)]
