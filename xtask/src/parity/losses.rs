@@ -5,6 +5,7 @@ use limpid_datamodule::normalise::{anscombe, anscombe_algebraic, anscombe_unbias
 use limpid_losses::losses::{self, gan};
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
+use super::gan_losses;
 
 const VALUE: Tolerance = relative(1e-5);
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
@@ -14,6 +15,9 @@ const MONAI_3D_ROUNDING: f64 = 1.3e-6;
 
 /// Every `loss.<name>.value` and `loss.<name>.grad`.
 pub(super) fn losses(fixture: &Fixture) -> Result<Outcome, String> {
+    if gan_losses::has_losses(fixture) {
+        return gan_losses::losses(fixture);
+    }
     let inner = |key: &str| -> Option<String> {
         Some(key.strip_prefix("loss.")?.strip_suffix(".value")?.to_string())
     };

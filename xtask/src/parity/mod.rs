@@ -8,6 +8,8 @@
 mod checkpoints;
 mod classical;
 mod fixture;
+mod gan_losses;
+mod gan_networks;
 mod inference;
 mod losses;
 mod metrics;
@@ -23,7 +25,7 @@ use fixture::{Fixture, Outcome};
 /// Options of `parity`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of reference values
+    /// Folder of reference values, or one file
     pub(crate) dir: PathBuf,
     /// Also write the results as a Markdown table
     #[arg(long, value_name = "FILE")]
@@ -37,8 +39,18 @@ type Handler = fn(&Fixture) -> Result<Outcome, String>;
 const HANDLERS: &[(&str, Handler)] = &[
     ("amp", optim::amp),
     ("baselines", classical::baselines),
+    ("blocks", blocks),
+    ("cg_ganloss", gan_losses::games),
+    ("cg_nlayer", gan_networks::network),
+    ("cg_pixel", gan_networks::network),
+    ("cg_resnet", gan_networks::network),
+    ("cg_unet", gan_networks::network),
+    ("checkpoint_epoch", gan_networks::checkpoint),
     ("ckpt_expected", checkpoints::torch_files),
     ("ema", optim::ema),
+    ("formula_selftest", gan_networks::formula_selftest),
+    ("full256_", gan_networks::full_size),
+    ("gen_", gan_networks::network),
     ("inference_misc", inference::misc),
     ("losses", losses::losses),
     ("metrics_2d", metrics::image),
@@ -51,10 +63,12 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("nnunet_sliding", inference::nnunet),
     ("optimizers", optim::optimizers),
     ("patch_centers", classical::patch_centers),
+    ("patchgan", gan_networks::patch_gan),
     ("pet_quant", metrics::pet),
     ("resample", classical::resample),
     ("resample_spacing", classical::resample_spacing),
     ("schedulers", optim::schedules),
+    ("schedules_tensors", gan_losses::schedules),
     ("selfsup", losses::self_supervised),
     ("sliding_window", inference::monai),
     ("ssim_maps", metrics::ssim_maps),
@@ -62,7 +76,16 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("suv", metrics::uptake),
     ("train_gan", training::gan),
     ("train_tiny", training::tiny),
+    ("vgg_", gan_networks::perceptual),
 ];
+
+/// Blocks of networks by themselves, of whichever reference.
+fn blocks(fixture: &Fixture) -> Result<Outcome, String> {
+    if gan_networks::has_blocks(fixture) {
+        return gan_networks::blocks(fixture);
+    }
+    Ok(Outcome::Skipped("blocks of a network that we do not have".into()))
+}
 
 /// What became of one file.
 struct Line {
@@ -92,8 +115,12 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} files differ from their reference")) }
 }
 
-/// Stem and path of the files of a folder, sorted.
+/// Stem and path of the files of a folder, sorted, or of one file.
 fn fixtures(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
+    if dir.is_file() {
+        let stem = dir.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        return Ok(vec![(stem, dir.to_path_buf())]);
+    }
     let entries = std::fs::read_dir(dir).map_err(|e| format!("{e}: `{}`", dir.display()))?;
     let mut files = Vec::new();
     for entry in entries {
