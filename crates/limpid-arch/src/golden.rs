@@ -1,5 +1,7 @@
 //! Comparison of a network with its golden fixture, for the tests of each network.
 
+pub(crate) mod gan;
+
 use crate::{
     AnyConfig, Architecture, ImageArchitecture, Network, NetworkConfig, Shapes, recognise,
     reference_key,

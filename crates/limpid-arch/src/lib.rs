@@ -12,6 +12,8 @@ mod adn;
 pub mod attention_unet;
 pub mod basic_unet;
 mod blocks;
+mod cubic;
+pub mod cyclegan;
 pub mod ddpm_unet;
 pub mod dncnn;
 pub mod drunet;
@@ -19,16 +21,26 @@ pub mod dynunet;
 pub mod edsr;
 pub mod em_unet;
 pub mod ffdnet;
+pub mod inception_v3;
+pub mod lpips;
 pub mod monai_discriminator;
 pub mod nafnet;
+pub mod nlayer_discriminator;
 pub mod nucli_unet;
+pub mod patch_gan;
+pub mod pix2pix_unet;
+pub mod pixel_discriminator;
 mod recognise;
 mod registry;
+pub mod resnet_generator;
 pub mod restormer;
 pub mod segresnet;
 pub mod sr_unet3d;
 pub mod srresnet;
+mod trunk;
 pub mod unet;
+pub mod unet_generator;
+pub mod vgg19;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
 pub use registry::{KINDS, NetworkConfig};
@@ -58,6 +70,11 @@ pub trait Architecture: std::fmt::Debug {
     /// # Errors
     /// If a parameter name is taken.
     fn define(&self, scope: &Scope) -> Result<()>;
+
+    /// The name under which it holds a key of a reference checkpoint; none for what it leaves out.
+    fn own_key(&self, key: &str) -> Option<String> {
+        reference_key(key).map(str::to_owned)
+    }
 
     /// Names and shapes of the parameters and buffers.
     ///

@@ -1,6 +1,9 @@
 //! Which network a checkpoint belongs to, told from its keys and shapes.
 
-use crate::{Architecture, NetworkConfig, Shapes, ddpm_unet, monai_discriminator, sr_unet3d};
+use crate::{
+    Architecture, NetworkConfig, Shapes, ddpm_unet, inception_v3, lpips, monai_discriminator,
+    nlayer_discriminator, patch_gan, pixel_discriminator, sr_unet3d, vgg19,
+};
 use limpid_config::Validate;
 
 /// The configuration of a network of any sort.
@@ -10,10 +13,22 @@ pub enum AnyConfig {
     Image(NetworkConfig),
     /// MONAI's diffusion network, which is also given a time step.
     DdpmUnet(ddpm_unet::Config),
+    /// Inception-v3, of which the Fréchet inception distance is made.
+    InceptionV3(inception_v3::Config),
+    /// The features and weights of LPIPS.
+    Lpips(lpips::Config),
     /// MONAI's patch discriminator.
     MonaiDiscriminator(monai_discriminator::Config),
+    /// The PatchGAN discriminator of the CycleGAN and pix2pix code.
+    NlayerDiscriminator(nlayer_discriminator::Config),
+    /// NectarGAN's PatchGAN discriminator.
+    PatchGan(patch_gan::Config),
+    /// The PixelGAN discriminator of the CycleGAN and pix2pix code.
+    PixelDiscriminator(pixel_discriminator::Config),
     /// 3D-SR-Unet, which is also given a factor.
     SrUnet3d(sr_unet3d::Config),
+    /// VGG-19 for perceptual losses.
+    Vgg19(vgg19::Config),
 }
 
 impl AnyConfig {
@@ -23,8 +38,14 @@ impl AnyConfig {
         match self {
             Self::Image(c) => c,
             Self::DdpmUnet(c) => c,
+            Self::InceptionV3(c) => c,
+            Self::Lpips(c) => c,
             Self::MonaiDiscriminator(c) => c,
+            Self::NlayerDiscriminator(c) => c,
+            Self::PatchGan(c) => c,
+            Self::PixelDiscriminator(c) => c,
             Self::SrUnet3d(c) => c,
+            Self::Vgg19(c) => c,
         }
     }
 
@@ -32,19 +53,26 @@ impl AnyConfig {
     fn candidates(shapes: &Shapes) -> Vec<Self> {
         let images = NetworkConfig::candidates(shapes).into_iter();
         let others = [
-            ddpm_unet::Config::recognise(shapes).filter(is_valid).map(Self::DdpmUnet),
-            monai_discriminator::Config::recognise(shapes)
-                .filter(is_valid)
-                .map(Self::MonaiDiscriminator),
-            sr_unet3d::Config::recognise(shapes).filter(is_valid).map(Self::SrUnet3d),
+            sound(ddpm_unet::Config::recognise(shapes), Self::DdpmUnet),
+            sound(inception_v3::Config::recognise(shapes), Self::InceptionV3),
+            sound(lpips::Config::recognise(shapes), Self::Lpips),
+            sound(monai_discriminator::Config::recognise(shapes), Self::MonaiDiscriminator),
+            sound(nlayer_discriminator::Config::recognise(shapes), Self::NlayerDiscriminator),
+            sound(patch_gan::Config::recognise(shapes), Self::PatchGan),
+            sound(pixel_discriminator::Config::recognise(shapes), Self::PixelDiscriminator),
+            sound(sr_unet3d::Config::recognise(shapes), Self::SrUnet3d),
+            sound(vgg19::Config::recognise(shapes), Self::Vgg19),
         ];
-        images.filter(is_valid).map(Self::Image).chain(others.into_iter().flatten()).collect()
+        images
+            .filter_map(|c| sound(Some(c), Self::Image))
+            .chain(others.into_iter().flatten())
+            .collect()
     }
 }
 
-/// Whether a network can be built from a configuration.
-fn is_valid(config: &impl Validate) -> bool {
-    limpid_config::check(config).is_empty()
+/// A configuration that a network can be built of, as one of any sort.
+fn sound<C: Validate>(config: Option<C>, sort: impl Fn(C) -> AnyConfig) -> Option<AnyConfig> {
+    config.filter(|c| limpid_config::check(c).is_empty()).map(sort)
 }
 
 /// A network that a checkpoint may belong to.

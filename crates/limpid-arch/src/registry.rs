@@ -2,7 +2,8 @@
 
 use crate::{
     Architecture, ImageArchitecture, Network, Shapes, attention_unet, basic_unet, dncnn, drunet,
-    dynunet, edsr, em_unet, ffdnet, nafnet, nucli_unet, restormer, segresnet, srresnet, unet,
+    dynunet, edsr, em_unet, ffdnet, nafnet, nucli_unet, pix2pix_unet, resnet_generator, restormer,
+    segresnet, srresnet, unet, unet_generator,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -33,6 +34,10 @@ pub enum NetworkConfig {
     Nafnet(nafnet::Config),
     /// nucli-train's U-Net for PET.
     NucliUnet(nucli_unet::Config),
+    /// NectarGAN's U-Net generator.
+    Pix2pixUnet(pix2pix_unet::Config),
+    /// CycleGAN's residual generator.
+    ResnetGenerator(resnet_generator::Config),
     /// Restormer: U-Net of transformer blocks that attend between channels.
     Restormer(restormer::Config),
     /// SegResNet: residual blocks, wide encoder, slim decoder.
@@ -41,10 +46,12 @@ pub enum NetworkConfig {
     Srresnet(srresnet::Config),
     /// MONAI's UNet, optionally with residual units.
     Unet(unet::Config),
+    /// The U-Net generator of the pix2pix code.
+    UnetGenerator(unet_generator::Config),
 }
 
 /// Names of the networks, as `kind` spells them.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 17] = [
     "attention_unet",
     "basic_unet",
     "dncnn",
@@ -55,10 +62,13 @@ pub const KINDS: [&str; 14] = [
     "ffdnet",
     "nafnet",
     "nucli_unet",
+    "pix2pix_unet",
+    "resnet_generator",
     "restormer",
     "segresnet",
     "srresnet",
     "unet",
+    "unet_generator",
 ];
 
 impl Default for NetworkConfig {
@@ -81,10 +91,13 @@ impl NetworkConfig {
             Self::Ffdnet(c) => c,
             Self::Nafnet(c) => c,
             Self::NucliUnet(c) => c,
+            Self::Pix2pixUnet(c) => c,
+            Self::ResnetGenerator(c) => c,
             Self::Restormer(c) => c,
             Self::Segresnet(c) => c,
             Self::Srresnet(c) => c,
             Self::Unet(c) => c,
+            Self::UnetGenerator(c) => c,
         }
     }
 
@@ -101,10 +114,13 @@ impl NetworkConfig {
             ffdnet::Config::recognise(shapes).map(Self::Ffdnet),
             nafnet::Config::recognise(shapes).map(Self::Nafnet),
             nucli_unet::Config::recognise(shapes).map(Self::NucliUnet),
+            pix2pix_unet::Config::recognise(shapes).map(Self::Pix2pixUnet),
+            resnet_generator::Config::recognise(shapes).map(Self::ResnetGenerator),
             restormer::Config::recognise(shapes).map(Self::Restormer),
             segresnet::Config::recognise(shapes).map(Self::Segresnet),
             srresnet::Config::recognise(shapes).map(Self::Srresnet),
             unet::Config::recognise(shapes).map(Self::Unet),
+            unet_generator::Config::recognise(shapes).map(Self::UnetGenerator),
         ];
         found.into_iter().flatten().collect()
     }
@@ -171,10 +187,13 @@ impl Validate for NetworkConfig {
             Self::Ffdnet(c) => c.validate(at),
             Self::Nafnet(c) => c.validate(at),
             Self::NucliUnet(c) => c.validate(at),
+            Self::Pix2pixUnet(c) => c.validate(at),
+            Self::ResnetGenerator(c) => c.validate(at),
             Self::Restormer(c) => c.validate(at),
             Self::Segresnet(c) => c.validate(at),
             Self::Srresnet(c) => c.validate(at),
             Self::Unet(c) => c.validate(at),
+            Self::UnetGenerator(c) => c.validate(at),
         }
     }
 }

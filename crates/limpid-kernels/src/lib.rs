@@ -39,6 +39,7 @@ pub use activation::{
     abs, elu, gelu, gelu_tanh, leaky_relu, mish, prelu, relu, sigmoid, silu, softplus, tanh,
 };
 pub use attention::attention;
+pub use backward::second_derivatives;
 pub use conv::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};

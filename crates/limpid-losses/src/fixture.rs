@@ -10,12 +10,12 @@ pub(crate) struct Fixture {
     metadata: BTreeMap<String, String>,
 }
 
-/// Loads a fixture of `golden/engine`, or says that it is absent and returns `None`.
+/// Loads a fixture of `engine`, or says that it is absent and returns `None`.
 pub(crate) fn load(name: &str) -> Option<Fixture> {
     load_from("engine", name)
 }
 
-/// Loads a fixture of a folder.
+/// Loads a fixture of a folder, or says that it is absent and returns `None`.
 pub(crate) fn load_from(folder: &str, name: &str) -> Option<Fixture> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../../shared/golden")

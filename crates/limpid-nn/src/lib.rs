@@ -27,5 +27,5 @@ pub use error::CheckpointError;
 pub use init::Init;
 pub use key_report::{KeyReport, Mismatch, compare};
 pub use limpid_kernels::{Error, Result};
-pub use params::{NoGrad, Param, Params, Scope};
+pub use params::{InitRule, NoGrad, Param, Params, Scope};
 pub use watch::first_nonfinite_layer;

@@ -108,7 +108,8 @@ impl Params {
     /// of definition.
     #[must_use]
     pub fn scope(&self, stream: Stream, dtype: DType, device: &Device) -> Scope {
-        Scope { params: self.clone(), prefix: String::new(), stream, dtype, device: device.clone() }
+        let (params, device) = (self.clone(), device.clone());
+        Scope { params, prefix: String::new(), stream, dtype, device, rule: None }
     }
 
     /// Parameters and buffers in order of definition.
@@ -197,9 +198,20 @@ pub struct Scope {
     stream: Stream,
     dtype: DType,
     device: Device,
+    rule: Option<InitRule>,
 }
 
+/// The initialiser of a trainable parameter from its name, its shape and the layer's own.
+pub type InitRule = fn(&str, &[usize], Init) -> Init;
+
 impl Scope {
+    /// The scope with another initialisation of what is defined from here on, for references that
+    /// go over a whole network after it is built (`net.apply(init)`). Buffers keep theirs.
+    #[must_use]
+    pub fn initialised(&self, rule: InitRule) -> Self {
+        Self { rule: Some(rule), ..self.clone() }
+    }
+
     /// The scope one level down.
     #[must_use]
     pub fn pp(&self, name: impl std::fmt::Display) -> Self {
@@ -248,6 +260,10 @@ impl Scope {
         if entries.iter().any(|p| p.name() == name) {
             return Err(Error::argument("define parameter", format!("`{name}` is defined twice")));
         }
+        let init = match self.rule {
+            Some(rule) if trainable => rule(&name, shape, init),
+            _ => init,
+        };
         let value = init.tensor(shape, self.stream.named(&name), self.dtype, &self.device)?;
         let param = Param(Arc::new(Inner {
             name,
@@ -310,6 +326,24 @@ mod tests {
         assert_eq!(w.tensor().to_vec2::<f32>().unwrap(), [[2.0; 3]; 2]);
         assert_eq!(params.all().len(), 2);
         assert!(scope.redraw("wait", Init::Zeros).unwrap_err().to_string().contains("`a.wait`"));
+    }
+
+    #[test]
+    fn a_rule_replaces_the_initialisers_of_parameters_only() {
+        let params = Params::new();
+        let scope = params.scope(Stream::new(1, "init"), DType::F32, &Device::Cpu);
+        let rule: InitRule = |name, shape, own| match (name.ends_with("bias"), shape.len()) {
+            (true, _) => Init::Const(2.0),
+            (_, 1) => own,
+            _ => Init::Zeros,
+        };
+        let inner = scope.initialised(rule).pp("a");
+        let mean = |p: Param| p.tensor().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(mean(inner.param("bias", &[3], Init::Ones).unwrap()), 2.0);
+        assert_eq!(mean(inner.param("norm", &[3], Init::Ones).unwrap()), 1.0);
+        assert_eq!(mean(inner.param("weight", &[3, 3], Init::Ones).unwrap()), 0.0);
+        assert_eq!(mean(inner.buffer("running_bias", &[3], Init::Ones).unwrap()), 1.0);
+        assert_eq!(mean(scope.param("bias", &[3], Init::Ones).unwrap()), 1.0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use limpid_datamodule::normalise::{anscombe, anscombe_algebraic, anscombe_unbias
 use limpid_losses::losses::{self, gan};
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
+use super::{gan_losses, losses_em};
 
 const VALUE: Tolerance = relative(1e-5);
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
@@ -12,16 +13,14 @@ const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
 /// this far from the definition.
 const MONAI_3D_ROUNDING: f64 = 1.3e-6;
 
-/// The folders name what they hold differently.
-pub(super) fn of_any_layout(fixture: &Fixture) -> Result<Outcome, String> {
-    if super::losses_em::is_layout(fixture) {
-        return super::losses_em::losses(fixture);
+/// Every `loss.<name>.value` and `loss.<name>.grad`; the folders name what they hold differently.
+pub(super) fn losses(fixture: &Fixture) -> Result<Outcome, String> {
+    if gan_losses::has_losses(fixture) {
+        return gan_losses::losses(fixture);
     }
-    losses(fixture)
-}
-
-/// Every `loss.<name>.value` and `loss.<name>.grad`.
-fn losses(fixture: &Fixture) -> Result<Outcome, String> {
+    if losses_em::is_layout(fixture) {
+        return losses_em::losses(fixture);
+    }
     let inner = |key: &str| -> Option<String> {
         Some(key.strip_prefix("loss.")?.strip_suffix(".value")?.to_string())
     };

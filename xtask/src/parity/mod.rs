@@ -8,6 +8,8 @@
 mod checkpoints;
 mod classical;
 mod fixture;
+mod gan_losses;
+mod gan_networks;
 mod inference;
 mod losses;
 mod losses_em;
@@ -25,7 +27,7 @@ use fixture::{Fixture, Outcome};
 /// Options of `parity`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folders of reference values
+    /// Folders of reference values, or single files
     #[arg(required = true, value_name = "DIR")]
     pub(crate) dirs: Vec<PathBuf>,
     /// Also write the results as a page of Markdown tables
@@ -40,10 +42,20 @@ type Handler = fn(&Fixture) -> Result<Outcome, String>;
 const HANDLERS: &[(&str, Handler)] = &[
     ("amp", optim::amp),
     ("baselines", classical::baselines),
+    ("blocks", blocks),
+    ("cg_ganloss", gan_losses::games),
+    ("cg_nlayer", gan_networks::network),
+    ("cg_pixel", gan_networks::network),
+    ("cg_resnet", gan_networks::network),
+    ("cg_unet", gan_networks::network),
+    ("checkpoint_epoch", gan_networks::checkpoint),
     ("ckpt_expected", checkpoints::torch_files),
     ("ema", optim::ema),
+    ("formula_selftest", gan_networks::formula_selftest),
+    ("full256_", gan_networks::full_size),
+    ("gen_", gan_networks::network),
     ("inference_misc", inference::misc),
-    ("losses", losses::of_any_layout),
+    ("losses", losses::losses),
     ("metrics_2d", metrics::image),
     ("metrics_3d", metrics::image),
     ("metrics_ms_fsim", metrics::perceptual),
@@ -55,22 +67,23 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("net_monai_basicunet", networks::network),
     ("net_monai_ddpm_unet", unets::diffusion),
     ("net_monai_dynunet", networks::network),
-    ("net_nafnet", networks::network),
-    ("net_nucli_unet", networks::network),
-    ("net_restormer", networks::network),
-    ("net_srresnet", networks::network),
     ("net_monai_patchgan", unets::discriminator),
     ("net_monai_segresnet", unets::segresnet),
     ("net_monai_unet", unets::unet),
+    ("net_nafnet", networks::network),
     ("net_nucli_unet", networks::network),
+    ("net_restormer", networks::network),
     ("net_sr_unet3d", unets::super_resolution),
+    ("net_srresnet", networks::network),
     ("nnunet_sliding", inference::nnunet),
     ("optimizers", optim::optimizers),
     ("patch_centers", classical::patch_centers),
+    ("patchgan", gan_networks::patch_gan),
     ("pet_quant", metrics::pet),
     ("resample", classical::resample),
     ("resample_spacing", classical::resample_spacing),
     ("schedulers", optim::schedules),
+    ("schedules_tensors", gan_losses::schedules),
     ("selfsup", losses::self_supervised),
     ("sliding_window", inference::monai),
     ("ssim_maps", metrics::ssim_maps),
@@ -78,7 +91,16 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("suv", metrics::uptake),
     ("train_gan", training::gan),
     ("train_tiny", training::tiny),
+    ("vgg_", gan_networks::perceptual),
 ];
+
+/// Blocks of networks by themselves, of whichever reference.
+fn blocks(fixture: &Fixture) -> Result<Outcome, String> {
+    if gan_networks::has_blocks(fixture) {
+        return gan_networks::blocks(fixture);
+    }
+    Ok(Outcome::Skipped("blocks of a network that we do not have".into()))
+}
 
 /// What became of one file.
 struct Line {
@@ -117,8 +139,12 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} files differ from their reference")) }
 }
 
-/// Stem and path of the files of a folder, sorted.
+/// Stem and path of the files of a folder, sorted, or of one file.
 fn fixtures(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
+    if dir.is_file() {
+        let stem = dir.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        return Ok(vec![(stem, dir.to_path_buf())]);
+    }
     let entries = std::fs::read_dir(dir).map_err(|e| format!("{e}: `{}`", dir.display()))?;
     let mut files = Vec::new();
     for entry in entries {
@@ -242,7 +268,7 @@ mod tests {
             assert!(handler(stem).is_some_and(|h| std::ptr::fn_addr_eq(h, kind)), "{stem}");
         };
         for stem in ["losses", "losses_s7", "losses-b", "losses2"] {
-            same(stem, losses::of_any_layout);
+            same(stem, losses::losses);
         }
         same("resample_7", classical::resample);
         same("resample_spacing_7", classical::resample_spacing);

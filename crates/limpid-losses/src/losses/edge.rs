@@ -80,6 +80,35 @@ pub fn gradient_l1(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// The mean over channels, `[N, C, ..]` → `[N, 1, ..]`: the grey image on which NectarGAN compares
+/// edges.
+///
+/// # Errors
+/// [`Error::Shape`] without spatial axes.
+pub fn grey(x: &Tensor) -> Result<Tensor> {
+    spatial_rank("grey", x)?;
+    Ok(x.mean_keepdim(1)?)
+}
+
+/// L1 between the Laplacians of two images: neighbours along the axes less the centre as often as
+/// there are neighbours, zeros outside.
+///
+/// # Errors
+/// [`Error::Shape`] without spatial axes or if the shapes differ.
+pub fn laplacian_l1(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
+    const OP: &str = "laplacian_l1";
+    let [pred, target] = super::operand::prepare(OP, [pred, target])?;
+    let rank = spatial_rank(OP, &pred)?;
+    let laplacian = |x: &Tensor| {
+        over_axes(OP, x, |axis| {
+            let mut taps = vec![vec![1.0]; rank];
+            taps[axis - 2] = vec![1.0, -2.0, 1.0];
+            correlate_same(OP, x, taps)
+        })
+    };
+    l1(&laplacian(&pred)?, &laplacian(&target)?)
+}
+
 /// L1 between the Sobel edge magnitudes `sqrt(Σ_axis g² + eps)` of two images, zeros outside.
 ///
 /// # Errors

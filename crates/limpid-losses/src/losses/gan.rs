@@ -5,8 +5,91 @@
 
 use super::pixel::{positive, squared};
 use super::reduce::{mean_of, mean_of2};
-use candle_core::Tensor;
-use limpid_kernels::{Error, Result};
+use candle_core::{Tensor, Var};
+use limpid_kernels::{Error, Result, second_derivatives};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The game that generator and discriminator play, as `GANLoss` of the CycleGAN code knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Game {
+    /// Cross-entropy of logits ([`vanilla`]).
+    Vanilla,
+    /// Squared distance from the label ([`least_squares`]).
+    LeastSquares,
+    /// A critic's score ([`wasserstein_d_fake`]), which needs a [`gradient_penalty`].
+    Wasserstein,
+}
+
+impl Game {
+    /// The loss of logits that are to say real (1) or not (0). The generator's is that of its
+    /// images with `real`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the tensor is empty.
+    pub fn loss(self, logits: &Tensor, real: bool) -> Result<Tensor> {
+        let label = if real { 1.0 } else { 0.0 };
+        match self {
+            Self::Vanilla => vanilla(logits, label),
+            Self::LeastSquares => least_squares(logits, label),
+            Self::Wasserstein if real => hinge_g(logits),
+            Self::Wasserstein => wasserstein_d_fake(logits),
+        }
+    }
+}
+
+/// Gradient penalty of a Wasserstein critic (WGAN-GP, Gulrajani et al. 2017, arXiv:1704.00028): the
+/// mean over samples of `(‖∇D(x)‖ - norm)²` where `x = alpha·real + (1 - alpha)·fake`.
+///
+/// `alpha` holds one number per sample, drawn from 0 to 1; 1 (0) for all penalises the gradient at
+/// real (generated) images only. The usual `norm` is 1 and the usual factor before the penalty 10.
+/// It is differentiable with respect to the parameters of the critic, but not to the images.
+///
+/// # Second derivatives
+/// The derivative of the penalty is one of a gradient. candle keeps what that needs only if the
+/// environment variable `CANDLE_GRAD_DO_NOT_DETACH` is 1 when the program begins. Without it a
+/// penalty would have a wrong derivative, so that it is refused. An operation of the critic that
+/// cannot be differentiated twice (see `limpid_kernels`) is refused by `backward` of the penalty;
+/// convolutions, normalisations, pads, pools and all activations but PReLU can.
+///
+/// # Errors
+/// [`Error::Argument`] without that variable, or if the critic's result does not depend on the
+/// image; [`Error::Shape`] if images or `alpha` do not fit each other.
+pub fn gradient_penalty(
+    critic: impl FnOnce(&Tensor) -> Result<Tensor>,
+    real: &Tensor,
+    fake: &Tensor,
+    alpha: &Tensor,
+    norm: f64,
+) -> Result<Tensor> {
+    const OP: &str = "gradient_penalty";
+    if !second_derivatives() {
+        let message = "needs second derivatives: set the environment variable \
+                       CANDLE_GRAD_DO_NOT_DETACH=1 before the program starts";
+        return Err(Error::argument(OP, message));
+    }
+    if real.dims() != fake.dims() || real.rank() < 2 || real.elem_count() == 0 {
+        let expected = format!("two batches [N, ..] of one shape, {:?}", real.dims());
+        return Err(Error::shape(OP, expected, fake.dims()));
+    }
+    let samples = real.dims()[0];
+    if alpha.elem_count() != samples {
+        return Err(Error::shape(OP, format!("an alpha of {samples} numbers"), alpha.dims()));
+    }
+    let mut each = vec![1; real.rank()];
+    each[0] = samples;
+    let alpha = alpha.to_dtype(real.dtype())?.reshape(each)?;
+    let between = real.broadcast_mul(&alpha)?;
+    let between = (between + fake.broadcast_mul(&alpha.affine(-1.0, 1.0)?)?)?;
+    let x = Var::from_tensor(&between.detach())?;
+    let gradients = critic(x.as_tensor())?.sum_all()?.backward()?;
+    let missing = || Error::argument(OP, "the critic's result does not depend on the image");
+    let slope = gradients.get(x.as_tensor()).ok_or_else(missing)?.flatten_from(1)?;
+    // the reference's offset keeps the root differentiable where the gradient is zero
+    let length = (slope + 1e-16)?.sqr()?.sum(1)?.sqrt()?;
+    Ok((length - norm)?.sqr()?.mean_all()?)
+}
 
 /// `ln(1 + e^x)` without overflow.
 fn softplus(x: f64) -> f64 {

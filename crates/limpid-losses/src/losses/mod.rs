@@ -16,6 +16,7 @@ mod likelihood;
 mod linear;
 mod objective;
 mod operand;
+mod perceptual;
 mod pixel;
 mod quantile;
 mod ranking;
@@ -24,13 +25,14 @@ mod representation;
 mod selfsup;
 mod ssim;
 
-pub use edge::{gradient_l1, sobel_l1, tv_anisotropic, tv_isotropic};
+pub use edge::{gradient_l1, grey, laplacian_l1, sobel_l1, tv_anisotropic, tv_isotropic};
 pub use focal::{focal, focal_elements};
 pub use frequency::fft_l1;
 pub use likelihood::{
     gaussian_nll, gaussian_nll_logvar, gaussian_nll_logvar_weighted, poisson_nll, poisson_nll_log,
 };
 pub use objective::{LossConfig, Objective};
+pub use perceptual::{feature_l1, lpips};
 pub use pixel::{
     charbonnier, correlation, huber, interpolation_weighted_l2, l1, l1_sum, l2, log_cosh,
     negative_psnr, relative_l2, smooth_l1,
@@ -41,5 +43,7 @@ pub use representation::{suv_three_channel, suv_unit};
 pub use selfsup::{masked_l2, mc_sure, neighbor_pair, neighbor2neighbor, noise2self_input};
 pub use ssim::{l1_ssim, ssim, ssim_gaussian, ssim_uniform};
 
+#[cfg(test)]
+mod gan_tests;
 #[cfg(test)]
 mod tests;

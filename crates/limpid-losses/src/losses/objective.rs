@@ -152,6 +152,18 @@ pub enum LossConfig {
         /// Added under the root of the magnitude.
         #[serde(default = "sobel_eps")]
         eps: f64,
+        /// Compare the means over channels, as NectarGAN does.
+        #[serde(default)]
+        grey: bool,
+    },
+    /// L1 between Laplacians.
+    LaplacianL1 {
+        /// Factor in the sum.
+        #[serde(default = "one")]
+        weight: f64,
+        /// Compare the means over channels, as NectarGAN does.
+        #[serde(default)]
+        grey: bool,
     },
     /// Anisotropic total variation of the prediction: a prior, the target is not used.
     TvAnisotropic {
@@ -204,6 +216,7 @@ impl LossConfig {
             Self::FftL1 { .. } => "fft_l1",
             Self::GradientL1 { .. } => "gradient_l1",
             Self::SobelL1 { .. } => "sobel_l1",
+            Self::LaplacianL1 { .. } => "laplacian_l1",
             Self::TvAnisotropic { .. } => "tv_anisotropic",
             Self::TvIsotropic { .. } => "tv_isotropic",
             Self::PoissonNll { .. } => "poisson_nll",
@@ -229,6 +242,7 @@ impl LossConfig {
             | Self::FftL1 { weight }
             | Self::GradientL1 { weight }
             | Self::SobelL1 { weight, .. }
+            | Self::LaplacianL1 { weight, .. }
             | Self::TvAnisotropic { weight }
             | Self::TvIsotropic { weight, .. }
             | Self::PoissonNll { weight, .. }
@@ -259,7 +273,14 @@ impl LossConfig {
             }
             Self::FftL1 { .. } => frequency::fft_l1(pred, target),
             Self::GradientL1 { .. } => edge::gradient_l1(pred, target),
-            Self::SobelL1 { eps, .. } => edge::sobel_l1(pred, target, eps),
+            Self::SobelL1 { eps, grey: false, .. } => edge::sobel_l1(pred, target, eps),
+            Self::SobelL1 { eps, .. } => {
+                edge::sobel_l1(&edge::grey(pred)?, &edge::grey(target)?, eps)
+            }
+            Self::LaplacianL1 { grey: false, .. } => edge::laplacian_l1(pred, target),
+            Self::LaplacianL1 { .. } => {
+                edge::laplacian_l1(&edge::grey(pred)?, &edge::grey(target)?)
+            }
             Self::TvAnisotropic { .. } => edge::tv_anisotropic(pred),
             Self::TvIsotropic { eps, .. } => edge::tv_isotropic(pred, eps),
             Self::PoissonNll { eps, .. } => likelihood::poisson_nll(pred, target, eps),

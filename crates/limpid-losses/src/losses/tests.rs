@@ -337,6 +337,21 @@ const PAIRS: &[Pair] = &[
     ("fft_l1", |x, y| fft_l1(x, y)),
     ("gradient_l1", |x, y| gradient_l1(x, y)),
     ("sobel_l1", |x, y| sobel_l1(x, y, 1e-2)),
+    ("sobel_l1 of grey", |x, y| sobel_l1(&grey(x)?, &grey(y)?, 1e-2)),
+    ("laplacian_l1", |x, y| laplacian_l1(x, y)),
+    ("laplacian_l1 of grey", |x, y| laplacian_l1(&grey(x)?, &grey(y)?)),
+    ("feature_l1", |x, y| {
+        feature_l1(&[x.clone(), (x * 2.0)?], &[y.clone(), y.sqr()?], &[1.0, 0.5])
+    }),
+    ("lpips", |x, y| {
+        // two channels at least, or every unit vector is one
+        let pair = |t: &Tensor| -> Result<Tensor> {
+            Ok(Tensor::cat(&[&(t + 1.5)?, &(t.sqr()? + 0.5)?], 1)?)
+        };
+        let (a, b) = (pair(x)?, pair(y)?);
+        let weight = (test_tensor(8, &[a.dims()[1]])? + 1.5)?;
+        lpips(&[a], &[b], &[weight])
+    }),
     ("tv_anisotropic", |x, y| tv_anisotropic(&(x - y)?)),
     ("tv_isotropic", |x, y| tv_isotropic(&(x - y)?, 1e-2)),
     ("gaussian_nll_logvar", |x, y| gaussian_nll_logvar(x, y, &(x * 0.5)?)),
@@ -417,8 +432,9 @@ fn equal_images_cost_nothing_and_give_no_kick() {
     let x = Var::from_tensor(&test_tensor(5, &[2, 1, 8, 8]).unwrap()).unwrap();
     let y = x.as_tensor().detach();
     for (name, loss) in PAIRS.iter().filter(|(name, _)| {
-        ["l1", "l2", "huber", "log_cosh", "relative_l2", "ssim_gaussian", "fft_l1", "sobel_l1"]
-            .contains(name)
+        let all =
+            "l1 l2 huber log_cosh relative_l2 ssim_gaussian fft_l1 sobel_l1 laplacian_l1 lpips";
+        all.split(' ').any(|known| known == *name)
     }) {
         let value = loss(x.as_tensor(), &y).unwrap();
         assert!(flat(&value)[0].abs() < 1e-12, "{name}: {value}");
@@ -538,7 +554,7 @@ fn a_bad_objective_names_the_term() {
 fn every_kind_is_named_as_it_is_written() {
     let schema = serde_json::to_value(schemars::schema_for!(LossConfig)).unwrap();
     let kinds = schema["oneOf"].as_array().unwrap();
-    assert_eq!(kinds.len(), 18);
+    assert_eq!(kinds.len(), 19);
     for kind in kinds {
         let name = kind["properties"]["kind"]["const"].as_str().unwrap();
         let required = kind["required"].as_array().unwrap();

@@ -8,10 +8,12 @@
 //! nnU-Net's `PolyLRScheduler`, the CycleGAN code (linear decay).
 
 mod config;
+mod ramp;
 #[cfg(test)]
 mod tests;
 
 pub use config::{Anneal, CyclicMode, Plateau, ScheduleConfig, ThresholdMode};
+pub use ramp::{Ramp, RampForm};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
