@@ -1,6 +1,8 @@
 //! Comparison of a network with its golden fixture, for the tests of each network.
 
-use crate::{AnyConfig, ImageArchitecture, NetworkConfig, recognise, reference_key};
+use crate::{
+    AnyConfig, ImageArchitecture, NetworkConfig, recognise, reference_entries, reference_key,
+};
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Params, Scope};
@@ -52,10 +54,8 @@ impl Golden {
 
     /// Weights below a prefix under our names, floating point as `f32`.
     pub(crate) fn weights(&self, prefix: &str) -> BTreeMap<String, Tensor> {
-        let named = |(k, t): (String, Tensor)| {
-            Some((reference_key(&k)?.to_owned(), t.to_dtype(DType::F32).unwrap()))
-        };
-        self.part(prefix).into_iter().filter_map(named).collect()
+        let single = |t: Tensor| t.to_dtype(DType::F32).unwrap();
+        reference_entries(self.part(prefix)).into_iter().map(|(k, t)| (k, single(t))).collect()
     }
 
     /// The metadata entry, which is JSON.
@@ -129,10 +129,10 @@ pub(crate) fn check(name: &str) {
 pub(crate) fn check_as(name: &str, amend: impl FnOnce(NetworkConfig) -> NetworkConfig) {
     let Some(golden) = Golden::open(&format!("engine/{name}")) else { return };
     let weights = golden.weights("param.");
-    #[expect(clippy::infallible_destructuring_match, reason = "other sorts of network follow")]
-    let config = match recognised(name, &weights) {
-        AnyConfig::Image(config) => amend(config),
+    let AnyConfig::Image(config) = recognised(name, &weights) else {
+        panic!("{name}: no image-to-image network");
     };
+    let config = amend(config);
     let (params, net) = filled(&weights, |scope| config.build(scope));
     let x = Var::from_tensor(golden.tensor("input.0")).unwrap();
     let y = net.forward(x.as_tensor(), &Ctx::eval()).unwrap();

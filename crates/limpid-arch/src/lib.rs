@@ -11,11 +11,13 @@
 pub mod basic_unet;
 pub mod dncnn;
 pub mod dynunet;
+pub mod grog_mlp;
+pub mod guided_unet;
 pub mod nucli_unet;
 mod recognise;
 mod registry;
 
-pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
+pub use recognise::{AnyConfig, Recognised, recognise, reference_entries, reference_key};
 pub use registry::{KINDS, NetworkConfig};
 
 use candle_core::Tensor;

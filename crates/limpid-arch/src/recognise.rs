@@ -1,12 +1,19 @@
 //! Which network a checkpoint belongs to, told from its keys and shapes.
 
-use crate::{Architecture, NetworkConfig, Shapes};
+use crate::guided_unet::keys;
+use crate::{Architecture, NetworkConfig, Shapes, grog_mlp, guided_unet};
+use limpid_config::Validate;
+use std::collections::BTreeMap;
 
 /// The configuration of a network of any sort.
 #[derive(Clone, Debug)]
 pub enum AnyConfig {
     /// An image-to-image network, which the restoration models can train and run.
     Image(NetworkConfig),
+    /// The U-Net of diffusion models, which is told the noise level.
+    GuidedUnet(guided_unet::Config),
+    /// The network of implicit GROG, which maps a geometry to an interpolation kernel.
+    GrogMlp(grog_mlp::Config),
 }
 
 impl AnyConfig {
@@ -15,14 +22,24 @@ impl AnyConfig {
     pub fn settings(&self) -> &dyn Architecture {
         match self {
             Self::Image(c) => c,
+            Self::GuidedUnet(c) => c,
+            Self::GrogMlp(c) => c,
         }
     }
 
     /// All that the shapes may belong to.
     fn candidates(shapes: &Shapes) -> Vec<Self> {
         let images = NetworkConfig::candidates(shapes).into_iter();
-        images.filter(|c| limpid_config::check(c).is_empty()).map(Self::Image).collect()
+        let mut found: Vec<Self> = images.filter(valid).map(Self::Image).collect();
+        found.extend(guided_unet::Config::recognise(shapes).filter(valid).map(Self::GuidedUnet));
+        found.extend(grog_mlp::Config::recognise(shapes).filter(valid).map(Self::GrogMlp));
+        found
     }
+}
+
+/// Whether a network can be built of the settings.
+fn valid(config: &impl Validate) -> bool {
+    limpid_config::check(config).is_empty()
 }
 
 /// A network that a checkpoint may belong to.
@@ -39,10 +56,7 @@ pub struct Recognised {
 /// What shapes do not tell (slopes, residual connections) has the reference's default.
 #[must_use]
 pub fn recognise(shapes: &Shapes) -> Vec<Recognised> {
-    let own: Shapes = shapes
-        .iter()
-        .filter_map(|(k, s)| Some((reference_key(k)?.to_owned(), s.clone())))
-        .collect();
+    let own = reference_entries(shapes.clone());
     let mut found: Vec<Recognised> = AnyConfig::candidates(&own)
         .into_iter()
         .filter_map(|config| {
@@ -56,8 +70,25 @@ pub fn recognise(shapes: &Shapes) -> Vec<Recognised> {
     found
 }
 
+/// The entries of a reference checkpoint under the names we hold them by, without those that repeat
+/// another or hold no weights.
+///
+/// Besides [`reference_key`] this knows the names of EMDiffuse's networks for TorchScript.
+#[must_use]
+pub fn reference_entries<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    let scripted = entries.keys().any(|k| keys::is_scripted(k));
+    let named = |(key, value): (String, T)| {
+        let key = reference_key(&key)?;
+        Some((if scripted { keys::usual_name(key) } else { key.to_owned() }, value))
+    };
+    entries.into_iter().filter_map(named).collect()
+}
+
 /// The name under which we hold a key of a reference checkpoint; none for keys that repeat another
 /// or hold no weights.
+///
+/// The prefix `denoise_fn.` of a network that was saved within its diffusion process is cut off, and
+/// the noise schedule beside it left out.
 #[must_use]
 pub fn reference_key(key: &str) -> Option<&str> {
     let doubled = key.starts_with("skip_layers.")
@@ -65,5 +96,5 @@ pub fn reference_key(key: &str) -> Option<&str> {
         || key.ends_with(".num_batches_tracked")
         || key.ends_with(".relative_position_index")
         || key.ends_with(".attn_mask");
-    (!doubled).then_some(key)
+    if doubled { None } else { keys::inner_name(key) }
 }

@@ -1,7 +1,7 @@
 //! `model.safetensors`: weights and, in its header, how to use them.
 
 use candle_core::Tensor;
-use limpid_arch::{ImageArchitecture, NetworkConfig, recognise, reference_key};
+use limpid_arch::{ImageArchitecture, NetworkConfig, recognise};
 use limpid_nn::tensors;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -117,10 +117,7 @@ impl Bundle {
             Err(e) => (tensors::load_any(path).map_err(|_| e)?, BTreeMap::new()),
         };
         let Some(json) = metadata.get(KEY) else {
-            let shapes = weights
-                .iter()
-                .filter_map(|(k, t)| Some((reference_key(k)?.to_owned(), t.dims().to_vec())))
-                .collect();
+            let shapes = weights.into_iter().map(|(k, t)| (k, t.dims().to_vec())).collect();
             let hint = match recognise(&shapes).first() {
                 Some(r) => format!(
                     "they fit the network `{}` with {} mismatches; train or wrap the weights first; `denoise inspect FILE` names the network",

@@ -24,7 +24,9 @@ pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
         let kind = best.config.settings().kind();
         return Err(format!("{} weights do not fit the nearest network, {kind}", best.mismatches));
     }
-    let AnyConfig::Image(config) = best.config;
+    let AnyConfig::Image(config) = best.config else {
+        return Err(format!("{} is no image-to-image network", best.config.settings().kind()));
+    };
 
     let params = Params::new();
     let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);

@@ -1,7 +1,7 @@
 //! `denoise inspect`: what is in a file.
 
 use crate::model_file::Trained;
-use limpid_arch::{Architecture, ImageArchitecture, recognise, reference_key};
+use limpid_arch::{Architecture, ImageArchitecture, recognise, reference_entries};
 use limpid_cli::{Align, ComputeArgs, Failure, HELP, bytes, print, runs, table};
 use limpid_datamodule::normalise::Statistics;
 use limpid_io::{Region, VolumeInfo};
@@ -182,8 +182,7 @@ fn weights(path: &Path) -> Result<String, Failure> {
         return Ok(text);
     }
     let tensors = tensors::load_any(path).map_err(Failure::data)?;
-    let tensors: BTreeMap<String, candle_core::Tensor> =
-        tensors.into_iter().filter_map(|(k, t)| Some((reference_key(&k)?.to_owned(), t))).collect();
+    let tensors: BTreeMap<String, candle_core::Tensor> = reference_entries(tensors);
     let shapes: limpid_arch::Shapes =
         tensors.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
     let scalars: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
