@@ -14,6 +14,7 @@ pub mod dynunet;
 pub mod grog_mlp;
 pub mod guided_unet;
 pub mod nucli_unet;
+pub mod raft;
 mod recognise;
 mod registry;
 

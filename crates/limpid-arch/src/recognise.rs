@@ -1,7 +1,7 @@
 //! Which network a checkpoint belongs to, told from its keys and shapes.
 
 use crate::guided_unet::keys;
-use crate::{Architecture, NetworkConfig, Shapes, grog_mlp, guided_unet};
+use crate::{Architecture, NetworkConfig, Shapes, grog_mlp, guided_unet, raft};
 use limpid_config::Validate;
 use std::collections::BTreeMap;
 
@@ -14,6 +14,8 @@ pub enum AnyConfig {
     GuidedUnet(guided_unet::Config),
     /// The network of implicit GROG, which maps a geometry to an interpolation kernel.
     GrogMlp(grog_mlp::Config),
+    /// RAFT, which finds how pixels moved from one image to another.
+    Raft(raft::Config),
 }
 
 impl AnyConfig {
@@ -24,6 +26,7 @@ impl AnyConfig {
             Self::Image(c) => c,
             Self::GuidedUnet(c) => c,
             Self::GrogMlp(c) => c,
+            Self::Raft(c) => c,
         }
     }
 
@@ -33,6 +36,7 @@ impl AnyConfig {
         let mut found: Vec<Self> = images.filter(valid).map(Self::Image).collect();
         found.extend(guided_unet::Config::recognise(shapes).filter(valid).map(Self::GuidedUnet));
         found.extend(grog_mlp::Config::recognise(shapes).filter(valid).map(Self::GrogMlp));
+        found.extend(raft::Config::recognise(shapes).filter(valid).map(Self::Raft));
         found
     }
 }
@@ -95,6 +99,8 @@ pub fn reference_key(key: &str) -> Option<&str> {
         || (key.starts_with("blocks.") && key.contains(".layer."))
         || key.ends_with(".num_batches_tracked")
         || key.ends_with(".relative_position_index")
-        || key.ends_with(".attn_mask");
+        || key.ends_with(".attn_mask")
+        // RAFT's normalisation of a shortcut, which is stored as `downsample.1` too
+        || (key.starts_with("cnet.layer") && key.contains(".norm3."));
     if doubled { None } else { keys::inner_name(key) }
 }

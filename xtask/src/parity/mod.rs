@@ -7,12 +7,17 @@
 
 mod checkpoints;
 mod classical;
+mod emdiffuse;
 mod fixture;
+mod formula;
+mod grog;
+mod guided;
 mod inference;
 mod losses;
 mod metrics;
 mod networks;
 mod optim;
+mod raft;
 mod training;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,21 +42,32 @@ type Handler = fn(&Fixture) -> Result<Outcome, String>;
 const HANDLERS: &[(&str, Handler)] = &[
     ("amp", optim::amp),
     ("baselines", classical::baselines),
+    ("blocks", guided::blocks),
     ("ckpt_expected", checkpoints::torch_files),
     ("ema", optim::ema),
     ("inference_misc", inference::misc),
     ("losses", losses::losses),
+    ("lr_warmup", emdiffuse::warmup),
+    ("metrics", emdiffuse::metrics),
     ("metrics_2d", metrics::image),
     ("metrics_3d", metrics::image),
     ("metrics_ms_fsim", metrics::perceptual),
+    ("mlp", grog::mlp),
     ("net_dncnn", networks::network),
     ("net_monai_basicunet", networks::network),
     ("net_monai_dynunet", networks::network),
     ("net_nucli_unet", networks::network),
+    ("net_real_formula", guided::shipped),
+    ("net_unet2d", guided::network),
+    ("net_unet3d", guided::network),
+    ("net_unet_aleatoric", guided::network),
+    ("net_unet_jit", guided::network),
     ("nnunet_sliding", inference::nnunet),
     ("optimizers", optim::optimizers),
     ("patch_centers", classical::patch_centers),
     ("pet_quant", metrics::pet),
+    ("raft_formula", raft::networks),
+    ("raft_ops", raft::ops),
     ("resample", classical::resample),
     ("resample_spacing", classical::resample_spacing),
     ("schedulers", optim::schedules),

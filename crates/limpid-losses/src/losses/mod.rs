@@ -8,6 +8,7 @@
 //! Shapes must agree exactly, nothing broadcasts. Arithmetic is f64 inside; half-precision tensors
 //! are lifted to f32. Tensors of another device are fetched to the CPU and the result sent back.
 
+mod complex;
 mod edge;
 mod frequency;
 pub mod gan;
@@ -21,6 +22,7 @@ mod representation;
 mod selfsup;
 mod ssim;
 
+pub use complex::{complex_l1, complex_l1_parts, complex_l2};
 pub use edge::{gradient_l1, sobel_l1, tv_anisotropic, tv_isotropic};
 pub use frequency::fft_l1;
 pub use likelihood::{gaussian_nll, gaussian_nll_logvar, poisson_nll, poisson_nll_log};
