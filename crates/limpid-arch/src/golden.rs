@@ -4,7 +4,7 @@ pub(crate) mod gan;
 
 use crate::{
     AnyConfig, Architecture, ImageArchitecture, Network, NetworkConfig, Shapes, recognise,
-    reference_key,
+    reference_entries, reference_key,
 };
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_kernels::rng::Stream;
@@ -57,10 +57,8 @@ impl Golden {
 
     /// Weights below a prefix under our names, floating point as `f32`.
     pub(crate) fn weights(&self, prefix: &str) -> BTreeMap<String, Tensor> {
-        let named = |(k, t): (String, Tensor)| {
-            Some((reference_key(&k)?.to_owned(), t.to_dtype(DType::F32).unwrap()))
-        };
-        self.part(prefix).into_iter().filter_map(named).collect()
+        let single = |t: Tensor| t.to_dtype(DType::F32).unwrap();
+        reference_entries(self.part(prefix)).into_iter().map(|(k, t)| (k, single(t))).collect()
     }
 
     /// The metadata entry, which is JSON.

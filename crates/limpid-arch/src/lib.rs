@@ -21,6 +21,8 @@ pub mod dynunet;
 pub mod edsr;
 pub mod em_unet;
 pub mod ffdnet;
+pub mod grog_mlp;
+pub mod guided_unet;
 pub mod inception_v3;
 pub mod lpips;
 pub mod monai_discriminator;
@@ -30,6 +32,7 @@ pub mod nucli_unet;
 pub mod patch_gan;
 pub mod pix2pix_unet;
 pub mod pixel_discriminator;
+pub mod raft;
 mod recognise;
 mod registry;
 pub mod resnet_generator;
@@ -42,7 +45,7 @@ pub mod unet;
 pub mod unet_generator;
 pub mod vgg19;
 
-pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
+pub use recognise::{AnyConfig, Recognised, recognise, reference_entries, reference_key};
 pub use registry::{KINDS, NetworkConfig};
 
 use candle_core::Tensor;

@@ -1,10 +1,13 @@
 //! Which network a checkpoint belongs to, told from its keys and shapes.
 
+use crate::guided_unet::keys;
 use crate::{
-    Architecture, NetworkConfig, Shapes, ddpm_unet, inception_v3, lpips, monai_discriminator,
-    nlayer_discriminator, patch_gan, pixel_discriminator, sr_unet3d, vgg19,
+    Architecture, NetworkConfig, Shapes, ddpm_unet, grog_mlp, guided_unet, inception_v3, lpips,
+    monai_discriminator, nlayer_discriminator, patch_gan, pixel_discriminator, raft, sr_unet3d,
+    vgg19,
 };
 use limpid_config::Validate;
+use std::collections::BTreeMap;
 
 /// The configuration of a network of any sort.
 #[derive(Clone, Debug)]
@@ -13,6 +16,10 @@ pub enum AnyConfig {
     Image(NetworkConfig),
     /// MONAI's diffusion network, which is also given a time step.
     DdpmUnet(ddpm_unet::Config),
+    /// The network of implicit GROG, which maps a geometry to an interpolation kernel.
+    GrogMlp(grog_mlp::Config),
+    /// The U-Net of diffusion models, which is told the noise level.
+    GuidedUnet(guided_unet::Config),
     /// Inception-v3, of which the Fréchet inception distance is made.
     InceptionV3(inception_v3::Config),
     /// The features and weights of LPIPS.
@@ -25,6 +32,8 @@ pub enum AnyConfig {
     PatchGan(patch_gan::Config),
     /// The PixelGAN discriminator of the CycleGAN and pix2pix code.
     PixelDiscriminator(pixel_discriminator::Config),
+    /// RAFT, which finds how pixels moved from one image to another.
+    Raft(raft::Config),
     /// 3D-SR-Unet, which is also given a factor.
     SrUnet3d(sr_unet3d::Config),
     /// VGG-19 for perceptual losses.
@@ -38,12 +47,15 @@ impl AnyConfig {
         match self {
             Self::Image(c) => c,
             Self::DdpmUnet(c) => c,
+            Self::GrogMlp(c) => c,
+            Self::GuidedUnet(c) => c,
             Self::InceptionV3(c) => c,
             Self::Lpips(c) => c,
             Self::MonaiDiscriminator(c) => c,
             Self::NlayerDiscriminator(c) => c,
             Self::PatchGan(c) => c,
             Self::PixelDiscriminator(c) => c,
+            Self::Raft(c) => c,
             Self::SrUnet3d(c) => c,
             Self::Vgg19(c) => c,
         }
@@ -54,12 +66,15 @@ impl AnyConfig {
         let images = NetworkConfig::candidates(shapes).into_iter();
         let others = [
             sound(ddpm_unet::Config::recognise(shapes), Self::DdpmUnet),
+            sound(grog_mlp::Config::recognise(shapes), Self::GrogMlp),
+            sound(guided_unet::Config::recognise(shapes), Self::GuidedUnet),
             sound(inception_v3::Config::recognise(shapes), Self::InceptionV3),
             sound(lpips::Config::recognise(shapes), Self::Lpips),
             sound(monai_discriminator::Config::recognise(shapes), Self::MonaiDiscriminator),
             sound(nlayer_discriminator::Config::recognise(shapes), Self::NlayerDiscriminator),
             sound(patch_gan::Config::recognise(shapes), Self::PatchGan),
             sound(pixel_discriminator::Config::recognise(shapes), Self::PixelDiscriminator),
+            sound(raft::Config::recognise(shapes), Self::Raft),
             sound(sr_unet3d::Config::recognise(shapes), Self::SrUnet3d),
             sound(vgg19::Config::recognise(shapes), Self::Vgg19),
         ];
@@ -89,10 +104,7 @@ pub struct Recognised {
 /// What shapes do not tell (slopes, residual connections) has the reference's default.
 #[must_use]
 pub fn recognise(shapes: &Shapes) -> Vec<Recognised> {
-    let own: Shapes = shapes
-        .iter()
-        .filter_map(|(k, s)| Some((reference_key(k)?.to_owned(), s.clone())))
-        .collect();
+    let own = reference_entries(shapes.clone());
     let mut found: Vec<Recognised> = AnyConfig::candidates(&own)
         .into_iter()
         .filter_map(|config| {
@@ -106,14 +118,33 @@ pub fn recognise(shapes: &Shapes) -> Vec<Recognised> {
     found
 }
 
+/// The entries of a reference checkpoint under the names we hold them by, without those that repeat
+/// another or hold no weights.
+///
+/// Besides [`reference_key`] this knows the names of EMDiffuse's networks for TorchScript.
+#[must_use]
+pub fn reference_entries<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    let scripted = entries.keys().any(|k| keys::is_scripted(k));
+    let named = |(key, value): (String, T)| {
+        let key = reference_key(&key)?;
+        Some((if scripted { keys::usual_name(key) } else { key.to_owned() }, value))
+    };
+    entries.into_iter().filter_map(named).collect()
+}
+
 /// The name under which we hold a key of a reference checkpoint; none for keys that repeat another
 /// or hold no weights.
+///
+/// The prefix `denoise_fn.` of a network that was saved within its diffusion process is cut off, and
+/// the noise schedule beside it left out.
 #[must_use]
 pub fn reference_key(key: &str) -> Option<&str> {
     let doubled = key.starts_with("skip_layers.")
         || (key.starts_with("blocks.") && key.contains(".layer."))
         || key.ends_with(".num_batches_tracked")
         || key.ends_with(".relative_position_index")
-        || key.ends_with(".attn_mask");
-    (!doubled).then_some(key)
+        || key.ends_with(".attn_mask")
+        // RAFT's normalisation of a shortcut, which is stored as `downsample.1` too
+        || (key.starts_with("cnet.layer") && key.contains(".norm3."));
+    if doubled { None } else { keys::inner_name(key) }
 }

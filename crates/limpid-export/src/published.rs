@@ -2,7 +2,7 @@
 
 use crate::BundleError;
 use candle_core::Tensor;
-use limpid_arch::{AnyConfig, Shapes, recognise, reference_key};
+use limpid_arch::{AnyConfig, Shapes, recognise, reference_entries};
 use limpid_nn::{KeyReport, tensors};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,10 +38,7 @@ impl Published {
         let all = tensors::load_any(path)?;
         let mut best: Option<(usize, Self)> = None;
         for weights in readings(&all) {
-            let own: BTreeMap<String, Tensor> = weights
-                .into_iter()
-                .filter_map(|(k, t)| Some((reference_key(&k)?.to_owned(), t)))
-                .collect();
+            let own = reference_entries(weights);
             let Some(found) = recognise(&shapes(&own)).into_iter().next() else { continue };
             if best.as_ref().is_some_and(|(mismatches, _)| *mismatches <= found.mismatches) {
                 continue;

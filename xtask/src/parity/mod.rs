@@ -7,15 +7,20 @@
 
 mod checkpoints;
 mod classical;
+mod emdiffuse;
 mod fixture;
+mod formula;
 mod gan_losses;
 mod gan_networks;
+mod grog;
+mod guided;
 mod inference;
 mod losses;
 mod losses_em;
 mod metrics;
 mod networks;
 mod optim;
+mod raft;
 mod training;
 mod unets;
 
@@ -56,9 +61,12 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("gen_", gan_networks::network),
     ("inference_misc", inference::misc),
     ("losses", losses::losses),
+    ("lr_warmup", emdiffuse::warmup),
+    ("metrics", emdiffuse::metrics),
     ("metrics_2d", metrics::image),
     ("metrics_3d", metrics::image),
     ("metrics_ms_fsim", metrics::perceptual),
+    ("mlp", grog::mlp),
     ("net_dncnn", networks::network),
     ("net_drunet", networks::network),
     ("net_ffdnet", networks::network),
@@ -72,14 +80,21 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("net_monai_unet", unets::unet),
     ("net_nafnet", networks::network),
     ("net_nucli_unet", networks::network),
+    ("net_real_formula", guided::shipped),
     ("net_restormer", networks::network),
     ("net_sr_unet3d", unets::super_resolution),
     ("net_srresnet", networks::network),
+    ("net_unet2d", guided::network),
+    ("net_unet3d", guided::network),
+    ("net_unet_aleatoric", guided::network),
+    ("net_unet_jit", guided::network),
     ("nnunet_sliding", inference::nnunet),
     ("optimizers", optim::optimizers),
     ("patch_centers", classical::patch_centers),
     ("patchgan", gan_networks::patch_gan),
     ("pet_quant", metrics::pet),
+    ("raft_formula", raft::networks),
+    ("raft_ops", raft::ops),
     ("resample", classical::resample),
     ("resample_spacing", classical::resample_spacing),
     ("schedulers", optim::schedules),
@@ -99,7 +114,7 @@ fn blocks(fixture: &Fixture) -> Result<Outcome, String> {
     if gan_networks::has_blocks(fixture) {
         return gan_networks::blocks(fixture);
     }
-    Ok(Outcome::Skipped("blocks of a network that we do not have".into()))
+    guided::blocks(fixture)
 }
 
 /// What became of one file.

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_arch::ffdnet::FfdNet;
 use limpid_arch::{
-    AnyConfig, ImageArchitecture, Network, NetworkConfig, Shapes, recognise, reference_key,
-    srresnet,
+    AnyConfig, ImageArchitecture, Network, NetworkConfig, Shapes, recognise, reference_entries,
+    reference_key, srresnet,
 };
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Error, Params, Scope};
@@ -67,10 +67,8 @@ fn scope() -> (Params, Scope) {
 
 /// The weights below a prefix under our names, in f32.
 pub(super) fn weights(fixture: &Fixture, prefix: &str) -> Weights {
-    let ours = |(key, tensor): (String, Tensor)| {
-        Some((reference_key(&key)?.to_owned(), tensor.to_dtype(DType::F32).ok()?))
-    };
-    fixture.part(prefix).into_iter().filter_map(ours).collect()
+    let single = |(key, tensor): (String, Tensor)| Some((key, tensor.to_dtype(DType::F32).ok()?));
+    reference_entries(fixture.part(prefix)).into_iter().filter_map(single).collect()
 }
 
 /// The configuration of the network that has these weights.

@@ -8,6 +8,7 @@
 //! Shapes must agree exactly, nothing broadcasts. Arithmetic is f64 inside; half-precision tensors
 //! are lifted to f32. Tensors of another device are fetched to the CPU and the result sent back.
 
+mod complex;
 mod edge;
 mod focal;
 mod frequency;
@@ -25,6 +26,7 @@ mod representation;
 mod selfsup;
 mod ssim;
 
+pub use complex::{complex_l1, complex_l1_parts, complex_l2};
 pub use edge::{gradient_l1, grey, laplacian_l1, sobel_l1, tv_anisotropic, tv_isotropic};
 pub use focal::{focal, focal_elements};
 pub use frequency::fft_l1;

@@ -11,6 +11,7 @@ mod difference;
 mod fsim;
 mod gradient;
 mod image;
+mod inception;
 pub mod info;
 mod ms_ssim;
 mod pet;
@@ -29,6 +30,7 @@ pub use difference::{
 pub use fsim::fsim;
 pub use gradient::{gmsd, haarpsi};
 pub use image::{Image, Samples};
+pub use inception::inception_score;
 pub use info::{METRICS, MetricInfo, metric_info};
 pub use ms_ssim::{MS_SSIM_WEIGHTS, OddExtent, ms_ssim};
 pub use pet::{

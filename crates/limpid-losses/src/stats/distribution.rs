@@ -1,4 +1,4 @@
-//! The normal and Student's t distribution, to about 1e-12.
+//! The normal, Student's t and the binomial distribution, to about 1e-12.
 
 use std::f64::consts::{FRAC_2_SQRT_PI, PI, SQRT_2};
 
@@ -21,6 +21,11 @@ pub(super) fn student_above(t: f64, freedom: f64) -> f64 {
 /// The value that Student's t stays below with probability `p` in `(0, 1)`.
 pub(super) fn student_quantile(p: f64, freedom: f64) -> f64 {
     invert(|t| student_above(-t, freedom), p, 1e6)
+}
+
+/// Probability of at most `k` successes in `n` trials, each of probability `p`.
+pub(super) fn binomial_at_most(k: f64, n: f64, p: f64) -> f64 {
+    if k >= n { 1.0 } else { incomplete_beta(1.0 - p, n - k, k + 1.0) }
 }
 
 /// Where an increasing function on `[-limit, limit]` reaches `p`, by bisection down to the last bit.
@@ -139,5 +144,10 @@ mod tests {
         close(student_above(3.0, 2.0), 0.5 - 3.0 / (2.0 * 11f64.sqrt()));
         close(student_above(-3.0, 2.0), 0.5 + 3.0 / (2.0 * 11f64.sqrt()));
         close(student_quantile(0.75, 1.0), 1.0);
+        // 1 + 5 + 10 of 32 tosses of five coins, and a tail of many
+        close(binomial_at_most(2.0, 5.0, 0.5), 0.5);
+        close(binomial_at_most(1.0, 5.0, 0.25), 0.632_812_5);
+        close(binomial_at_most(0.0, 1000.0, 0.01), 0.99f64.powi(1000));
+        assert_eq!(binomial_at_most(5.0, 5.0, 0.3), 1.0);
     }
 }

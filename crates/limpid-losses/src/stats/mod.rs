@@ -5,6 +5,7 @@
 //! explained, not averaged away.
 
 mod agreement;
+mod calibration;
 mod distribution;
 mod mean;
 mod multiple;
@@ -13,6 +14,10 @@ mod rank;
 
 pub use agreement::{
     BlandAltman, bland_altman, concordance, intraclass_correlation, pearson, spearman,
+};
+pub use calibration::{
+    Calibration, bentkus_log_tail, calibrate, hoeffding_log_tail, miss_rate, risk_upper_bound,
+    widen,
 };
 pub use mean::{Interval, cohen_dz, mean_interval, paired_t_test, welch_t_test};
 pub use multiple::{benjamini_hochberg, holm};

@@ -34,9 +34,25 @@ impl Conv {
         bias: bool,
         scope: &Scope,
     ) -> Result<Self> {
+        Self::with_init(inputs, outputs, kernel, spec, bias, Init::Default, scope)
+    }
+
+    /// As [`Conv::new`], with a kernel that is drawn otherwise.
+    ///
+    /// # Errors
+    /// If a parameter name is taken.
+    pub fn with_init(
+        inputs: usize,
+        outputs: usize,
+        kernel: &[usize],
+        spec: ConvSpec,
+        bias: bool,
+        init: Init,
+        scope: &Scope,
+    ) -> Result<Self> {
         let shape = [&[outputs, inputs / spec.groups.max(1)], kernel].concat();
         Ok(Self {
-            weight: scope.param("weight", &shape, Init::Default)?,
+            weight: scope.param("weight", &shape, init)?,
             bias: bias
                 .then(|| scope.param("bias", &[outputs], Init::bias_of(&shape)))
                 .transpose()?,
