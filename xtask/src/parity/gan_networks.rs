@@ -24,6 +24,8 @@ type Weights = BTreeMap<String, Tensor>;
 /// How far the reference's own f32 is off its f64, and what is nothing but that.
 struct Noise {
     output: f64,
+    /// Of the loss, as a fraction.
+    loss: f64,
     input: f64,
     parameter: f64,
     /// Parameters whose gradient is zero but for rounding.
@@ -37,6 +39,7 @@ impl Noise {
         let only = json["noise_only_grads"].as_array().into_iter().flatten();
         Self {
             output: number("y"),
+            loss: number("loss_rel"),
             input: number("grad_in"),
             parameter: number("grad_param_maxabs_err"),
             only: only.filter_map(|key| Some(key.as_str()?.to_owned())).collect(),
@@ -46,6 +49,11 @@ impl Noise {
     /// What an output may be off.
     fn forward(&self) -> Tolerance {
         Tolerance { absolute: (10.0 * self.output).max(2e-5), relative: 1e-5 }
+    }
+
+    /// What the loss may be off.
+    fn loss(&self) -> Tolerance {
+        relative((10.0 * self.loss).max(1e-5))
     }
 
     /// What the gradient of a parameter, or of an input, may be off.
@@ -134,7 +142,7 @@ impl Pass<'_> {
         let value = (output - target).and_then(|d| d.sqr()?.mean_all()).map_err(text)?;
         if let Some(expected) = fixture.tensors.get(loss) {
             let value = value.reshape(expected.dims()).map_err(text)?;
-            worst.tensor(loss, &value, expected, relative(1e-5))?;
+            worst.tensor(loss, &value, expected, self.noise.loss())?;
         }
         let gradients = value.backward().map_err(text)?;
         for (key, expected) in fixture.part(self.prefix) {

@@ -6,6 +6,7 @@ use crate::fixture::{assert_close, load_from};
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_kernels::gradcheck::{test_tensor, worst_error};
 use limpid_kernels::{self as kernels, ConvSpec, Error, Pad, Result};
+use std::slice::from_ref;
 
 fn flat(t: &Tensor) -> Vec<f64> {
     t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
@@ -73,14 +74,14 @@ fn perceptual_distances_of_a_case_by_hand() {
     let pixel = |v: [f64; 2]| Tensor::new(&v, &Device::Cpu).unwrap().reshape((1, 2, 1, 1)).unwrap();
     let (a, b) = (pixel([3.0, 4.0]), pixel([4.0, 3.0]));
     let weight = Tensor::new(&[1.0, 10.0], &Device::Cpu).unwrap().reshape((1, 2, 1, 1)).unwrap();
-    let one = lpips(&[a.clone()], &[b.clone()], &[weight.clone()]).unwrap();
+    let one = lpips(from_ref(&a), from_ref(&b), from_ref(&weight)).unwrap();
     assert_close("one", &flat(&one), &[11.0 * 0.04], 1e-8, 0.0);
     // the mean over a second pixel and a second sample without any difference
     let row = |t: &Tensor| {
         let row = Tensor::cat(&[t, &pixel([1.0, 2.0])], 3).unwrap();
         Tensor::cat(&[&row, &row.ones_like().unwrap()], 0).unwrap()
     };
-    let four = lpips(&[row(&a)], &[row(&b)], &[weight.clone()]).unwrap();
+    let four = lpips(&[row(&a)], &[row(&b)], from_ref(&weight)).unwrap();
     assert_close("four", &flat(&four), &[11.0 * 0.01], 1e-8, 0.0);
     // features add up
     let (x, y) = ([a.clone(), row(&a)], [b.clone(), row(&b)]);
@@ -190,7 +191,8 @@ fn penalty_matches_finite_differences() {
     let alpha = Tensor::new(&[0.3, 0.8], &Device::Cpu).unwrap();
     let (mean, var) = (tensor(7, &[3]), (tensor(8, &[3]) + 1.5).unwrap());
     let spec = ConvSpec { stride: vec![2; 2], ..ConvSpec::unit(2) };
-    let norms: [(&str, &dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>); 4] = [
+    type Norm<'a> = &'a dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>;
+    let norms: [(&str, Norm); 4] = [
         ("none", &|h, t| kernels::silu(&h.broadcast_mul(&t[1].reshape((1, 3, 1, 1))?)?)),
         ("instance", &|h, t| kernels::instance_norm(h, Some(&t[1]), Some(&t[2]), 1e-5)),
         ("batch", &|h, t| Ok(kernels::batch_norm_train(h, Some(&t[1]), Some(&t[2]), 1e-5)?.0)),
