@@ -61,6 +61,14 @@ impl AnyConfig {
         }
     }
 
+    /// The entries of a reference checkpoint ([`reference_entries`]) under the names of this very
+    /// network, which may know its weights by several.
+    #[must_use]
+    pub fn own_entries<T>(&self, entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+        let own = |(key, value): (String, T)| Some((self.settings().own_key(&key)?, value));
+        entries.into_iter().filter_map(own).collect()
+    }
+
     /// All that the shapes may belong to.
     fn candidates(shapes: &Shapes) -> Vec<Self> {
         let images = NetworkConfig::candidates(shapes).into_iter();
@@ -109,8 +117,9 @@ pub fn recognise(shapes: &Shapes) -> Vec<Recognised> {
         .into_iter()
         .filter_map(|config| {
             let expected = config.settings().shapes().ok()?;
-            let wrong = expected.iter().filter(|(k, s)| own.get(*k) != Some(s)).count();
-            let extra = own.keys().filter(|k| !expected.contains_key(*k)).count();
+            let held = config.own_entries(own.clone());
+            let wrong = expected.iter().filter(|(k, s)| held.get(*k) != Some(s)).count();
+            let extra = held.keys().filter(|k| !expected.contains_key(*k)).count();
             Some(Recognised { config, mismatches: wrong + extra })
         })
         .collect();

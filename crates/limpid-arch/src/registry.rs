@@ -134,6 +134,10 @@ impl Architecture for NetworkConfig {
     fn define(&self, scope: &Scope) -> Result<()> {
         self.settings().define(scope)
     }
+
+    fn own_key(&self, key: &str) -> Option<String> {
+        self.settings().own_key(key)
+    }
 }
 
 impl ImageArchitecture for NetworkConfig {

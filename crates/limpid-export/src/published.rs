@@ -43,6 +43,7 @@ impl Published {
             if best.as_ref().is_some_and(|(mismatches, _)| *mismatches <= found.mismatches) {
                 continue;
             }
+            let own = found.config.own_entries(own);
             let expected = found.config.settings().shapes().map_err(BundleError::Network)?;
             let report = limpid_nn::compare(&expected, &own);
             let network = Some(found.config);
