@@ -73,7 +73,7 @@ impl Config {
         let projections = size_of(shapes, "projection", 1).unwrap_or(0);
         let features = size(0, 1)?.checked_sub(2 * projections)?;
         let fits = |(dims, times): (usize, usize)| {
-            let sources = features.checked_sub(times).filter(|n| n % dims == 0)? / dims;
+            let sources = features.checked_sub(times).filter(|n| n.is_multiple_of(dims))? / dims;
             let squared = outputs.checked_div(sources).filter(|n| n * sources == outputs)?;
             let coils = squared.isqrt();
             (coils * coils == squared).then_some((sources, coils))

@@ -153,7 +153,7 @@ pub fn reference_key(key: &str) -> Option<&str> {
         || key.ends_with(".num_batches_tracked")
         || key.ends_with(".relative_position_index")
         || key.ends_with(".attn_mask")
-        // RAFT's normalisation of a shortcut, which is stored as `downsample.1` too
-        || (key.starts_with("cnet.layer") && key.contains(".norm3."));
+        // RAFT's normalisation of a shortcut, which is stored as `norm3` too
+        || (key.starts_with("cnet.layer") && key.contains(".downsample.1."));
     if doubled { None } else { keys::inner_name(key) }
 }

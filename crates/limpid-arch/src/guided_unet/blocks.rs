@@ -55,7 +55,7 @@ pub fn qkv_attention(qkv: &Tensor, heads: usize, order: AttentionOrder) -> Resul
     let [n, channels, length] = *qkv.dims() else {
         return Err(Error::shape("qkv_attention", "[N, 3·C, T]", qkv.dims()));
     };
-    if heads == 0 || channels % (3 * heads) != 0 {
+    if heads == 0 || !channels.is_multiple_of(3 * heads) {
         let expected = format!("[N, 3·C, T] with C a multiple of {heads} heads");
         return Err(Error::shape("qkv_attention", expected, qkv.dims()));
     }

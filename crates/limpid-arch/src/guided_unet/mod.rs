@@ -205,7 +205,7 @@ impl Config {
         let attends = |level: &usize| has(&format!("output_blocks.{}.1.qkv.weight", block(*level)));
         let attending: Vec<usize> = (0..levels).filter(attends).collect();
         let middle = size_of(shapes, "middle_block.0.in_layers.2.weight", 0)?;
-        let narrow = |channels: &usize| channels % 32 != 0;
+        let narrow = |channels: &usize| !channels.is_multiple_of(32);
         let heads =
             if attending.iter().filter_map(|l| channels.get(*l)).chain([&middle]).any(narrow) {
                 Heads::Count { down: 1, up: 1 }
@@ -301,7 +301,7 @@ impl Validate for Config {
         }
         let groups = self.groups();
         for (i, &channels) in self.channels.iter().enumerate() {
-            if channels == 0 || channels % groups != 0 {
+            if channels == 0 || !channels.is_multiple_of(groups) {
                 let message = format!("must be a multiple of the {groups} groups, got {channels}");
                 at.problem(format!("channels.{i}"), message);
             }
@@ -319,7 +319,7 @@ impl Validate for Config {
         };
         let attending = (0..levels).filter(|l| self.attends(*l) || l + 1 == levels);
         for channels in attending.filter_map(|l| self.channels.get(l)) {
-            if sizes.iter().any(|n| *n == 0 || channels % n != 0) {
+            if sizes.iter().any(|n| *n == 0 || !channels.is_multiple_of(*n)) {
                 at.problem("heads", format!("must divide {channels} channels, got {sizes:?}"));
             }
         }

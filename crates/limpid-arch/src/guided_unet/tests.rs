@@ -12,17 +12,19 @@ const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 0.0 };
 const BLOCK: Tolerance = Tolerance { absolute: 5e-6, relative: 1e-6 };
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
 
-/// The network of a fixture, with the settings that shapes do not tell.
-fn network(golden: &Golden, amend: impl FnOnce(&mut Config)) -> (Params, GuidedUnet) {
-    let weights = golden.weights("weights.");
-    let AnyConfig::GuidedUnet(mut config) = recognised(&golden.name, &weights) else { panic!() };
-    amend(&mut config);
-    filled(&weights, |scope| config.build(scope))
-}
-
-fn equals_reference(name: &str, amend: impl FnOnce(&mut Config)) {
+fn equals_reference(name: &str, order: AttentionOrder) {
     let Some(golden) = Golden::open(&format!("emdiffuse/{name}")) else { return };
-    let (params, net) = network(&golden, amend);
+    let weights = golden.weights("weights.");
+    let AnyConfig::GuidedUnet(mut config) = recognised(name, &weights) else { panic!("{name}") };
+    let unet = &golden.json("config")["unet"];
+    let number = |key: &str| unet[key].as_u64().map(|n| n as usize);
+    config.heads = match (number("num_head_channels"), number("num_heads")) {
+        (Some(channels), _) => Heads::Channels { channels },
+        (None, Some(down)) => Heads::Count { down, up: number("num_heads_upsample").unwrap() },
+        _ => panic!("{name}: no heads"),
+    };
+    config.attention_order = order;
+    let (params, net) = filled(&weights, |scope| config.build(scope));
     let index = golden.tensors.get("in.channel_index");
     let got = net.forward(golden.tensor("in.x"), golden.tensor("in.gammas"), index, &Ctx::eval());
     let got = got.unwrap();
@@ -46,26 +48,19 @@ fn equals_reference(name: &str, amend: impl FnOnce(&mut Config)) {
     }
 }
 
-fn of_16(c: &mut Config) {
-    c.heads = Heads::Channels { channels: 16 };
-}
-
 #[test]
 fn networks_equal_the_reference() {
-    equals_reference("net_unet2d", of_16);
-    equals_reference("net_unet2d_alt", |c| {
-        assert_eq!(c.resampling, Resampling::Conv);
-        c.heads = Heads::Count { down: 2, up: 4 };
-        c.attention_order = AttentionOrder::QkvFirst;
-    });
-    equals_reference("net_unet2d_noconv", |c| {
-        assert_eq!(c.resampling, Resampling::Pooling);
-        c.heads = Heads::Channels { channels: 8 };
-    });
-    equals_reference("net_unet3d", of_16);
-    equals_reference("net_unet_aleatoric", of_16);
-    equals_reference("net_unet3d_aleatoric", of_16);
-    equals_reference("net_unet_jit2", |_| {});
+    for name in [
+        "net_unet2d",
+        "net_unet2d_noconv",
+        "net_unet3d",
+        "net_unet_aleatoric",
+        "net_unet3d_aleatoric",
+        "net_unet_jit2",
+    ] {
+        equals_reference(name, AttentionOrder::HeadsFirst);
+    }
+    equals_reference("net_unet2d_alt", AttentionOrder::QkvFirst);
 }
 
 #[test]

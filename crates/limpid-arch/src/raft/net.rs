@@ -50,15 +50,17 @@ impl Residual {
                 vec![(inputs, narrow, 1, 1), (narrow, narrow, 3, stride), (narrow, outputs, 1, 1)]
             }
         };
+        let conv = |i: usize| scope.pp(format!("conv{}", i + 1));
+        let normalise =
+            |i: usize, n: usize| Norm::new(norm, n, &scope.pp(format!("norm{}", i + 1)));
+        let count = sizes.len();
         let layer = |(i, (inputs, outputs, kernel, stride))| {
-            let conv =
-                encoder_conv(inputs, outputs, kernel, stride, &scope.pp(format!("conv{}", i + 1)))?;
-            Ok((conv, Norm::new(norm, outputs, &scope.pp(format!("norm{}", i + 1)))?))
+            let conv = encoder_conv(inputs, outputs, kernel, stride, &conv(i))?;
+            Ok((conv, normalise(i, outputs)?))
         };
         let shortcut = || -> Result<(Conv, Norm)> {
-            let scope = scope.pp("downsample");
-            let conv = encoder_conv(inputs, outputs, 1, stride, &scope.pp(0))?;
-            Ok((conv, Norm::new(norm, outputs, &scope.pp(1))?))
+            let conv = encoder_conv(inputs, outputs, 1, stride, &scope.pp("downsample").pp(0))?;
+            Ok((conv, normalise(count, outputs)?))
         };
         Ok(Self {
             layers: sizes.into_iter().enumerate().map(layer).collect::<Result<_>>()?,
