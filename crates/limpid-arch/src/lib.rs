@@ -14,9 +14,17 @@ pub mod dynunet;
 pub mod nucli_unet;
 mod recognise;
 mod registry;
+mod swin;
+pub mod swin_unetr;
+pub mod swinir;
+mod transformer;
+pub mod unetr;
+pub mod vit;
+pub mod vit_autoenc;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_key};
 pub use registry::{KINDS, NetworkConfig};
+pub use transformer::VitConfig;
 
 use candle_core::Tensor;
 use limpid_nn::{Ctx, Params, Result, Scope};

@@ -2,6 +2,7 @@
 
 use crate::{
     Architecture, ImageArchitecture, Network, Shapes, basic_unet, dncnn, dynunet, nucli_unet,
+    swin_unetr, swinir, unetr, vit, vit_autoenc,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -20,10 +21,30 @@ pub enum NetworkConfig {
     Dynunet(dynunet::Config),
     /// nucli-train's U-Net for PET.
     NucliUnet(nucli_unet::Config),
+    /// MONAI's Swin UNETR: a U-Net on the scales of a Swin transformer.
+    SwinUnetr(swin_unetr::Config),
+    /// SwinIR: a Swin transformer for restoration and super-resolution.
+    Swinir(swinir::Config),
+    /// MONAI's UNETR: a U-Net decoder on a vision transformer.
+    Unetr(unetr::Config),
+    /// timm's vision transformer, from image to image.
+    Vit(vit::Config),
+    /// MONAI's ViTAutoEnc: a vision transformer and transposed convolutions.
+    VitAutoenc(vit_autoenc::Config),
 }
 
 /// Names of the networks, as `kind` spells them.
-pub const KINDS: [&str; 4] = ["basic_unet", "dncnn", "dynunet", "nucli_unet"];
+pub const KINDS: [&str; 9] = [
+    "basic_unet",
+    "dncnn",
+    "dynunet",
+    "nucli_unet",
+    "swin_unetr",
+    "swinir",
+    "unetr",
+    "vit",
+    "vit_autoenc",
+];
 
 impl Default for NetworkConfig {
     fn default() -> Self {
@@ -39,6 +60,11 @@ impl NetworkConfig {
             Self::Dncnn(c) => c,
             Self::Dynunet(c) => c,
             Self::NucliUnet(c) => c,
+            Self::SwinUnetr(c) => c,
+            Self::Swinir(c) => c,
+            Self::Unetr(c) => c,
+            Self::Vit(c) => c,
+            Self::VitAutoenc(c) => c,
         }
     }
 
@@ -49,6 +75,11 @@ impl NetworkConfig {
             dncnn::Config::recognise(shapes).map(Self::Dncnn),
             dynunet::Config::recognise(shapes).map(Self::Dynunet),
             nucli_unet::Config::recognise(shapes).map(Self::NucliUnet),
+            swin_unetr::Config::recognise(shapes).map(Self::SwinUnetr),
+            swinir::Config::recognise(shapes).map(Self::Swinir),
+            unetr::Config::recognise(shapes).map(Self::Unetr),
+            vit::Config::recognise(shapes).map(Self::Vit),
+            vit_autoenc::Config::recognise(shapes).map(Self::VitAutoenc),
         ];
         found.into_iter().flatten().collect()
     }
@@ -105,6 +136,11 @@ impl Validate for NetworkConfig {
             Self::Dncnn(c) => c.validate(at),
             Self::Dynunet(c) => c.validate(at),
             Self::NucliUnet(c) => c.validate(at),
+            Self::SwinUnetr(c) => c.validate(at),
+            Self::Swinir(c) => c.validate(at),
+            Self::Unetr(c) => c.validate(at),
+            Self::Vit(c) => c.validate(at),
+            Self::VitAutoenc(c) => c.validate(at),
         }
     }
 }
