@@ -14,6 +14,7 @@ mod metrics;
 mod networks;
 mod optim;
 mod training;
+mod transformers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -47,7 +48,12 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("net_dncnn", networks::network),
     ("net_monai_basicunet", networks::network),
     ("net_monai_dynunet", networks::network),
+    ("net_monai_swinunetr", transformers::network),
+    ("net_monai_unetr", transformers::network),
+    ("net_monai_vitautoenc", transformers::network),
     ("net_nucli_unet", networks::network),
+    ("net_swinir", transformers::network),
+    ("net_timm_vit", transformers::network),
     ("nnunet_sliding", inference::nnunet),
     ("optimizers", optim::optimizers),
     ("patch_centers", classical::patch_centers),
