@@ -191,7 +191,7 @@ impl Validate for Config {
 
 /// Two convolutions with normalisation (`UnetBasicBlock`), optionally residual (`UnetResBlock`).
 #[derive(Debug)]
-struct Block {
+pub(crate) struct Block {
     conv1: Conv,
     norm1: Norm,
     conv2: Conv,
@@ -202,43 +202,44 @@ struct Block {
 }
 
 impl Block {
-    fn new(
-        c: &Config,
+    pub(crate) fn new(
+        norm: NormConfig,
         [inputs, outputs]: [usize; 2],
         kernel: &[usize],
         stride: &[usize],
         residual: bool,
         scope: &Scope,
     ) -> Result<Self> {
+        let dims = kernel.len();
         let conv = |name: &str, inputs: usize, kernel: &[usize], stride: &[usize]| {
             let padding = kernel.iter().zip(stride).map(|(k, s)| (k + 1).saturating_sub(*s) / 2);
             let spec = ConvSpec {
                 stride: stride.to_vec(),
                 padding: padding.collect(),
-                ..ConvSpec::unit(c.dims)
+                ..ConvSpec::unit(dims)
             };
             Conv::new(inputs, outputs, kernel, spec, false, &scope.pp(name).pp("conv"))
         };
-        let one = vec![1; c.dims];
+        let one = vec![1; dims];
         let changes = inputs != outputs || stride.iter().any(|&s| s != 1);
         Ok(Self {
             conv1: conv("conv1", inputs, kernel, stride)?,
-            norm1: Norm::new(c.norm, outputs, &scope.pp("norm1"))?,
+            norm1: Norm::new(norm, outputs, &scope.pp("norm1"))?,
             conv2: conv("conv2", outputs, kernel, &one)?,
-            norm2: Norm::new(c.norm, outputs, &scope.pp("norm2"))?,
+            norm2: Norm::new(norm, outputs, &scope.pp("norm2"))?,
             residual,
             shortcut: (residual && changes)
                 .then(|| {
                     Ok::<_, limpid_nn::Error>((
                         conv("conv3", inputs, &one, stride)?,
-                        Norm::new(c.norm, outputs, &scope.pp("norm3"))?,
+                        Norm::new(norm, outputs, &scope.pp("norm3"))?,
                     ))
                 })
                 .transpose()?,
         })
     }
 
-    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let h = self.norm1.forward(&self.conv1.forward(x)?, ctx)?;
         let h = self.conv2.forward(&leaky_relu(&h, SLOPE)?)?;
         let mut h = self.norm2.forward(&h, ctx)?;
@@ -279,7 +280,7 @@ impl DynUNet {
                 };
                 let inputs = if i == 0 { c.in_channels } else { c.filters[i - 1] };
                 let io = [inputs, c.filters[i]];
-                Block::new(c, io, &c.kernels[i], &c.strides[i], c.residual_blocks, &scope)
+                Block::new(c.norm, io, &c.kernels[i], &c.strides[i], c.residual_blocks, &scope)
             })
             .collect::<Result<_>>()?;
         let up = (1..levels)
@@ -296,7 +297,14 @@ impl DynUNet {
                 let io = [2 * outputs, outputs];
                 Ok((
                     ConvTranspose::new(inputs, outputs, stride, spec, false, &name)?,
-                    Block::new(c, io, &c.kernels[level], &one, false, &scope.pp("conv_block"))?,
+                    Block::new(
+                        c.norm,
+                        io,
+                        &c.kernels[level],
+                        &one,
+                        false,
+                        &scope.pp("conv_block"),
+                    )?,
                 ))
             })
             .collect::<Result<_>>()?;

@@ -40,10 +40,17 @@ pub mod restormer;
 pub mod segresnet;
 pub mod sr_unet3d;
 pub mod srresnet;
+mod swin;
+pub mod swin_unetr;
+pub mod swinir;
+mod transformer;
 mod trunk;
 pub mod unet;
 pub mod unet_generator;
+pub mod unetr;
 pub mod vgg19;
+pub mod vit;
+pub mod vit_autoenc;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_entries, reference_key};
 pub use registry::{KINDS, NetworkConfig};

@@ -3,7 +3,7 @@
 use crate::{
     Architecture, ImageArchitecture, Network, Shapes, attention_unet, basic_unet, dncnn, drunet,
     dynunet, edsr, em_unet, ffdnet, nafnet, nucli_unet, pix2pix_unet, resnet_generator, restormer,
-    segresnet, srresnet, unet, unet_generator,
+    segresnet, srresnet, swin_unetr, swinir, unet, unet_generator, unetr, vit, vit_autoenc,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -44,14 +44,24 @@ pub enum NetworkConfig {
     Segresnet(segresnet::Config),
     /// Modified SRResNet: super-resolution by residual blocks.
     Srresnet(srresnet::Config),
+    /// MONAI's Swin UNETR: a U-Net on the scales of a Swin transformer.
+    SwinUnetr(swin_unetr::Config),
+    /// SwinIR: a Swin transformer for restoration and super-resolution.
+    Swinir(swinir::Config),
     /// MONAI's UNet, optionally with residual units.
     Unet(unet::Config),
     /// The U-Net generator of the pix2pix code.
     UnetGenerator(unet_generator::Config),
+    /// MONAI's UNETR: a U-Net decoder on a vision transformer.
+    Unetr(unetr::Config),
+    /// timm's vision transformer, from image to image.
+    Vit(vit::Config),
+    /// MONAI's ViTAutoEnc: a vision transformer and transposed convolutions.
+    VitAutoenc(vit_autoenc::Config),
 }
 
 /// Names of the networks, as `kind` spells them.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 22] = [
     "attention_unet",
     "basic_unet",
     "dncnn",
@@ -67,8 +77,13 @@ pub const KINDS: [&str; 17] = [
     "restormer",
     "segresnet",
     "srresnet",
+    "swin_unetr",
+    "swinir",
     "unet",
     "unet_generator",
+    "unetr",
+    "vit",
+    "vit_autoenc",
 ];
 
 impl Default for NetworkConfig {
@@ -96,8 +111,13 @@ impl NetworkConfig {
             Self::Restormer(c) => c,
             Self::Segresnet(c) => c,
             Self::Srresnet(c) => c,
+            Self::SwinUnetr(c) => c,
+            Self::Swinir(c) => c,
             Self::Unet(c) => c,
             Self::UnetGenerator(c) => c,
+            Self::Unetr(c) => c,
+            Self::Vit(c) => c,
+            Self::VitAutoenc(c) => c,
         }
     }
 
@@ -119,8 +139,13 @@ impl NetworkConfig {
             restormer::Config::recognise(shapes).map(Self::Restormer),
             segresnet::Config::recognise(shapes).map(Self::Segresnet),
             srresnet::Config::recognise(shapes).map(Self::Srresnet),
+            swin_unetr::Config::recognise(shapes).map(Self::SwinUnetr),
+            swinir::Config::recognise(shapes).map(Self::Swinir),
             unet::Config::recognise(shapes).map(Self::Unet),
             unet_generator::Config::recognise(shapes).map(Self::UnetGenerator),
+            unetr::Config::recognise(shapes).map(Self::Unetr),
+            vit::Config::recognise(shapes).map(Self::Vit),
+            vit_autoenc::Config::recognise(shapes).map(Self::VitAutoenc),
         ];
         found.into_iter().flatten().collect()
     }
@@ -196,8 +221,13 @@ impl Validate for NetworkConfig {
             Self::Restormer(c) => c.validate(at),
             Self::Segresnet(c) => c.validate(at),
             Self::Srresnet(c) => c.validate(at),
+            Self::SwinUnetr(c) => c.validate(at),
+            Self::Swinir(c) => c.validate(at),
             Self::Unet(c) => c.validate(at),
             Self::UnetGenerator(c) => c.validate(at),
+            Self::Unetr(c) => c.validate(at),
+            Self::Vit(c) => c.validate(at),
+            Self::VitAutoenc(c) => c.validate(at),
         }
     }
 }

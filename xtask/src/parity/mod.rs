@@ -22,6 +22,7 @@ mod networks;
 mod optim;
 mod raft;
 mod training;
+mod transformers;
 mod unets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -77,13 +78,18 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("net_monai_dynunet", networks::network),
     ("net_monai_patchgan", unets::discriminator),
     ("net_monai_segresnet", unets::segresnet),
+    ("net_monai_swinunetr", transformers::network),
     ("net_monai_unet", unets::unet),
+    ("net_monai_unetr", transformers::network),
+    ("net_monai_vitautoenc", transformers::network),
     ("net_nafnet", networks::network),
     ("net_nucli_unet", networks::network),
     ("net_real_formula", guided::shipped),
     ("net_restormer", networks::network),
     ("net_sr_unet3d", unets::super_resolution),
     ("net_srresnet", networks::network),
+    ("net_swinir", transformers::network),
+    ("net_timm_vit", transformers::network),
     ("net_unet2d", guided::network),
     ("net_unet3d", guided::network),
     ("net_unet_aleatoric", guided::network),

@@ -19,11 +19,17 @@ pub(super) type Weights = BTreeMap<String, Tensor>;
 
 /// Builds the network that the weights belong to, and compares it.
 pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
-    let weights = weights(fixture, "param.");
-    let AnyConfig::Image(config) = recognised(&weights)? else {
-        return Err("the weights are not those of an image-to-image network".into());
-    };
+    let (config, weights) = recognised_image(fixture)?;
     image_network(fixture, &complete(config, fixture)?, &weights)
+}
+
+/// The image-to-image network that the weights of the file belong to.
+pub(super) fn recognised_image(fixture: &Fixture) -> Result<(NetworkConfig, Weights), String> {
+    let weights = weights(fixture, "param.");
+    match recognised(&weights)? {
+        AnyConfig::Image(config) => Ok((config, weights)),
+        other => Err(format!("{} is no image-to-image network", other.settings().kind())),
+    }
 }
 
 /// Compares an image-to-image network of a known configuration.
