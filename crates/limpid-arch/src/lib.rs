@@ -54,6 +54,7 @@ pub mod vit_autoenc;
 
 pub use recognise::{AnyConfig, Recognised, recognise, reference_entries, reference_key};
 pub use registry::{KINDS, NetworkConfig};
+pub use transformer::VitConfig;
 
 use candle_core::Tensor;
 use limpid_nn::{Ctx, Params, Result, Scope};
