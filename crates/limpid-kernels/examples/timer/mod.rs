@@ -4,7 +4,7 @@ use limpid_kernels::Result;
 use std::time::Instant;
 
 /// Median milliseconds of a call: of at least five, of up to thirty while they take a second.
-pub fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+pub(crate) fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::new();
     let begin = Instant::now();
     while times.len() < 5 || (times.len() < 30 && begin.elapsed().as_secs_f64() < 1.0) {
