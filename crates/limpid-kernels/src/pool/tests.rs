@@ -1,5 +1,6 @@
 use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
+use crate::threads::on_threads;
 use candle_core::{DType, Device, Var};
 use std::slice::from_ref;
 
