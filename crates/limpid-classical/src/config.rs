@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bilateral::{Bilateral, bilateral};
+use crate::bm3d::{Bm3d, bm3d};
 use crate::error::Result;
 use crate::gaussian::{Gaussian, gaussian};
 use crate::median::{Median, median};
@@ -34,6 +35,8 @@ pub enum FilterConfig {
     Wavelet(Wavelet),
     /// Perona-Malik diffusion.
     PeronaMalik(PeronaMalik),
+    /// BM3D: blocks that look alike, shrunk together. In volumes the blocks are cubes (BM4D).
+    Bm3d(Bm3d),
 }
 
 /// The filters, without parameters.
@@ -58,11 +61,13 @@ pub enum FilterKind {
     Wavelet,
     /// Perona-Malik diffusion.
     PeronaMalik,
+    /// BM3D.
+    Bm3d,
 }
 
 impl FilterKind {
     /// Every filter, in the order in which reports list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Gaussian,
         Self::Median,
         Self::Uniform,
@@ -71,6 +76,7 @@ impl FilterKind {
         Self::Bilateral,
         Self::Wavelet,
         Self::PeronaMalik,
+        Self::Bm3d,
     ];
 
     /// The name in configuration files.
@@ -84,6 +90,7 @@ impl FilterKind {
             Self::Bilateral => "bilateral",
             Self::Wavelet => "wavelet",
             Self::PeronaMalik => "perona_malik",
+            Self::Bm3d => "bm3d",
         }
     }
 }
@@ -100,6 +107,7 @@ impl FilterConfig {
             Self::Bilateral(_) => FilterKind::Bilateral,
             Self::Wavelet(_) => FilterKind::Wavelet,
             Self::PeronaMalik(_) => FilterKind::PeronaMalik,
+            Self::Bm3d(_) => FilterKind::Bm3d,
         }
     }
 }
@@ -121,6 +129,7 @@ impl Validate for FilterConfig {
             Self::Bilateral(parameters) => parameters.validate(at),
             Self::Wavelet(parameters) => parameters.validate(at),
             Self::PeronaMalik(parameters) => parameters.validate(at),
+            Self::Bm3d(parameters) => parameters.validate(at),
         }
     }
 }
@@ -139,6 +148,7 @@ pub fn apply(filter: &FilterConfig, image: &[f64], shape: &[usize]) -> Result<Ve
         FilterConfig::Bilateral(parameters) => bilateral(image, shape, parameters),
         FilterConfig::Wavelet(parameters) => wavelet(image, shape, parameters),
         FilterConfig::PeronaMalik(parameters) => perona_malik(image, shape, parameters),
+        FilterConfig::Bm3d(parameters) => bm3d(image, shape, parameters),
     }
 }
 

@@ -4,8 +4,10 @@
 //! * [`apply`] runs any filter from its [`FilterConfig`]; [`tune`] finds the best strength;
 //! * each filter is also a function of its own, next to the struct of its parameters:
 //!   [`gaussian`], [`median`], [`uniform`], [`non_local_means`], [`total_variation`],
-//!   [`bilateral`], [`wavelet`], [`perona_malik`];
-//! * [`resize`] and [`resample_spacing`] change the grid of an image;
+//!   [`bilateral`], [`wavelet`], [`perona_malik`], [`bm3d`];
+//! * [`resize`], [`resample_spacing`] and [`affine_sample`] change the grid of an image;
+//! * [`Radon`] projects an image and reconstructs it from its projections; [`Osem`] and [`mlem`]
+//!   reconstruct counts from any [`Projector`];
 //! * [`valid_centers`] and [`prune_centers`] choose where training patches are worth taking.
 //!
 //! Images are plain row-major `f64` slices of one to three dimensions. Definitions are those of
@@ -14,7 +16,9 @@
 //!
 //! Invariants: this crate knows no tensors, networks or files.
 
+mod affine;
 mod bilateral;
+mod bm3d;
 mod border;
 mod config;
 mod correlate;
@@ -26,6 +30,7 @@ mod morphology;
 mod nlm;
 mod patch_centers;
 mod perona_malik;
+mod recon;
 mod resample;
 mod tune;
 mod tv;
@@ -37,7 +42,9 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
+pub use affine::{Affine, Interpolation, affine_sample};
 pub use bilateral::{Bilateral, bilateral};
+pub use bm3d::{Bm3d, bm3d};
 pub use border::Border;
 pub use config::{FilterConfig, FilterKind, apply, apply_each};
 pub use error::{Error, Result};
@@ -45,8 +52,9 @@ pub use gaussian::{Gaussian, gaussian, sigma_from_fwhm};
 pub use grid::PerAxis;
 pub use median::{Median, median};
 pub use nlm::{NonLocalMeans, non_local_means};
-pub use patch_centers::{PatchCenters, prune_centers, valid_centers};
+pub use patch_centers::{PatchCenters, body_mask, clean_mask, prune_centers, valid_centers};
 pub use perona_malik::{PeronaMalik, perona_malik, roughness};
+pub use recon::{Osem, Projector, Radon, RampFilter, SystemMatrix, mlem, osem};
 pub use resample::{Order, resample_spacing, resize, spacing_shape};
 pub use tune::{Tuned, tune};
 pub use tv::{TotalVariation, total_variation};

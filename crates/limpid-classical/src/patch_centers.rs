@@ -45,6 +45,38 @@ impl Validate for PatchCenters {
     }
 }
 
+/// The voxels of `volume` above `threshold`, without holes and specks.
+///
+/// # Errors
+/// A shape that does not fit, a value that is not finite, or such a threshold.
+pub fn clean_mask(volume: &[f64], shape: [usize; 3], threshold: f64) -> Result<Vec<bool>> {
+    Grid::new("clean_mask", volume, &shape)?;
+    require_valid("clean_mask", &PatchCenters { threshold, ..PatchCenters::default() })?;
+    Ok(clean(volume, shape, threshold))
+}
+
+/// The voxels of `volume` that [`valid_centers`] takes for body: those of [`clean_mask`], at a high
+/// threshold with a rim.
+///
+/// # Errors
+/// As [`clean_mask`].
+pub fn body_mask(volume: &[f64], shape: [usize; 3], threshold: f64) -> Result<Vec<bool>> {
+    Ok(rimmed(clean_mask(volume, shape, threshold)?, shape, threshold))
+}
+
+fn clean(volume: &[f64], shape: [usize; 3], threshold: f64) -> Vec<bool> {
+    let mask: Vec<bool> = volume.iter().map(|v| *v > threshold).collect();
+    open(&close(&mask, shape, Neighbours::Faces), shape, Neighbours::Faces)
+}
+
+fn rimmed(mask: Vec<bool>, shape: [usize; 3], threshold: f64) -> Vec<bool> {
+    if threshold <= 0.5 {
+        return mask;
+    }
+    // a high threshold hugs the organs: drop specks again, then take a rim of faint uptake in
+    dilate(&open(&mask, shape, Neighbours::Faces), shape, Neighbours::All)
+}
+
 /// Whether each voxel of `volume` is the centre of a patch worth taking. The patch of centre `c`
 /// starts at `c - patch / 2`.
 ///
@@ -57,13 +89,7 @@ pub fn valid_centers(
 ) -> Result<Vec<bool>> {
     Grid::new("patch_centers", volume, &shape)?;
     require_valid("patch_centers", parameters)?;
-    let faces = Neighbours::Faces;
-    let mut mask: Vec<bool> = volume.iter().map(|v| *v > parameters.threshold).collect();
-    mask = open(&close(&mask, shape, faces), shape, faces);
-    if parameters.threshold > 0.5 {
-        // a high threshold hugs the organs: drop specks again, then take a rim of faint uptake in
-        mask = dilate(&open(&mask, shape, faces), shape, Neighbours::All);
-    }
+    let mask = rimmed(clean(volume, shape, parameters.threshold), shape, parameters.threshold);
 
     let patch = parameters.patch;
     let mut fraction: Vec<f32> = mask.iter().map(|set| f32::from(u8::from(*set))).collect();

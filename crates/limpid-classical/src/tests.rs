@@ -86,6 +86,50 @@ fn total_variation_bilateral_and_wavelet_equal_skimage() {
     assert_close("bilateral", &got, f.values("bilateral"), 1e-12);
 }
 
+fn psnr(image: &[f64], clean: &[f64]) -> f64 {
+    let squares: f64 = image.iter().zip(clean).map(|(a, b)| (a - b) * (a - b)).sum();
+    -10.0 * (squares / clean.len() as f64).log10()
+}
+
+#[test]
+fn bm3d_restores_as_much_as_the_program_of_its_authors() {
+    let Some(f) = load("bm3d_reference") else { return };
+    for (reference, axes, sigma) in [("bm3d", "", 0.1), ("bm4d", "3d", 0.08)] {
+        let (noisy, clean) = (format!("noisy{axes}"), f.values(&format!("clean{axes}")));
+        let parameters = Bm3d { sigma: Some(sigma), ..Bm3d::default() };
+        let got = bm3d(f.values(&noisy), f.shape(&noisy), &parameters).unwrap();
+        let (got, expected) = (psnr(&got, clean), psnr(f.values(reference), clean));
+        assert!(got > expected - 0.3, "{reference}: {got} dB instead of {expected}");
+    }
+}
+
+#[test]
+fn bm3d_knows_no_unit_and_no_missing_axis() {
+    let shape = [21, 26];
+    // no two blocks as far from a third: rounding must not decide which is the partner
+    let noise = |i: usize| (12.9898 * i as f64).sin() * 43758.5453;
+    let image: Vec<f64> =
+        (0..546).map(|i| f64::from(i % 11 > 5) + 0.3 * noise(i).fract()).collect();
+    for sigma in [None, Some(0.2)] {
+        let got = bm3d(&image, &shape, &Bm3d { sigma, ..Bm3d::default() }).unwrap();
+        let other: Vec<f64> = image.iter().map(|v| 64.0 * v + 100.0).collect();
+        let sigma = sigma.map(|sigma| 64.0 * sigma);
+        let parameters = Bm3d { sigma, ..Bm3d::default() };
+        let back: Vec<f64> = bm3d(&other, &shape, &parameters).unwrap();
+        let back: Vec<f64> = back.iter().map(|v| (v - 100.0) / 64.0).collect();
+        assert_close("unit", &back, &got, 1e-9);
+    }
+    let parameters = Bm3d { sigma: Some(0.2), ..Bm3d::default() };
+    let got = bm3d(&image, &shape, &parameters).unwrap();
+    for shape in [[1, 21, 26], [21, 1, 26], [21, 26, 1]] {
+        assert_eq!(bm3d(&image, &shape, &parameters).unwrap(), got);
+    }
+    let off = |v: &[f64]| v.iter().zip(&image).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(off(&got) > 1e-3);
+    let clean = Bm3d { sigma: Some(0.0), ..Bm3d::default() };
+    assert_eq!(bm3d(&image, &shape, &clean).unwrap(), image);
+}
+
 #[test]
 fn noise_measures_equal_their_references() {
     let Some(f) = load("baselines") else { return };
@@ -111,6 +155,51 @@ fn resize_equals_skimage() {
         let got = resize(volume, shape, f.shape(name), order, smooth_first).unwrap();
         assert_close(name, &got, f.values(name), tolerance);
     }
+}
+
+#[test]
+fn affine_sampling_equals_torch() {
+    let Some(f) = load("resample") else { return };
+    let theta = f.values("theta");
+    let matrix = [[theta[0], theta[1], theta[2]], [theta[3], theta[4], theta[5]]];
+    let shape: [usize; 2] = f.shape("img").try_into().unwrap();
+    for (name, interpolation, border, align_corners) in [
+        ("grid_sample_bilinear_zeros", Interpolation::Linear, Border::Constant(0.0), false),
+        ("grid_sample_bilinear_border_ac", Interpolation::Linear, Border::Nearest, true),
+        ("grid_sample_bicubic_reflect", Interpolation::Cubic, Border::Reflect, false),
+    ] {
+        let affine = Affine { matrix, interpolation, border, align_corners };
+        let got = affine_sample(f.values("img"), shape, shape, &affine).unwrap();
+        assert_close(name, &got, f.values(name), 1e-5);
+    }
+}
+
+#[test]
+fn affine_sampling_turns_and_moves() {
+    let image = pattern(&[5, 7]);
+    for interpolation in [Interpolation::Linear, Interpolation::Cubic] {
+        for align_corners in [false, true] {
+            let through = |matrix, out| {
+                let affine = Affine { matrix, interpolation, border: Border::Wrap, align_corners };
+                affine_sample(&image, [5, 7], out, &affine).unwrap()
+            };
+            let same = through([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [5, 7]);
+            assert_close("same", &same, &image, 1e-12);
+            let turned = through([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], [7, 5]);
+            let expected: Vec<f64> = (0..35).map(|i| image[i % 5 * 7 + i / 5]).collect();
+            assert_close("turned", &turned, &expected, 1e-12);
+        }
+    }
+    let affine = Affine {
+        matrix: [[f64::NAN; 3]; 2],
+        interpolation: Interpolation::Linear,
+        border: Border::Wrap,
+        align_corners: false,
+    };
+    let error = affine_sample(&image, [5, 7], [5, 7], &affine).unwrap_err().to_string();
+    assert!(error.contains("`matrix`"), "{error}");
+    let error = affine_sample(&image, [5, 7], [0, 7], &affine).unwrap_err().to_string();
+    assert!(error.contains("none empty"), "{error}");
 }
 
 #[test]
@@ -140,6 +229,11 @@ fn patch_centers_equal_nucli() {
     let valid = valid_centers(f.values("volume"), shape, &parameters).unwrap();
     let expected: Vec<bool> = f.values("valid").iter().map(|v| *v != 0.0).collect();
     assert_eq!(valid, expected);
+    let set = |name: &str| f.values(name).iter().map(|v| *v != 0.0).collect::<Vec<_>>();
+    let clean = clean_mask(f.values("volume"), shape, parameters.threshold).unwrap();
+    assert!(clean == set("mask_clean"), "clean");
+    let body = body_mask(f.values("volume"), shape, parameters.threshold).unwrap();
+    assert!(body == set("mask_dilated"), "body");
 
     let triples = |name: &str| -> Vec<[usize; 3]> {
         f.values(name).chunks(3).map(|c| [c[0] as usize, c[1] as usize, c[2] as usize]).collect()
@@ -167,6 +261,8 @@ fn defaults() -> Vec<FilterConfig> {
         FilterConfig::Wavelet(Wavelet::default()),
         FilterConfig::Wavelet(Wavelet { basis: WaveletBasis::Db4, ..Wavelet::default() }),
         FilterConfig::PeronaMalik(PeronaMalik::default()),
+        FilterConfig::Bm3d(Bm3d::default()),
+        FilterConfig::Bm3d(Bm3d { sigma: Some(0.3), ..Bm3d::default() }),
     ]
 }
 
@@ -363,6 +459,10 @@ fn bad_input_is_refused_by_name() {
     refused(FilterConfig::Gaussian(nan), &image, &[2, 3], "`sigma`");
     let zero = Median { size: 0.into(), ..Default::default() };
     refused(FilterConfig::Median(zero), &image, &[2, 3], "`size`");
+    let far = Bm3d { step: 9, reach: Some(0), sigma: Some(-1.0), ..Default::default() };
+    refused(FilterConfig::Bm3d(far.clone()), &image, &[2, 3], "`step` must be between 1 and 4");
+    refused(FilterConfig::Bm3d(far.clone()), &image, &[2, 3], "`reach`");
+    refused(FilterConfig::Bm3d(far), &image, &[2, 3], "`sigma` must be at least 0, got -1");
     let none = TotalVariation { weight: 0.0, ..Default::default() };
     refused(FilterConfig::TotalVariation(none), &image, &[2, 3], "`weight`");
     let error = resample_spacing(&image, [1, 2, 3], [1.0, 0.0, 1.0], [1.0; 3]).unwrap_err();

@@ -1,5 +1,6 @@
 //! The fair opponent: each filter at the strength that suits the image best.
 
+use crate::bm3d::Bm3d;
 use crate::config::{FilterConfig, FilterKind, apply_each};
 use crate::error::{Error, Result};
 use crate::gaussian::Gaussian;
@@ -118,5 +119,9 @@ fn candidates(kind: FilterKind, noise: f64) -> Vec<FilterConfig> {
             .map(|(kappa, iterations)| PeronaMalik { kappa, iterations })
             .map(FilterConfig::PeronaMalik)
             .collect(),
+        FilterKind::Bm3d => [0.6, 0.8, 1.0, 1.2, 1.5]
+            .map(|strength| Bm3d { sigma: Some(strength * noise), ..Bm3d::default() })
+            .map(FilterConfig::Bm3d)
+            .into(),
     }
 }

@@ -21,6 +21,7 @@ mod metrics;
 mod networks;
 mod optim;
 mod raft;
+mod tomography;
 mod training;
 mod transformers;
 mod unets;
@@ -55,6 +56,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("cg_resnet", gan_networks::network),
     ("cg_unet", gan_networks::network),
     ("checkpoint_epoch", gan_networks::checkpoint),
+    ("bm3d_reference", classical::block_matching),
     ("ckpt_expected", checkpoints::torch_files),
     ("ema", optim::ema),
     ("formula_selftest", gan_networks::formula_selftest),
@@ -101,6 +103,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("pet_quant", metrics::pet),
     ("raft_formula", raft::networks),
     ("raft_ops", raft::ops),
+    ("pet_recon", tomography::reconstructions),
     ("resample", classical::resample),
     ("resample_spacing", classical::resample_spacing),
     ("schedulers", optim::schedules),

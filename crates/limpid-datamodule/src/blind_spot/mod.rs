@@ -187,6 +187,33 @@ impl LineMask {
     }
 }
 
+/// Replaces the pixels of `image` where `mask` is not zero by the median of the other pixels in a
+/// window of `roi` around them, as [`Replacement::Median`] does.
+///
+/// # Errors
+/// An image or a mask that is not of `size`, or an even window.
+pub fn median_filled(
+    image: &[f32],
+    mask: &[f32],
+    size: &[usize],
+    roi: usize,
+) -> crate::Result<Vec<f32>> {
+    let pixels = size.iter().product::<usize>();
+    if size.is_empty() || image.len() != pixels || mask.len() != pixels {
+        let (image, mask) = (image.len(), mask.len());
+        let message = format!("an image of {image} and a mask of {mask} pixels for size {size:?}");
+        return Err(crate::Error::setting(message, "both have as many pixels as the size says"));
+    }
+    if roi < 3 || roi.is_multiple_of(2) {
+        let message = format!("`roi` must be odd and at least 3, got {roi}");
+        return Err(crate::Error::setting(message, "5 or 11 are usual"));
+    }
+    let filled = |(at, (value, hidden)): (usize, (&f32, &f32))| {
+        if *hidden == 0.0 { *value } else { median(image, size, &unflat(at, size), roi) }
+    };
+    Ok(image.iter().zip(mask).enumerate().map(filled).collect())
+}
+
 /// Median of the pixels within a window of `roi` around `place` that lie in the image, without the
 /// middle itself; of an even number the mean of the two in the middle.
 fn median(image: &[f32], size: &[usize], place: &[usize], roi: usize) -> f32 {

@@ -86,18 +86,17 @@ fn median_agrees_with_the_fixture() {
     let Some(t) = fixture::tensors("selfsup") else { return };
     let (noisy, mask) = (&t["n2v.noisy"], &t["n2v.mask"]);
     let size = [16, 20];
-    let mut hidden = 0;
-    for (at, want) in t["n2v2.median_replaced"].iter().enumerate() {
-        let image = &noisy[at / 320 * 320..][..320];
-        let got = if mask[at] == 1.0 {
-            hidden += 1;
-            median(image, &size, &unflat(at % 320, &size), 5)
-        } else {
-            noisy[at]
-        };
-        assert!((got - want).abs() <= 1e-6, "{at}: {got}, expected {want}");
+    let hidden = mask.iter().filter(|m| **m != 0.0).count();
+    let images = noisy.chunks(320).zip(mask.chunks(320));
+    for ((image, mask), want) in images.zip(t["n2v2.median_replaced"].chunks(320)) {
+        let got = median_filled(image, mask, &size, 5).unwrap();
+        for (at, (got, want)) in got.iter().zip(want).enumerate() {
+            assert!((got - want).abs() <= 1e-6, "{at}: {got}, expected {want}");
+        }
     }
     assert!(hidden > 10);
+    assert!(median_filled(&noisy[..320], &mask[..319], &size, 5).is_err());
+    assert!(median_filled(&noisy[..320], &mask[..320], &size, 4).is_err());
 }
 
 #[test]

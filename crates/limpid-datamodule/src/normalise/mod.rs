@@ -94,6 +94,8 @@ pub enum AnscombeInverse {
     /// bias that the square root gives to a mean.
     #[default]
     Unbiased,
+    /// The limit of the former for many counts: cheap, and right from about ten counts upwards.
+    Asymptotic,
     /// For a network trained on transformed clean images: the plain inverse function.
     Algebraic,
 }
@@ -282,6 +284,7 @@ impl Transfer {
                     AnscombeInverse::Unbiased => {
                         anscombe_unbiased(y.max(anscombe(0.0, 0.0))) - sigma * sigma
                     }
+                    AnscombeInverse::Asymptotic => anscombe_asymptotic(y.max(0.0)) - sigma * sigma,
                     AnscombeInverse::Algebraic => anscombe_algebraic(y.max(0.0)) - sigma * sigma,
                 };
                 counts * gain + offset
@@ -327,6 +330,12 @@ pub fn anscombe(x: f64, sigma: f64) -> f64 {
 #[must_use]
 pub fn anscombe_algebraic(y: f64) -> f64 {
     y * y / 4.0 - 0.375
+}
+
+/// The asymptotically unbiased inverse of [`anscombe`], `(y/2)² - 1/8` (Anscombe 1948).
+#[must_use]
+pub fn anscombe_asymptotic(y: f64) -> f64 {
+    y * y / 4.0 - 0.125
 }
 
 /// Closed form of the exact unbiased inverse of [`anscombe`] (Mäkitalo and Foi 2011, eq. 10), as it

@@ -90,6 +90,7 @@ fn unbiased_inverse_of_noisy_means_and_plain_inverse_of_values() {
     let c = |inverse| NormalisationConfig::Anscombe { gain: 1.0, sigma: 0.0, offset: 0.0, inverse };
     let plain = c(AnscombeInverse::Algebraic).fit(&[], 1);
     let unbiased = c(AnscombeInverse::Unbiased).fit(&[], 1);
+    let asymptotic = c(AnscombeInverse::Asymptotic).fit(&[], 1);
     // mean of the transform of Poisson counts of rate 4, by summing the distribution
     let (mut p, mut mean) = ((-4.0f64).exp(), 0.0);
     for k in 0..60 {
@@ -100,6 +101,9 @@ fn unbiased_inverse_of_noisy_means_and_plain_inverse_of_values() {
     plain.invert(&mut a);
     unbiased.invert(&mut b);
     assert!((b[0] - 4.0).abs() < 0.02 && (a[0] - 4.0).abs() > 0.1, "{a:?} {b:?}");
+    let mut between = [mean as f32];
+    asymptotic.invert(&mut between);
+    assert!((between[0] - a[0] - 0.25).abs() < 1e-5, "{between:?}");
     let mut low = [0.0, 0.3, 1.2];
     unbiased.invert(&mut low);
     assert!(low.iter().all(|v| v.abs() < 1e-6), "{low:?}");
@@ -117,6 +121,7 @@ fn anscombe_agrees_with_the_fixture() {
     };
     compare("anscombe.fwd", &|x| anscombe(x, 0.0));
     compare("anscombe.inv_algebraic", &anscombe_algebraic);
+    compare("anscombe.inv_asym_unbiased", &anscombe_asymptotic);
     compare("anscombe.inv_closed", &anscombe_unbiased);
 }
 

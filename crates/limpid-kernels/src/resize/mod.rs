@@ -1,6 +1,7 @@
-//! Resizing by nearest neighbour or (bi-, tri-)linear interpolation.
+//! Resizing by nearest neighbour, (bi-, tri-)linear or cubic interpolation.
 //!
-//! What `torch.nn.functional.interpolate` computes, to any size up or down, without antialiasing.
+//! What `torch.nn.functional.interpolate` computes, to any size up or down; interpolation may be
+//! antialiased, which stretches its kernel over the pixels that become one.
 //! Positions are computed in the float type of the image, as PyTorch does, so that a position that
 //! falls on the border between two pixels goes to the same side. Everything is a sparse matrix per
 //! dimension; see [`crate::separable`].
@@ -26,6 +27,15 @@ pub enum Resize {
         /// Whether the centres of the corner pixels stay where they are, else the outer borders do.
         align_corners: bool,
     },
+    /// Cubic convolution of four neighbours (Keys 1981, with a = -0.75): `bicubic`.
+    Cubic {
+        /// As of [`Resize::Linear`].
+        align_corners: bool,
+    },
+    /// `Linear` with `antialias=True`.
+    LinearSmoothed,
+    /// `Cubic` with `antialias=True` (where PyTorch has a = -0.5).
+    CubicSmoothed,
 }
 
 /// Resizes the spatial dimensions to `size`.
@@ -77,6 +87,13 @@ fn run(x: &Tensor, size: &[usize], scale: &[Option<f64>], mode: Resize) -> Resul
             Resize::Nearest => nearest(spatial[d], size[d], scale[d]),
             Resize::Linear { align_corners } => {
                 linear(spatial[d], size[d], scale[d], align_corners, single)
+            }
+            Resize::Cubic { align_corners } => cubic(spatial[d], size[d], scale[d], align_corners),
+            Resize::LinearSmoothed => {
+                smoothed(spatial[d], size[d], scale[d], 1.0, |t| (1.0 - t).max(0.0))
+            }
+            Resize::CubicSmoothed => {
+                smoothed(spatial[d], size[d], scale[d], 2.0, |t| keys(t, -0.5))
             }
         })
         .collect();
@@ -132,5 +149,64 @@ fn linear(
             [(below, round(1.0 - part)), (above, part)]
         };
         taps.into_iter().filter(|tap| tap.1 != 0.0)
+    })
+}
+
+/// Input pixels per step of the output, and the position of the first one.
+fn grid(inputs: usize, outputs: usize, scale: Option<f64>, align_corners: bool) -> (f64, f64) {
+    if !align_corners {
+        let ratio = pixel_ratio(inputs, outputs, scale);
+        return (ratio, 0.5 * ratio - 0.5);
+    }
+    let ratio = if outputs > 1 { (inputs - 1) as f64 / (outputs - 1) as f64 } else { 0.0 };
+    (ratio, 0.0)
+}
+
+/// The kernel of cubic convolution at distance `t >= 0` (Keys, "Cubic convolution interpolation for
+/// digital image processing", IEEE TASSP 29, 1981).
+fn keys(t: f64, a: f64) -> f64 {
+    if t < 1.0 {
+        ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
+    } else if t < 2.0 {
+        a * (((t - 5.0) * t + 8.0) * t - 4.0)
+    } else {
+        0.0
+    }
+}
+
+fn cubic(inputs: usize, outputs: usize, scale: Option<f64>, align_corners: bool) -> AxisMap {
+    let (ratio, first) = grid(inputs, outputs, scale, align_corners);
+    AxisMap::new(inputs, outputs, |i| {
+        let position = if inputs == outputs { i as f64 } else { first + ratio * i as f64 };
+        let below = position.floor();
+        // beyond the edge lies the outermost pixel
+        let tap = move |offset: i8| {
+            let at = below + f64::from(offset);
+            let weight = keys((position - at).abs(), -0.75);
+            (at.clamp(0.0, (inputs - 1) as f64) as usize, weight)
+        };
+        (-1..=2).map(tap).filter(|tap| tap.1 != 0.0)
+    })
+}
+
+/// The weighted mean of the pixels within `support` widths of the kernel, which is as wide as an
+/// output pixel or, if that is wider, an input pixel.
+fn smoothed(
+    inputs: usize,
+    outputs: usize,
+    scale: Option<f64>,
+    support: f64,
+    kernel: impl Fn(f64) -> f64,
+) -> AxisMap {
+    let ratio = pixel_ratio(inputs, outputs, scale);
+    let width = ratio.max(1.0);
+    AxisMap::new(inputs, outputs, |i| {
+        let center = ratio * (i as f64 + 0.5);
+        let low = (center - support * width + 0.5).max(0.0) as usize;
+        let high = ((center + support * width + 0.5) as usize).min(inputs);
+        let weight = |j: usize| kernel(((j as f64 + 0.5 - center) / width).abs());
+        let taps: Vec<(usize, f64)> = (low..high).map(|j| (j, weight(j))).collect();
+        let sum: f64 = taps.iter().map(|tap| tap.1).sum();
+        taps.into_iter().map(move |(j, w)| (j, w / sum)).filter(|tap| tap.1 != 0.0)
     })
 }

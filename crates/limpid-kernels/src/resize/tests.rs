@@ -2,10 +2,14 @@ use super::*;
 use crate::gradcheck::{test_tensor, worst_error};
 use candle_core::{Device, safetensors};
 
-const MODES: [Resize; 3] = [
+const MODES: [Resize; 7] = [
     Resize::Nearest,
     Resize::Linear { align_corners: false },
     Resize::Linear { align_corners: true },
+    Resize::Cubic { align_corners: false },
+    Resize::Cubic { align_corners: true },
+    Resize::LinearSmoothed,
+    Resize::CubicSmoothed,
 ];
 
 fn line(values: &[f64]) -> Tensor {
@@ -59,6 +63,22 @@ fn gradients_match_finite_differences() {
 }
 
 #[test]
+fn a_flat_image_stays_flat_and_a_slope_is_kept() {
+    let slope: Vec<f64> = (0..12).map(f64::from).collect();
+    for mode in MODES {
+        for n in [1, 5, 12, 29] {
+            let flat = values(&resize(&line(&[2.5; 12]), &[n], mode).unwrap());
+            assert!(flat.iter().all(|v| (v - 2.5).abs() < 1e-13), "{mode:?} {n}: {flat:?}");
+        }
+        if mode != Resize::Nearest {
+            // away from the edge, and at a distance that every kernel gets right: its own middle
+            let half = values(&resize(&line(&slope), &[4], mode).unwrap());
+            assert!((half[1] + half[2] - 11.0).abs() < 1e-12, "{mode:?}: {half:?}");
+        }
+    }
+}
+
+#[test]
 fn an_infinity_does_not_spread_to_pixels_it_has_no_part_in() {
     let x = line(&[1.0, f64::INFINITY, 2.0]);
     let y = values(&resize(&x, &[5], Resize::Linear { align_corners: true }).unwrap());
@@ -93,6 +113,18 @@ fn pytorch_gives_the_same() {
         let error =
             values(&got).iter().zip(values(want)).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
         assert!(error <= if *mode == Resize::Nearest { 0.0 } else { 1e-6 }, "{name}: {error}");
+    }
+    let image = golden["img"].unsqueeze(0).unwrap().unsqueeze(0).unwrap();
+    for (mode, name) in [
+        (Resize::Cubic { align_corners: false }, "bicubic"),
+        (Resize::LinearSmoothed, "bilinear_aa"),
+        (Resize::CubicSmoothed, "bicubic_aa"),
+    ] {
+        let want = &golden[&format!("torch_{name}")];
+        let got = resize(&image, &want.dims()[2..], mode).unwrap();
+        let error =
+            values(&got).iter().zip(values(want)).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
+        assert!(error <= 1e-5, "{name}: {error}");
     }
 }
 
