@@ -139,7 +139,7 @@ fn gcd(a: usize, b: usize) -> usize {
 
 /// The divisors of a number, the largest first.
 fn divisors(of: usize) -> impl Iterator<Item = usize> {
-    (1..=of).rev().filter(move |d| of % d == 0)
+    (1..=of).rev().filter(move |d| of.is_multiple_of(*d))
 }
 
 /// MONAI's Attention U-Net. Strides are tried.

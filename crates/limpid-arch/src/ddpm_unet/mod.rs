@@ -192,7 +192,7 @@ enum Rescale {
     Down(Conv),
     /// Nearest neighbour, then a convolution.
     Up(Conv),
-    Residual(ResnetBlock),
+    Residual(Box<ResnetBlock>),
 }
 
 impl Rescale {
@@ -235,7 +235,7 @@ impl Level {
             let scope = scope.pp("downsampler");
             found.resize = Some(if c.resblock_updown {
                 let block = ResnetBlock::new(c, [outputs; 2], Resample::Down, &scope)?;
-                Rescale::Residual(block)
+                Rescale::Residual(Box::new(block))
             } else {
                 let spec = ConvSpec {
                     stride: vec![2; c.dims],
@@ -266,7 +266,7 @@ impl Level {
             let scope = scope.pp("upsampler");
             found.resize = Some(if c.resblock_updown {
                 let block = ResnetBlock::new(c, [outputs; 2], Resample::Up, &scope)?;
-                Rescale::Residual(block)
+                Rescale::Residual(Box::new(block))
             } else {
                 Rescale::Up(c.conv(outputs, outputs, &scope.pp("postconv"))?)
             });
