@@ -328,6 +328,35 @@ mod tests {
     }
 
     #[test]
+    fn levels_may_have_strides_of_their_own_per_axis() {
+        let strides = vec![vec![1, 2, 2], vec![2, 3, 1]];
+        let config = Config { strides, ..Config::isotropic(3, &[2, 4, 6]) };
+        assert_eq!(config.divisor(), [2, 6, 2]);
+        golden::keeps_size(&config, &[4, 12, 6]);
+    }
+
+    #[test]
+    fn training_moves_the_running_statistics_of_every_level() {
+        let config = Config::isotropic(2, &[2, 4, 6]);
+        let (params, net) = golden::fresh(|scope| AttentionUNet::new(&config, scope));
+        let x = limpid_kernels::gradcheck::test_tensor(1, &[2, 1, 8, 8]).unwrap();
+        let x = x.to_dtype(candle_core::DType::F32).unwrap();
+        // copies, since the values are replaced in place
+        let copy = |(key, value): (String, Tensor)| (key, value.copy().unwrap());
+        let before: Vec<_> = params.tensors().into_iter().map(copy).collect();
+        let stream = limpid_kernels::rng::Stream::new(0, "test");
+        net.forward(&x, &Ctx::train(stream)).unwrap();
+        let moved = |key: &String, old: &Tensor| {
+            let now = params.get(key).unwrap().tensor();
+            let change = (now - old).unwrap().abs().unwrap().max_all().unwrap();
+            change.to_scalar::<f32>().unwrap() > 0.0
+        };
+        for (key, old) in &before {
+            assert_eq!(moved(key, old), key.contains("running_"), "{key}");
+        }
+    }
+
+    #[test]
     fn sizes_that_do_not_fit_are_refused() {
         golden::refuses(&Config::isotropic(2, &[4, 6, 8]), &[1, 1, 16, 18]);
     }

@@ -412,6 +412,8 @@ mod tests {
             ..Config::isotropic(3, &[4, 6, 6, 8])
         };
         golden::round_trip(&mixed, Config::recognise);
+        golden::keeps_size(&mixed, &[8, 4, 8]);
+        golden::keeps_size(&Config { residual_units: 0, ..mixed }, &[4, 4, 8]);
     }
 
     #[test]
