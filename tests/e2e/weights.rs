@@ -103,6 +103,7 @@ fn restoring_with_published_weights_equals_the_reference() {
         assert!(worst < 2e-5, "{name}: {worst}");
         let told = denoise(dir.path(), &["inspect", &file]);
         assert!(told.ok().out.contains("fits the network"), "{name}: {}", told.out);
+        assert!(told.out.contains(" parameters\n"), "{name}: {}", told.out);
     }
 }
 

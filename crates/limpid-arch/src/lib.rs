@@ -92,10 +92,18 @@ pub trait Architecture: std::fmt::Debug {
     /// # Errors
     /// If the network cannot be built.
     fn shapes(&self) -> Result<Shapes> {
+        Ok(self.initial()?.shapes())
+    }
+
+    /// Parameters and buffers with initial values.
+    ///
+    /// # Errors
+    /// If the network cannot be built.
+    fn initial(&self) -> Result<Params> {
         let params = Params::new();
-        let stream = limpid_kernels::rng::Stream::new(0, "shapes");
+        let stream = limpid_kernels::rng::Stream::new(0, "initial");
         self.define(&params.scope(stream, candle_core::DType::F32, &candle_core::Device::Cpu))?;
-        Ok(params.shapes())
+        Ok(params)
     }
 }
 

@@ -186,6 +186,8 @@ fn weights(path: &Path) -> Result<String, Failure> {
     match network {
         Some(network) if report.is_match() => {
             let settings = network.settings();
+            let parameters = settings.initial().map_err(Failure::data)?.count();
+            let _ = writeln!(text, "{parameters} parameters");
             let _ = writeln!(text, "fits the network `{}`: {settings:?}", settings.kind());
         }
         Some(network) => {
