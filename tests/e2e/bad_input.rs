@@ -192,3 +192,21 @@ fn a_full_disk_leaves_nothing_half_written() {
     let partial = fs::read_dir(at.join("runs/tiny-0002/checkpoints")).unwrap().count();
     assert_eq!(partial, 0, "half a checkpoint was left");
 }
+
+#[test]
+fn settings_that_no_network_can_have_are_reported() {
+    let dir = prepared();
+    let sets = [
+        ("network={kind=\"swinir\",window=0}", "window"),
+        ("network={kind=\"unet\",strides=[[0,0],[2,2]]}", "strides"),
+        ("network={kind=\"dynunet\",strides=[[1],[2],[2],[2]]}", "strides"),
+        ("network={kind=\"dynunet\",strides=[[1,1],[4294967296,1],[4294967296,1]]}", "strides"),
+        ("network.dims=4000000000000000000", "dims"),
+        ("network={kind=\"nucli_unet\",encoder=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}", "encoder"),
+        ("network={kind=\"srresnet\"}", "enlarges"),
+    ];
+    for (set, named) in sets {
+        let args = ["config", "check", "tiny.toml", "--set", set];
+        denoise(dir.path(), &args).fails(2, &[named]);
+    }
+}

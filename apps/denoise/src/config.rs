@@ -80,6 +80,10 @@ impl Validate for Config {
         at.nested("schedule", &self.schedule);
         at.nested("train", &self.train);
         at.nested("tile", &self.tile);
+        let sound = |part: &dyn Validate| limpid_config::check(part).is_empty();
+        if !sound(&self.network) || !sound(&self.data) {
+            return; // the rest reckons with their sizes
+        }
         if self.network.dims() != self.data.dims {
             at.problem(
                 "network.dims",

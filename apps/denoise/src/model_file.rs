@@ -37,7 +37,14 @@ impl Intensities {
                 match limpid_io::open(path).map_err(Failure::data)?.info().dtype {
                     DType::U8 => (0.0, 255.0),
                     DType::U16 => (0.0, 65_535.0),
-                    _ => (0.0, 1.0),
+                    DType::F32 | DType::F64 => (0.0, 1.0),
+                    other => {
+                        return Err(Failure::config(format!(
+                            "which values of `{other}` are 0 and 1 to the network is not known"
+                        ))
+                        .hint("say it with `--range LOW HIGH`")
+                        .file(path));
+                    }
                 }
             }
         };

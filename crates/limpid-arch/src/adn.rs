@@ -138,6 +138,19 @@ pub(crate) fn check_norm(norm: NormConfig, channels: &[usize], at: &mut Check) {
     }
 }
 
+/// Reports strides whose product along an axis is beyond any image.
+pub(crate) fn check_strides(strides: &[Vec<usize>], at: &mut Check) {
+    const MOST: usize = 1 << 16;
+    let axes = strides.iter().map(Vec::len).max().unwrap_or(0);
+    let along = |axis: usize| {
+        let of_axis = strides.iter().filter_map(|s| s.get(axis));
+        of_axis.fold(1usize, |product, s| product.saturating_mul(*s))
+    };
+    if let Some(axis) = (0..axes).find(|&axis| along(axis) > MOST) {
+        at.problem("strides", format!("must multiply to at most {MOST} on axis {axis}"));
+    }
+}
+
 /// Reports a list that has not one number above 0 per axis.
 pub(crate) fn check_axes(key: &str, list: &[usize], dims: usize, odd: bool, at: &mut Check) {
     if list.len() != dims || list.contains(&0) {
@@ -173,7 +186,7 @@ pub(crate) fn spacings(strides: &[Vec<usize>], axis: usize) -> Vec<usize> {
     let mut spacings = vec![1];
     for stride in strides {
         let last: usize = spacings.last().copied().unwrap_or(1);
-        spacings.push(last * stride.get(axis).copied().unwrap_or(1));
+        spacings.push(last.saturating_mul(stride.get(axis).copied().unwrap_or(1)));
     }
     spacings
 }

@@ -9,7 +9,7 @@
 //!   → h·ψ(g, h), cat with g, merge (c_i) → … → model.2 (1×1);  ψ = σ(psi(relu(W_g g + W_x h)))
 //! ```
 
-use crate::adn::{Adn, ConvAdn, check_axes, check_image, spacings};
+use crate::adn::{Adn, ConvAdn, check_axes, check_image, check_strides, spacings};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
@@ -154,6 +154,7 @@ impl Validate for Config {
         for (i, stride) in self.strides.iter().enumerate() {
             check_axes(&format!("strides.{i}"), stride, self.dims, false, at);
         }
+        check_strides(&self.strides, at);
         check_axes("kernel", &self.kernel, self.dims, true, at);
         check_axes("up_kernel", &self.up_kernel, self.dims, true, at);
         if self.in_channels == 0 || self.out_channels == 0 {

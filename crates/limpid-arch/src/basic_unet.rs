@@ -8,6 +8,7 @@
 //!   → upcat_4 (f3) → upcat_3 (f2) → upcat_2 (f1) → upcat_1 (f5) → final_conv → [N, out, s…]
 //! ```
 
+use crate::adn::{check_norm, norm_of};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
@@ -64,11 +65,7 @@ impl Config {
     pub fn recognise(shapes: &Shapes) -> Option<Self> {
         let conv = |block: &str| size_of(shapes, &format!("{block}.conv_1.conv.weight"), 0);
         let first = "conv_0.conv_0.conv.weight";
-        let norm = if shapes.contains_key("conv_0.conv_0.adn.N.running_mean") {
-            NormConfig::Batch {}
-        } else {
-            NormConfig::Instance { affine: shapes.contains_key("conv_0.conv_0.adn.N.weight") }
-        };
+        let norm = norm_of(shapes, "conv_0.conv_0.adn.N");
         let activation = if shapes.contains_key("conv_0.conv_0.adn.A.weight") {
             ActivationConfig::Prelu {}
         } else {
@@ -152,6 +149,7 @@ impl Validate for Config {
                 at.problem(format!("features.{i}"), format!("must be even and above 0, got {f}"));
             }
         }
+        check_norm(self.norm, &self.features, at);
         if self.in_channels == 0 || self.out_channels == 0 {
             at.problem("in_channels", "and `out_channels` must be at least 1");
         }

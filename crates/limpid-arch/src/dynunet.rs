@@ -9,6 +9,7 @@
 //!   → upsamples.i: transposed convolution, cat with skip, block → output_block (1×1)
 //! ```
 
+use crate::adn::{check_norm, check_strides, norm_of};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
@@ -91,17 +92,18 @@ impl Config {
             let up = shapes.get(&format!("upsamples.{i}.transp_conv.conv.weight"))?;
             strides.push(up.get(2..)?.to_vec());
         }
-        let affine = shapes.contains_key("input_block.norm1.weight");
-        let batch = shapes.contains_key("input_block.norm1.running_mean");
         Some(Self {
             dims,
             in_channels: *first.get(1)?,
             out_channels: size_of(shapes, "output_block.conv.conv.weight", 0)?,
-            filters: weights.iter().map(|w| w[0]).collect(),
-            kernels: weights.iter().map(|w| w[2..].to_vec()).collect(),
+            filters: weights.iter().map(|w| w.first().copied()).collect::<Option<_>>()?,
+            kernels: weights
+                .iter()
+                .map(|w| w.get(2..).map(<[usize]>::to_vec))
+                .collect::<Option<_>>()?,
             strides,
             residual_blocks: shapes.contains_key("input_block.conv3.conv.weight"),
-            norm: if batch { NormConfig::Batch {} } else { NormConfig::Instance { affine } },
+            norm: norm_of(shapes, "input_block.norm1"),
             residual: false,
         })
     }
@@ -180,6 +182,8 @@ impl Validate for Config {
                 }
             }
         }
+        check_strides(&self.strides, at);
+        check_norm(self.norm, &self.filters, at);
         if self.strides.first().is_some_and(|s| s.iter().any(|&v| v != 1)) {
             at.problem("strides.0", "must be 1").hint("the first level keeps the image size");
         }

@@ -122,6 +122,12 @@ impl Validate for Config {
         if !(2..=3).contains(&self.dims) {
             at.problem("dims", format!("must be 2 or 3, got {}", self.dims));
         }
+        if self.encoder.len() > 16 {
+            at.problem(
+                "encoder",
+                format!("must have at most 16 levels, got {}", self.encoder.len()),
+            );
+        }
         if self.encoder.is_empty() || self.encoder.contains(&0) {
             at.problem("encoder", "must give at least one level, each above 0");
         }

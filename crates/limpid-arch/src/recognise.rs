@@ -105,6 +105,8 @@ pub struct Recognised {
     pub config: AnyConfig,
     /// Keys that are missing from the checkpoint, left over, or of another shape.
     pub mismatches: usize,
+    /// Names and shapes that it expects.
+    pub expected: Shapes,
 }
 
 /// Networks whose typical keys are in the checkpoint, the best fit first.
@@ -112,19 +114,25 @@ pub struct Recognised {
 /// What shapes do not tell (slopes, residual connections) has the reference's default.
 #[must_use]
 pub fn recognise(shapes: &Shapes) -> Vec<Recognised> {
+    // no network has a weight without values, and sizes beside a zero need no bytes in a file
+    if shapes.values().any(|s| s.contains(&0)) {
+        return Vec::new();
+    }
     let own = reference_entries(shapes.clone());
-    let mut found: Vec<Recognised> = AnyConfig::candidates(&own)
+    let mut found: Vec<(usize, Recognised)> = AnyConfig::candidates(&own)
         .into_iter()
         .filter_map(|config| {
             let expected = config.settings().shapes().ok()?;
             let held = config.own_entries(own.clone());
             let wrong = expected.iter().filter(|(k, s)| held.get(*k) != Some(s)).count();
             let extra = held.keys().filter(|k| !expected.contains_key(*k)).count();
-            Some(Recognised { config, mismatches: wrong + extra })
+            let left_out = own.len() - held.len();
+            Some((left_out, Recognised { config, mismatches: wrong + extra, expected }))
         })
         .collect();
-    found.sort_by_key(|r| r.mismatches);
-    found
+    // of two that fit, the one that explains more of the checkpoint
+    found.sort_by_key(|(left_out, r)| (r.mismatches, *left_out));
+    found.into_iter().map(|(_, r)| r).collect()
 }
 
 /// The entries of a reference checkpoint under the names we hold them by, without those that repeat
@@ -156,4 +164,45 @@ pub fn reference_key(key: &str) -> Option<&str> {
         // RAFT's normalisation of a shortcut, which is stored as `norm3` too
         || (key.starts_with("cnet.layer") && key.contains(".downsample.1."));
     if doubled { None } else { keys::inner_name(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dncnn, dynunet};
+
+    fn shapes(entries: &[(&str, &[usize])]) -> Shapes {
+        entries.iter().map(|(k, s)| ((*k).to_owned(), s.to_vec())).collect()
+    }
+
+    #[test]
+    fn hostile_shapes_are_no_network() {
+        let wide: &[usize] = &[1 << 20, 1, 1, 1];
+        let thin: &[usize] = &[1, 1, 1, 1];
+        let dncnn = [("model.0.weight", wide), ("model.2.weight", thin), ("model.4.weight", thin)];
+        assert!(recognise(&shapes(&dncnn)).is_empty());
+        let empty: &[usize] = &[1 << 20, 1, 0, 0];
+        let edsr = [("conv_first.weight", empty), ("conv_last.weight", &[1, 1, 3, 3])];
+        assert!(recognise(&shapes(&edsr)).is_empty());
+
+        let mut unet = dynunet::Config::default().shapes().unwrap();
+        assert_eq!(recognise(&unet)[0].mismatches, 0);
+        for short in [vec![], vec![7]] {
+            unet.insert("downsamples.0.conv1.conv.weight".into(), short);
+            assert!(recognise(&unet).iter().all(|r| r.mismatches > 0));
+        }
+        let table = "params.swinViT.layers1.0.blocks.0.attn.relative_position_bias_table";
+        for rows in [1 << 60, usize::MAX] {
+            let table_shape = [rows, 3];
+            let swin = [(table, &table_shape[..]), ("patch_embed.proj.weight", &[8, 1, 2, 2, 2])];
+            let _ = recognise(&shapes(&swin));
+        }
+    }
+
+    #[test]
+    fn expected_names_come_with_the_network() {
+        let config = dncnn::Config { width: 4, depth: 3, ..dncnn::Config::default() };
+        let found = recognise(&config.shapes().unwrap());
+        assert_eq!(found[0].expected, config.shapes().unwrap());
+    }
 }

@@ -121,7 +121,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The configuration of the network whose settings a checkpoint's shapes fit best.
+    /// The configurations, one per network at most, whose typical keys a checkpoint has.
     pub(crate) fn candidates(shapes: &Shapes) -> Vec<Self> {
         let found = [
             attention_unet::Config::recognise(shapes).map(Self::AttentionUnet),

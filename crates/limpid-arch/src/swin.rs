@@ -56,7 +56,8 @@ pub(crate) fn table_rows(window: &[usize]) -> usize {
 
 /// The side of the cubic window that has a table of so many rows.
 pub(crate) fn window_of(rows: usize, dims: usize) -> Option<usize> {
-    (1..=rows.div_ceil(2))
+    // wider windows than any network has are not looked for
+    (1..=rows.div_ceil(2).min(64))
         .find(|&w| table_rows(&vec![w; dims]) >= rows)
         .filter(|&w| table_rows(&vec![w; dims]) == rows)
 }

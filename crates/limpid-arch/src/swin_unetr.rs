@@ -10,10 +10,11 @@
 //!   → decoder2 (+ encoder2 f) → decoder1 (+ encoder1 x) → out [N, out, s…] (+ x)
 //! ```
 
+use crate::adn::{check_norm, norm_of};
 use crate::dynunet::Block;
 use crate::swin::{Spec, SwinBlock, mlp_width, window_of};
 use crate::transformer::{MONAI_SWIN, channels_first, channels_last, drop_rates};
-use crate::unetr::{Blocks, UpBlock, recognised_norm, validate_norm};
+use crate::unetr::{Blocks, UpBlock};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, count_of, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
@@ -129,7 +130,7 @@ impl Config {
             mlp_ratio: hidden as f64 / features.max(1) as f64,
             qkv_bias: shapes.contains_key(&format!("{block}.attn.qkv.bias")),
             v2: shapes.contains_key("swinViT.layers1c.0.layer.conv1.conv.weight"),
-            norm: recognised_norm(shapes, "encoder1.layer.norm1"),
+            norm: norm_of(shapes, "encoder1.layer.norm1"),
             ..Self::default()
         })
     }
@@ -211,7 +212,7 @@ impl Validate for Config {
         if !(self.mlp_ratio.is_finite() && self.mlp_ratio > 0.0 && hidden > 0) {
             at.problem("mlp_ratio", format!("must be above 0, got {}", self.mlp_ratio));
         }
-        validate_norm(self.norm, &[self.features], at);
+        check_norm(self.norm, &[self.features], at);
         if !(0.0..1.0).contains(&self.drop_path) {
             let message = format!("must be at least 0 and less than 1, got {}", self.drop_path);
             at.problem("drop_path", message);

@@ -213,7 +213,7 @@ pub(crate) fn likely_grid(tokens: usize, dims: usize) -> Vec<usize> {
     if dims <= 1 {
         return vec![tokens];
     }
-    let root = (tokens as f64).powf(1.0 / dims as f64).round() as usize;
+    let root = (tokens as f64).powf(1.0 / dims as f64).round().min(65_536.0) as usize;
     let first = (1..=root).rev().find(|k| tokens.is_multiple_of(*k)).unwrap_or(1);
     let mut grid = vec![first];
     grid.extend(likely_grid(tokens / first, dims - 1));

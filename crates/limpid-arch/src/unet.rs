@@ -10,7 +10,8 @@
 //! ```
 
 use crate::adn::{
-    Adn, ConvAdn, activation_of, check_axes, check_image, check_norm, norm_of, spacings,
+    Adn, ConvAdn, activation_of, check_axes, check_image, check_norm, check_strides, norm_of,
+    spacings,
 };
 use crate::{Architecture, ImageArchitecture, Network, Shapes, count_of, rank_of};
 use candle_core::Tensor;
@@ -206,6 +207,7 @@ impl Validate for Config {
         for (i, stride) in self.strides.iter().enumerate() {
             check_axes(&format!("strides.{i}"), stride, self.dims, false, at);
         }
+        check_strides(&self.strides, at);
         check_axes("kernel", &self.kernel, self.dims, true, at);
         check_axes("up_kernel", &self.up_kernel, self.dims, true, at);
         if self.in_channels == 0 || self.out_channels == 0 {

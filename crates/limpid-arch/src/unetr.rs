@@ -10,6 +10,7 @@
 //!   → decoder2 (+ encoder1 x) → out [N, out, s…] (+ x)
 //! ```
 
+use crate::adn::{check_norm, norm_of};
 use crate::dynunet::Block;
 use crate::transformer::{MONAI_VIT, TokenSpec, Tokens, Variant, Vit, VitConfig, likely_grid};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
@@ -96,7 +97,7 @@ impl Config {
             qkv_bias: has("vit.blocks.0.attn.qkv.bias"),
             perceptron: has(&format!("{embedding}.patch_embeddings.1.weight")),
             spare_norm: has("vit.blocks.0.norm_cross_attn.weight"),
-            norm: recognised_norm(shapes, "encoder1.layer.norm1"),
+            norm: norm_of(shapes, "encoder1.layer.norm1"),
             conv_blocks: has("encoder2.blocks.0.1.conv1.conv.weight"),
             residual_blocks: has("decoder5.conv_block.conv3.conv.weight"),
             residual: false,
@@ -115,23 +116,6 @@ impl Config {
     fn blocks(&self) -> Blocks {
         let dims = self.image_size.len();
         Blocks { dims, norm: self.norm, residual: self.residual_blocks }
-    }
-}
-
-/// The normalisation whose keys begin so; that of groups looks like an affine one of instances.
-pub(crate) fn recognised_norm(shapes: &Shapes, prefix: &str) -> NormConfig {
-    if shapes.contains_key(&format!("{prefix}.running_mean")) {
-        NormConfig::Batch {}
-    } else {
-        NormConfig::Instance { affine: shapes.contains_key(&format!("{prefix}.weight")) }
-    }
-}
-
-/// Says what is wrong with a normalisation of any of these channels.
-pub(crate) fn validate_norm(norm: NormConfig, channels: &[usize], at: &mut Check) {
-    let NormConfig::Group { groups } = norm else { return };
-    if groups == 0 || channels.iter().any(|c| !c.is_multiple_of(groups)) {
-        at.problem("norm.groups", format!("must divide all of {channels:?}, got {groups}"));
     }
 }
 
@@ -196,7 +180,7 @@ impl Validate for Config {
                 at.problem(key, "must be at least 1, got 0");
             }
         }
-        validate_norm(self.norm, &[self.features], at);
+        check_norm(self.norm, &[self.features], at);
         if self.residual && self.in_channels != self.out_channels {
             at.problem("residual", "needs as many output as input channels");
         }

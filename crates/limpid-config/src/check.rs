@@ -101,7 +101,7 @@ impl fmt::Display for Finding {
 }
 
 /// Everything that `value` finds wrong with itself, in the order it was reported.
-pub fn check(value: &impl Validate) -> Vec<Finding> {
+pub fn check(value: &(impl Validate + ?Sized)) -> Vec<Finding> {
     let mut at = Check::default();
     value.validate(&mut at);
     at.findings

@@ -53,10 +53,10 @@ impl Stepper<'_> {
             let have = self.groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::UnknownOptimizer { name: name.to_owned(), have });
         };
-        if self.rehearsal {
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if self.rehearsal && value.is_finite() {
             return Ok(());
         }
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
             let cause = match nonfinite_parameter(self.groups)? {
                 Some(parameter) => format!(", with parameter `{parameter}` not finite before"),

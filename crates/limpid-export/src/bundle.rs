@@ -49,9 +49,6 @@ pub enum BundleError {
     /// It cannot be read or written.
     #[error(transparent)]
     File(#[from] limpid_nn::CheckpointError),
-    /// The network that it resembles cannot be built.
-    #[error(transparent)]
-    Network(limpid_nn::Error),
     /// It is a file of tensors without a card.
     #[error("these are weights without a model card\nhint: {hint}\nfile: {}", path.display())]
     NoCard {
@@ -135,8 +132,14 @@ impl Bundle {
             };
             return Err(BundleError::NoCard { path: path.to_owned(), hint });
         };
-        let card = serde_json::from_str(json)
-            .map_err(|e| BundleError::BadCard { path: path.to_owned(), message: e.to_string() })?;
+        let bad = |message: String| BundleError::BadCard { path: path.to_owned(), message };
+        let card: Card = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
+        if card.version > VERSION {
+            return Err(bad(format!("it is of version {}, we know {VERSION}", card.version)));
+        }
+        if let Some(finding) = limpid_config::check(&card.network).first() {
+            return Err(bad(format!("its network cannot be built: {finding:?}")));
+        }
         Ok(Self { card, weights })
     }
 }

@@ -44,8 +44,7 @@ impl Published {
                 continue;
             }
             let own = found.config.own_entries(own);
-            let expected = found.config.settings().shapes().map_err(BundleError::Network)?;
-            let report = limpid_nn::compare(&expected, &own);
+            let report = limpid_nn::compare(&found.expected, &own);
             let network = Some(found.config);
             best = Some((found.mismatches, Self { weights: own, network, report }));
         }

@@ -70,6 +70,9 @@ pub enum Init {
     },
 }
 
+/// Most values of a parameter: 4 GiB. More is a mistake in a configuration or a hostile file.
+const MOST_VALUES: usize = 1 << 30;
+
 /// `(fan_in, fan_out)` of a weight.
 #[must_use]
 pub fn fans(shape: &[usize]) -> (usize, usize) {
@@ -94,7 +97,8 @@ impl Init {
     /// Draws a tensor.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an orthogonal initialiser on fewer than two dimensions.
+    /// [`Error::Argument`] for an orthogonal initialiser on fewer than two dimensions, and for more
+    /// than 2^30 values.
     pub fn tensor(
         self,
         shape: &[usize],
@@ -102,7 +106,14 @@ impl Init {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        let n: usize = shape.iter().product();
+        let n = shape
+            .iter()
+            .try_fold(1usize, |n, s| n.checked_mul(*s))
+            .filter(|n| *n <= MOST_VALUES)
+            .ok_or_else(|| {
+                let message = format!("a parameter of {shape:?} has more than 2^30 values");
+                Error::Argument { op: "init", message }
+            })?;
         let (fan_in, fan_out) = fans(shape);
         let (fan_in, fan_out) = (fan_in.max(1) as f64, fan_out.max(1) as f64);
         let he = |a: f64| (2.0 / (1.0 + a * a) / fan_in).sqrt();

@@ -22,6 +22,14 @@ thread_local! {
 /// Layers with parameters are watched. Each of their outputs is read once more: this is for
 /// finding the cause of a failure, not for every step.
 pub fn first_nonfinite_layer<T>(pass: impl FnOnce() -> T) -> (T, Option<String>) {
+    /// Ends the watch, also if the pass panics.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            WATCH.set(Watch::Off);
+        }
+    }
+    let _end = End;
     WATCH.set(Watch::Clean);
     let result = pass();
     let found = match WATCH.replace(Watch::Off) {

@@ -4,7 +4,7 @@ use crate::model_file::Trained;
 use limpid_arch::{Architecture, ImageArchitecture};
 use limpid_cli::{Align, ComputeArgs, Failure, HELP, bytes, print, runs, table};
 use limpid_datamodule::normalise::Statistics;
-use limpid_export::Published;
+use limpid_export::{Bundle, BundleError, Published};
 use limpid_io::{Region, VolumeInfo};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -177,8 +177,9 @@ fn model(path: &Path) -> Result<String, Failure> {
 
 /// A file of weights: the model card if it has one, else which network the keys belong to.
 fn weights(path: &Path) -> Result<String, Failure> {
-    if let Ok(text) = model(path) {
-        return Ok(text);
+    match Bundle::load(path) {
+        Err(BundleError::NoCard { .. }) => {}
+        _ => return model(path),
     }
     let Published { weights, network, report } = Published::open(path).map_err(Failure::data)?;
     let scalars: usize = weights.values().map(candle_core::Tensor::elem_count).sum();

@@ -16,13 +16,16 @@ impl SystemMatrix {
     /// From the rows of the matrix, one per measurement, one after the other.
     ///
     /// # Errors
-    /// No rows, not whole ones, or a value that is not finite.
+    /// No rows, not whole ones, or a value that is negative or not finite.
     pub fn new(values: Vec<f64>, pixels: usize) -> Result<Self> {
         if pixels == 0 || values.is_empty() || !values.len().is_multiple_of(pixels) {
             let got = format!("{} values for {pixels} pixels", values.len());
             return Err(Error::shape("system_matrix", "whole rows, at least one", got));
         }
         check("system_matrix", "a matrix", &values, values.len())?;
+        if let Some(value) = values.iter().find(|v| **v < 0.0) {
+            return Err(Error::shape("system_matrix", "no negative weights", value.to_string()));
+        }
         Ok(Self { pixels, values })
     }
 }

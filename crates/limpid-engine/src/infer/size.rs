@@ -25,8 +25,9 @@ pub(super) fn window_size(
             "check the axes of the input, or use a model of that rank",
         ));
     }
-    let whole: Vec<usize> =
-        (0..rank).map(|a| image[a].next_multiple_of(needs.divisor[a].max(1))).collect();
+    let whole: Vec<usize> = (0..rank)
+        .map(|a| image[a].checked_next_multiple_of(needs.divisor[a].max(1)).unwrap_or(usize::MAX))
+        .collect();
     if let Some(fixed) = &needs.fixed_size {
         if !config.size.is_empty() && config.size != *fixed {
             return Err(setting(
@@ -34,7 +35,7 @@ pub(super) fn window_size(
                 "leave `tile.size` out",
             ));
         }
-        return Ok(fixed.clone());
+        return in_proportion(fixed.clone(), image);
     }
     let mut size = if config.size.is_empty() {
         chosen(config, needs, image, &whole)
@@ -51,7 +52,7 @@ pub(super) fn window_size(
     if taken && in_one_piece && (square || !transposed) {
         size = image.to_vec();
     }
-    Ok(size)
+    in_proportion(size, image)
 }
 
 /// The size asked for; ours no larger than the whole image, those of other tools padded as they do.
@@ -66,7 +67,6 @@ fn configured(config: &TileConfig, needs: &Needs, whole: &[usize]) -> Result<Vec
     if let Some(a) = config.size.iter().position(|&n| n == 0) {
         return Err(setting(format!("`tile.size` is 0 on axis {a}"), "give at least 1"));
     }
-    let pixels = |v: &[usize]| v.iter().fold(1usize, |p, n| p.saturating_mul(*n));
     let clamp = config.blend == Blend::Cosine {};
     let size: Vec<usize> = (0..rank)
         .map(|a| {
@@ -74,10 +74,16 @@ fn configured(config: &TileConfig, needs: &Needs, whole: &[usize]) -> Result<Vec
             size.checked_next_multiple_of(needs.divisor[a].max(1)).unwrap_or(usize::MAX)
         })
         .collect();
-    if pixels(&size) > pixels(whole).saturating_mul(8).max(SMALL) {
+    Ok(size)
+}
+
+/// The window, unless it is out of all proportion to the image.
+fn in_proportion(size: Vec<usize>, image: &[usize]) -> Result<Vec<usize>> {
+    let pixels = |v: &[usize]| v.iter().fold(1usize, |p, n| p.saturating_mul(*n));
+    if pixels(&size) > pixels(image).saturating_mul(8).max(SMALL) {
         return Err(setting(
-            format!("windows of {size:?} are far larger than the image of {whole:?}"),
-            "give a smaller `tile.size`, or none to have it chosen",
+            format!("windows of {size:?} are far larger than the image of {image:?}"),
+            "give a smaller `tile.size`, or a network that is content with smaller images",
         ));
     }
     Ok(size)

@@ -140,8 +140,13 @@ pub fn vanilla(logits: &Tensor, label: f64) -> Result<Tensor> {
 /// Mean squared distance of logits from one label: 1 real, 0 fake (LSGAN, Mao et al. 2017).
 ///
 /// # Errors
-/// [`Error::Shape`] if the tensor is empty; so for all below.
+/// [`Error::Shape`] if the tensor is empty, so for all below; [`Error::Argument`] if the label is not
+/// finite.
 pub fn least_squares(logits: &Tensor, label: f64) -> Result<Tensor> {
+    if !label.is_finite() {
+        let message = format!("`label` must be finite, got {label}");
+        return Err(Error::argument("gan_least_squares", message));
+    }
     mean_of("gan_least_squares", logits, move |[x]| {
         let (value, [slope, _]) = squared([x, label]);
         (value, [slope])

@@ -92,6 +92,9 @@ fn pairs(
     if order.len() % 2 == 1 {
         return Err(Error::shape(op, "an even number to be compared in pairs", order.len()));
     }
+    if !margin.is_finite() {
+        return Err(Error::argument(op, format!("`margin` must be finite, got {margin}")));
+    }
     let half = order.len() / 2;
     let index = |order: Vec<u32>| Tensor::from_vec(order, half, predicted.device());
     let first = index(order[..half].to_vec())?;
