@@ -102,8 +102,11 @@ impl Fixture {
         about.unwrap_or_else(|| config.clone()).chars().take(SHOWN).collect()
     }
 
-    /// Values of the weights and buffers in the file.
+    /// Parameters of the network in the file: as it says, else all values of its weights.
     pub(crate) fn parameters(&self) -> usize {
+        if let Ok(count) = self.meta("nparams") {
+            return count;
+        }
         let weight = |n: &str| n.starts_with("param.") || n.starts_with("weights.");
         self.tensors.iter().filter(|(n, _)| weight(n)).map(|(_, t)| t.elem_count()).sum()
     }

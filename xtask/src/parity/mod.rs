@@ -241,8 +241,10 @@ fn shown(line: &Line, width: usize) -> String {
 fn page(lines: &[Line]) -> String {
     let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
     let number = |n: Option<f64>| n.map_or_else(String::new, |n| format!("{n:.1e}"));
-    let (networks, rest): (Vec<&Line>, Vec<&Line>) =
-        lines.iter().filter(|l| l.verdict != "skip").partition(|l| l.parameters > 0);
+    let (networks, rest): (Vec<&Line>, Vec<&Line>) = lines
+        .iter()
+        .filter(|l| l.verdict != "skip")
+        .partition(|l| l.parameters > 0 && l.largest.1.is_some() || l.stem.starts_with("net_"));
     let mut text = String::from(
         "# Parity
 
