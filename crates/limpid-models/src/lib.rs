@@ -4,8 +4,11 @@
 //! supervised, Noise2Noise and Noise2Void differ only in what the target is and which pixels
 //! count.
 //!
+//! [`diffusion`] holds the noise schedules of diffusion models.
+//!
 //! Invariants: a model knows no files and no terminal.
 
+pub mod diffusion;
 mod restoration;
 
 pub use restoration::{Measure, ModelConfig, Restoration, display_window};

@@ -6,9 +6,75 @@ use limpid_losses::stats::{
     Calibration, bentkus_log_tail, calibrate, hoeffding_log_tail, miss_rate, risk_upper_bound,
     widen,
 };
+use limpid_models::diffusion::{BetaConfig, NoiseSchedule, NoiseScheduleConfig};
 use limpid_nn::schedule::{Schedule, ScheduleConfig};
+use std::collections::BTreeMap;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
+
+/// One entry of `schedules`, as the file describes it.
+#[derive(serde::Deserialize)]
+struct Entry {
+    schedule: String,
+    n_timestep: usize,
+    #[serde(default = "least_beta")]
+    linear_start: f64,
+    #[serde(default = "most_beta")]
+    linear_end: f64,
+}
+
+fn least_beta() -> f64 {
+    1e-6
+}
+
+fn most_beta() -> f64 {
+    1e-2
+}
+
+impl Entry {
+    fn config(&self) -> Result<NoiseScheduleConfig, String> {
+        let (first, last) = (self.linear_start, self.linear_end);
+        let beta = match self.schedule.as_str() {
+            "linear" => BetaConfig::Linear { first, last },
+            "quad" => BetaConfig::Quadratic { first, last },
+            "const" => BetaConfig::Constant { value: last },
+            "jsd" => BetaConfig::Jsd {},
+            "cosine" => BetaConfig::Cosine { offset: 8e-3 },
+            other => {
+                let percent = other.strip_prefix("warmup").and_then(|p| p.parse::<f64>().ok());
+                let percent = percent.ok_or_else(|| format!("no schedule is called `{other}`"))?;
+                BetaConfig::Warmup { first, last, part: percent / 100.0 }
+            }
+        };
+        Ok(NoiseScheduleConfig { steps: self.n_timestep, beta })
+    }
+}
+
+/// `schedules`: the noise of each step and what follows from it.
+pub(super) fn noise_schedules(fixture: &Fixture) -> Result<Outcome, String> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        entries: BTreeMap<String, Entry>,
+    }
+    let mut worst = Worst::default();
+    for (name, entry) in fixture.json::<Config>("config")?.entries {
+        let schedule = NoiseSchedule::new(&entry.config()?);
+        let values: [(&str, &[f64]); 7] = [
+            ("betas", &schedule.betas),
+            ("gammas", &schedule.gammas),
+            ("sqrt_recip_gammas", &schedule.sqrt_recip_gammas),
+            ("sqrt_recipm1_gammas", &schedule.sqrt_recipm1_gammas),
+            ("posterior_mean_coef1", &schedule.posterior_mean_coef1),
+            ("posterior_mean_coef2", &schedule.posterior_mean_coef2),
+            ("posterior_log_variance_clipped", &schedule.posterior_log_variance_clipped),
+        ];
+        for (part, ours) in values {
+            let what = format!("{name}.{part}");
+            worst.compare(&what, ours, &fixture.values(&what)?, relative(1e-6));
+        }
+    }
+    worst.done()
+}
 
 /// `metrics` of EMDiffuse: error, inception score of given probabilities, calibration of intervals.
 pub(super) fn metrics(fixture: &Fixture) -> Result<Outcome, String> {

@@ -107,6 +107,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("resample", classical::resample),
     ("resample_spacing", classical::resample_spacing),
     ("schedulers", optim::schedules),
+    ("schedules", emdiffuse::noise_schedules),
     ("schedules_tensors", gan_losses::schedules),
     ("selfsup", losses::self_supervised),
     ("sliding_window", inference::monai),

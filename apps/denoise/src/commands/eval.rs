@@ -309,7 +309,12 @@ fn summary(measured: &[Measured]) -> String {
 fn report(args: &Args, measured: &[Measured], model: Option<&Trained>) -> Report {
     let mut report = Report {
         title: "restoration report".to_owned(),
-        lead: format!("{} image(s), data range {}", measured.len(), args.data_range),
+        lead: format!(
+            "{} image{}, data range {}",
+            measured.len(),
+            if measured.len() == 1 { "" } else { "s" },
+            args.data_range
+        ),
         cases: measured.iter().filter_map(|m| m.case.clone()).collect(),
         ..Report::default()
     };
