@@ -56,7 +56,8 @@ fn back_projection_is_the_adjoint() {
         let back = dot(&image, &radon.back_project(&data).unwrap());
         assert!((there - back).abs() < 1e-12 * there.abs().max(1.0), "{shape:?}: {there} {back}");
     }
-    let matrix = SystemMatrix::new(values(30, 3), 5).unwrap();
+    let weights = values(30, 3).into_iter().map(f64::abs).collect();
+    let matrix = SystemMatrix::new(weights, 5).unwrap();
     let (image, data) = (values(5, 1), values(6, 2));
     let there = dot(&matrix.project(&image).unwrap(), &data);
     let back = dot(&image, &matrix.back_project(&data).unwrap());
@@ -150,6 +151,7 @@ fn bad_input_is_refused_by_name() {
     let fbp = radon.filtered_back_projection(&[0.0; 5], RampFilter::Ramp);
     refused(fbp.unwrap_err(), "expected a sinogram of 6 values");
     refused(SystemMatrix::new(vec![1.0; 5], 2).unwrap_err(), "5 values for 2 pixels");
+    refused(SystemMatrix::new(vec![1.0, -0.5], 1).unwrap_err(), "no negative weights");
     let start = |counts: f64, subsets| Osem::new(&radon, &[counts; 6], &[0.0; 6], subsets);
     refused(start(-1.0, 1).unwrap_err(), "`counts` must not be negative, got -1");
     refused(start(1.0, 3).unwrap_err(), "`subsets` must be between 1 and 2, got 3");
