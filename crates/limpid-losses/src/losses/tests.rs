@@ -411,6 +411,41 @@ fn gradients_match_finite_differences_in_one_to_three_dimensions() {
 }
 
 #[test]
+fn gradients_of_losses_with_more_inputs_match_finite_differences() {
+    type Of<'a> = Box<dyn Fn(&Tensor) -> limpid_kernels::Result<Tensor> + 'a>;
+    let shape = [4, 3, 5, 2];
+    let [x, y, z, w] = [1, 2, 3, 4].map(|seed| test_tensor(seed, &shape).unwrap());
+    let order: Vec<usize> = (0..30).map(|i| (i * 7) % 30).collect();
+    let classes: Vec<u32> = (0..40).map(|i| i % 3).collect();
+    let classes = Tensor::from_vec(classes, (4, 5, 2), &Device::Cpu).unwrap();
+    let (x, y, z, w, order, classes) = (&x, &y, &z, &w, &order, &classes);
+    let all: [(&str, Of<'_>); 13] = [
+        ("pinball", Box::new(|x| pinball(x, y, 0.3))),
+        ("lower bound", Box::new(|x| interval(x, z, y, 0.9))),
+        ("upper bound", Box::new(|x| interval(z, x, y, 0.9))),
+        ("prediction between", Box::new(|x| interval_and_l2(z, w, x, y, 0.9))),
+        ("sample_ranking", Box::new(|x| sample_ranking(x, y, 1.0))),
+        ("pixel_ranking", Box::new(|x| pixel_ranking(x, y, order, 1.0))),
+        // the factor of a larger gamma receives no gradient
+        ("focal", Box::new(|x| focal(x, classes, 0.0, Some(&[0.2, 0.3, 0.5])))),
+        ("interpolation_weighted_l2", Box::new(|x| interpolation_weighted_l2(x, y, z))),
+        ("weighted nll", Box::new(|x| gaussian_nll_logvar_weighted(x, y, z, w))),
+        ("weighted nll, variance", Box::new(|x| gaussian_nll_logvar_weighted(z, y, x, w))),
+        ("complex_l1", Box::new(|x| complex_l1(x, y))),
+        ("complex_l1_parts", Box::new(|x| complex_l1_parts(x, y))),
+        ("complex_l2", Box::new(|x| complex_l2(x, y))),
+    ];
+    for (name, loss) in all {
+        let error = worst_error(std::slice::from_ref(x), |t| loss(&t[0])).unwrap();
+        assert!(error < 1e-7, "{name}: {error:e}");
+        let var = Var::from_tensor(x).unwrap();
+        let grads = loss(var.as_tensor()).unwrap().backward().unwrap();
+        let norm: f64 = flat(grads.get(&var).unwrap()).iter().map(|g| g.abs()).sum();
+        assert!(norm > 1e-3, "{name}: no gradient");
+    }
+}
+
+#[test]
 fn every_term_has_a_gradient_that_is_not_zero() {
     let shape = [1, 1, 6, 6];
     let norm = |x: &Var, loss: Tensor| {
