@@ -60,6 +60,11 @@ impl Trained {
     pub(crate) fn open(named: Option<&Path>) -> Result<Self, Failure> {
         let path = find(named)?;
         let bundle = Bundle::load(&path).map_err(Failure::data)?;
+        Self::of(path, bundle)
+    }
+
+    /// The network of a model file, with its weights.
+    pub(crate) fn of(path: PathBuf, bundle: Bundle) -> Result<Self, Failure> {
         let normalisers =
             serde_json::from_value(bundle.card.normalisation.clone()).map_err(|e| {
                 Failure::data(format!("the normalisation of the model cannot be read: {e}"))

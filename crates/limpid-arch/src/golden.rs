@@ -218,9 +218,8 @@ pub(crate) fn fresh<N>(build: impl FnOnce(&Scope) -> limpid_nn::Result<N>) -> (P
 }
 
 /// Number of trainable scalars.
-pub(crate) fn parameters(config: &impl Architecture) -> usize {
-    let (params, ()) = fresh(|scope| config.define(scope));
-    params.count()
+pub(crate) fn parameters(config: &dyn Architecture) -> usize {
+    config.initial().unwrap().count()
 }
 
 /// Asserts that a configuration is found again from the shapes of its parameters.

@@ -146,7 +146,7 @@ impl Network for NlayerDiscriminator {
 mod tests {
     use super::*;
     use crate::AnyConfig;
-    use crate::golden::gan;
+    use crate::golden::{self, gan};
 
     #[test]
     fn equals_the_cyclegan_code() {
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_default_has_the_published_size() {
-        assert_eq!(gan::count(&Config::default()), 2_768_705);
+        assert_eq!(golden::parameters(&Config::default()), 2_768_705);
     }
 
     #[test]

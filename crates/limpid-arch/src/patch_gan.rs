@@ -175,7 +175,7 @@ impl Network for PatchGan {
 mod tests {
     use super::*;
     use crate::AnyConfig;
-    use crate::golden::gan;
+    use crate::golden::{self, gan};
     use crate::golden::{Golden, filled, recognised};
     use candle_core::Var;
 
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_reference() {
-        assert_eq!(gan::count(&Config::default()), 665_665);
+        assert_eq!(golden::parameters(&Config::default()), 665_665);
         let device = candle_core::Device::Cpu;
         for (layers, side) in [(1, 127), (2, 126), (3, 62), (4, 30), (5, 14)] {
             let config = Config { features: 1, layers, ..Config::default() };

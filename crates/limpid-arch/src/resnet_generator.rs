@@ -274,7 +274,7 @@ impl Network for ResnetGenerator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::gan;
+    use crate::golden::{self, gan};
     use crate::{AnyConfig, NetworkConfig};
     use candle_core::{DType, Device};
     use limpid_kernels::rng::Stream;
@@ -288,8 +288,8 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_reference() {
-        assert_eq!(gan::count(&Config::default()), 11_378_179);
-        assert_eq!(gan::count(&Config::six_blocks()), 7_837_699);
+        assert_eq!(golden::parameters(&Config::default()), 11_378_179);
+        assert_eq!(golden::parameters(&Config::six_blocks()), 7_837_699);
     }
 
     #[test]

@@ -256,7 +256,7 @@ impl Network for UnetGenerator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::gan;
+    use crate::golden::{self, gan};
     use candle_core::{DType, Device};
     use limpid_kernels::rng::Stream;
     use limpid_nn::Params;
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_default_has_the_published_size() {
-        assert_eq!(gan::count(&Config::default()), 54_413_955);
+        assert_eq!(golden::parameters(&Config::default()), 54_413_955);
     }
 
     #[test]

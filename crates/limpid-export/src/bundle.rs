@@ -118,7 +118,7 @@ impl Bundle {
             Err(e) => (tensors::load_any(path).map_err(|_| e)?, BTreeMap::new()),
         };
         let Some(json) = metadata.get(KEY) else {
-            let published = Published::open(path)?;
+            let published = Published::of(weights);
             let hint = match published.network {
                 Some(network) if published.report.is_match() => format!(
                     "they fit the network `{}`; give published weights with `--weights FILE`",

@@ -35,7 +35,12 @@ impl Published {
     /// # Errors
     /// [`BundleError::File`] if it cannot be read.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
-        let all = tensors::load_any(path)?;
+        Ok(Self::of(tensors::load_any(path)?))
+    }
+
+    /// Finds the network that tensors belong to, as [`open`](Self::open) does.
+    #[must_use]
+    pub fn of(all: BTreeMap<String, Tensor>) -> Self {
         let mut best: Option<(usize, Self)> = None;
         for weights in readings(&all) {
             let own = reference_entries(weights);
@@ -48,10 +53,10 @@ impl Published {
             let network = Some(found.config);
             best = Some((found.mismatches, Self { weights: own, network, report }));
         }
-        Ok(best.map_or_else(
+        best.map_or_else(
             || Self { weights: all, network: None, report: KeyReport::default() },
             |(_, published)| published,
-        ))
+        )
     }
 }
 

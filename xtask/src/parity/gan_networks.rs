@@ -1,7 +1,7 @@
 //! Networks of NectarGAN and of the CycleGAN code, beside their reference: outputs in evaluation and
 //! training, losses and gradients.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use limpid_arch::nlayer_discriminator::NlayerDiscriminator;
 use limpid_arch::patch_gan::PatchGan;
 use limpid_arch::pix2pix_unet::{
@@ -10,16 +10,15 @@ use limpid_arch::pix2pix_unet::{
 use limpid_arch::pixel_discriminator::PixelDiscriminator;
 use limpid_arch::resnet_generator::Border;
 use limpid_arch::vgg19::Vgg19;
-use limpid_arch::{AnyConfig, ImageArchitecture, Network, NetworkConfig, Shapes, recognise};
+use limpid_arch::{AnyConfig, ImageArchitecture, Network, NetworkConfig};
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses::{feature_l1, l1};
 use limpid_nn::{Ctx, Params, Scope};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, relative, text};
-
-type Weights = BTreeMap<String, Tensor>;
+use super::networks::{self, Weights, filled};
 
 /// How far the reference's own f32 is off its f64, and what is nothing but that.
 struct Noise {
@@ -65,28 +64,9 @@ impl Noise {
 
 /// What the weights belong to, and they by our names.
 fn recognised(theirs: &Weights) -> Result<(AnyConfig, Weights), String> {
-    let shapes: Shapes = theirs.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
-    let best = recognise(&shapes).into_iter().next().ok_or("no network has these weights")?;
-    let settings = best.config.settings();
-    if best.mismatches > 0 {
-        let (n, kind) = (best.mismatches, settings.kind());
-        return Err(format!("{n} weights do not fit the nearest network, {kind}"));
-    }
-    let own = |(k, t): (&String, &Tensor)| Some((settings.own_key(k)?, t.clone()));
-    let weights = theirs.iter().filter_map(own).collect();
-    Ok((best.config, weights))
-}
-
-/// A network with given weights.
-fn filled<N>(
-    weights: &Weights,
-    build: impl FnOnce(&Scope) -> limpid_nn::Result<N>,
-) -> Result<(Params, N), String> {
-    let params = Params::new();
-    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    let net = build(&scope).map_err(text)?;
-    params.set(weights).map_err(text)?;
-    Ok((params, net))
+    let config = networks::recognised(theirs)?;
+    let weights = config.own_entries(theirs.clone());
+    Ok((config, weights))
 }
 
 /// A network of one input.

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use limpid_arch::guided_unet::blocks::{
     Attention, ResBlock, ResSettings, Resample, down_conv, gamma_embedding, qkv_attention,
 };
 use limpid_arch::guided_unet::{AttentionOrder, Config, GuidedUnet, Heads, Prediction};
-use limpid_arch::{AnyConfig, recognise, reference_entries};
-use limpid_kernels::rng::Stream;
+use limpid_arch::{AnyConfig, reference_entries};
 use limpid_losses::losses;
 use limpid_nn::torch::TorchFile;
-use limpid_nn::{Ctx, Params, Scope};
+use limpid_nn::{Ctx, Scope};
 use serde_json::Value;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, text};
 use super::formula;
+use super::networks::{self, Weights, filled};
 
 /// Twenty times the noise of PyTorch's f32 beside its f64.
 const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-4 };
@@ -45,31 +45,14 @@ fn amend(config: &mut Config, unet: &Value) {
 }
 
 /// The configuration that the weights belong to.
-fn recognised(weights: &BTreeMap<String, Tensor>, unet: &Value) -> Result<Config, String> {
-    let shapes = weights.iter().map(|(k, t)| (k.clone(), t.dims().to_vec())).collect();
-    let best = recognise(&shapes).into_iter().next().ok_or("no network has these weights")?;
-    match best.config {
-        AnyConfig::GuidedUnet(mut config) if best.mismatches == 0 => {
+fn recognised(weights: &Weights, unet: &Value) -> Result<Config, String> {
+    match networks::recognised(weights)? {
+        AnyConfig::GuidedUnet(mut config) => {
             amend(&mut config, unet);
             Ok(config)
         }
-        other => {
-            let kind = other.settings().kind();
-            Err(format!("{} weights do not fit the nearest network, {kind}", best.mismatches))
-        }
+        other => Err(format!("these are weights of {}", other.settings().kind())),
     }
-}
-
-/// A network or block with the given weights.
-fn filled<N>(
-    weights: &BTreeMap<String, Tensor>,
-    build: impl FnOnce(&Scope) -> limpid_nn::Result<N>,
-) -> Result<(Params, N), String> {
-    let params = Params::new();
-    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    let net = build(&scope).map_err(text)?;
-    params.set(weights).map_err(text)?;
-    Ok((params, net))
 }
 
 /// Runs the network on the inputs below `prefix`.

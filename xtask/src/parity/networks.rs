@@ -38,17 +38,14 @@ pub(super) fn image_network(
     config: &NetworkConfig,
     weights: &Weights,
 ) -> Result<Outcome, String> {
-    let (params, scope) = scope();
     if let NetworkConfig::Ffdnet(config) = config {
-        let net = FfdNet::new(config, &scope).map_err(text)?;
-        params.set(weights).map_err(text)?;
+        let (params, net) = filled(weights, |scope| FfdNet::new(config, scope))?;
         return compare_passes(fixture, &params, &|inputs, ctx| match inputs {
             [x, sigma] => net.forward(x, sigma, ctx),
             _ => Err(Error::shape("ffdnet", "an image and its noise level", inputs.len())),
         });
     }
-    let net = config.build(&scope).map_err(text)?;
-    params.set(weights).map_err(text)?;
+    let (params, net) = filled(weights, |scope| config.build(scope))?;
     compare(fixture, &params, net.as_ref())
 }
 
@@ -64,11 +61,16 @@ fn complete(config: NetworkConfig, fixture: &Fixture) -> Result<NetworkConfig, S
     Ok(NetworkConfig::Srresnet(srresnet::Config { scale, ..config }))
 }
 
-/// An empty store and its root.
-fn scope() -> (Params, Scope) {
+/// A network or block with the given weights.
+pub(super) fn filled<N>(
+    weights: &Weights,
+    build: impl FnOnce(&Scope) -> limpid_nn::Result<N>,
+) -> Result<(Params, N), String> {
     let params = Params::new();
     let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    (params, scope)
+    let net = build(&scope).map_err(text)?;
+    params.set(weights).map_err(text)?;
+    Ok((params, net))
 }
 
 /// The weights below a prefix under our names, in f32.

@@ -5,19 +5,18 @@
 //! default first, and the one whose output is nearest is compared. The settings change no weight,
 //! so that a wrong one cannot come near by chance.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use limpid_arch::{
     AnyConfig, ImageArchitecture, Network, NetworkConfig, attention_unet, ddpm_unet,
     monai_discriminator, segresnet, sr_unet3d, unet,
 };
-use limpid_kernels::rng::Stream;
 use limpid_losses::losses::interpolation_weighted_l2;
 use limpid_nn::layers::{ActivationConfig, NormConfig};
 use limpid_nn::{Ctx, Params, Scope};
 use std::collections::BTreeMap;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, text, values};
-use super::networks::{compare, output_tolerance, recognised, weights};
+use super::networks::{compare, filled, output_tolerance, recognised, weights};
 
 type Build<'a> = dyn Fn(&Scope) -> limpid_nn::Result<Box<dyn Network>> + 'a;
 
@@ -25,18 +24,6 @@ type Build<'a> = dyn Fn(&Scope) -> limpid_nn::Result<Box<dyn Network>> + 'a;
 const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-4 };
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-3 };
 const VALUE: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-5 };
-
-/// A network with the given weights.
-fn filled<N>(
-    weights: &BTreeMap<String, Tensor>,
-    build: impl FnOnce(&Scope) -> limpid_nn::Result<N>,
-) -> Result<(Params, N), String> {
-    let params = Params::new();
-    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
-    let net = build(&scope).map_err(text)?;
-    params.set(weights).map_err(text)?;
-    Ok((params, net))
-}
 
 /// Compares the first candidate whose output is within the tolerance, else the nearest one.
 fn nearest(

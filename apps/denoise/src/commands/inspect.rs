@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         _ if path.join("run.json").is_file() && !path.join("model.safetensors").is_file() => {
             runs::details(path)?
         }
-        _ if path.is_dir() => model(path)?,
+        _ if path.is_dir() => model(&Trained::open(Some(path))?)?,
         "safetensors" | "pth" | "pt" | "ckpt" | "bin" => weights(path)?,
         _ => image(path)?,
     };
@@ -149,8 +149,7 @@ fn checkpoint(path: &Path) -> Result<String, Failure> {
     Ok(text + "\n" + &table(&columns, &rows))
 }
 
-fn model(path: &Path) -> Result<String, Failure> {
-    let trained = Trained::open(Some(path))?;
+fn model(trained: &Trained) -> Result<String, Failure> {
     let card = &trained.card;
     let mut text = String::new();
     let _ = writeln!(text, "model          {} (step {})", card.name, card.step);
@@ -178,8 +177,9 @@ fn model(path: &Path) -> Result<String, Failure> {
 /// A file of weights: the model card if it has one, else which network the keys belong to.
 fn weights(path: &Path) -> Result<String, Failure> {
     match Bundle::load(path) {
+        Ok(bundle) => return model(&Trained::of(path.to_owned(), bundle)?),
         Err(BundleError::NoCard { .. }) => {}
-        _ => return model(path),
+        Err(e) => return Err(Failure::data(e)),
     }
     let Published { weights, network, report } = Published::open(path).map_err(Failure::data)?;
     let scalars: usize = weights.values().map(candle_core::Tensor::elem_count).sum();

@@ -1,10 +1,10 @@
 //! Comparison with `golden/gan`: networks of NectarGAN and of the CycleGAN code.
 
 use super::{Golden, Tolerance, filled, recognised};
-use crate::{AnyConfig, Architecture, ImageArchitecture, Network};
-use candle_core::{DType, Device, Var};
+use crate::{AnyConfig, ImageArchitecture, Network};
+use candle_core::Var;
 use limpid_kernels::rng::Stream;
-use limpid_nn::{Ctx, Params, Scope};
+use limpid_nn::{Ctx, Scope};
 
 pub(crate) const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-5 };
 
@@ -62,12 +62,4 @@ pub(crate) fn check(
             golden.close(&key, &params.get(&key).unwrap().tensor(), &expected, OUTPUT);
         }
     }
-}
-
-/// Number of trainable scalars.
-pub(crate) fn count(config: &dyn Architecture) -> usize {
-    let params = Params::new();
-    let scope = params.scope(Stream::new(0, "count"), DType::F32, &Device::Cpu);
-    config.define(&scope).unwrap();
-    params.count()
 }

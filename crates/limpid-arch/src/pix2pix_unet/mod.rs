@@ -291,7 +291,7 @@ impl Network for Pix2pixUnet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{filled, gan, recognised};
+    use crate::golden::{self, filled, gan, recognised};
     use crate::{AnyConfig, NetworkConfig};
     use candle_core::{DType, Device, Var};
     use limpid_kernels::rng::Stream;
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn sizes_are_those_of_the_reference() {
         let with = |block, upsampling| Config { block, upsampling, ..Config::default() };
-        let count = |block, upsampling| gan::count(&with(block, upsampling));
+        let count = |block, upsampling| golden::parameters(&with(block, upsampling));
         assert_eq!(count(BlockKind::Standard, Upsampling::Transposed), 54_404_675);
         assert_eq!(count(BlockKind::Residual, Upsampling::Transposed), 57_547_782);
         assert_eq!(count(BlockKind::Standard, Upsampling::Bilinear), 39_150_979);
