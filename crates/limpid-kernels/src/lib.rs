@@ -8,13 +8,14 @@
 //!
 //! Invariants: this crate knows no parameters, files or configuration.
 
-mod backward;
+pub mod autograd;
 mod buffer;
 mod check;
 mod element;
 mod error;
 pub mod gradcheck;
 mod math;
+mod matrix;
 mod op;
 mod planes;
 pub mod rng;
@@ -24,6 +25,7 @@ pub mod step;
 mod threads;
 
 mod activation;
+mod algebra;
 mod attention;
 mod conv;
 mod dropout;
@@ -38,8 +40,9 @@ mod softmax;
 pub use activation::{
     abs, elu, gelu, gelu_tanh, leaky_relu, mish, prelu, relu, sigmoid, silu, softplus, tanh,
 };
+pub use algebra::{add, add_to_channels, cat, linear, narrow, permute, reshape, scale};
 pub use attention::attention;
-pub use backward::second_derivatives;
+pub use autograd::second_derivatives;
 pub use conv::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};

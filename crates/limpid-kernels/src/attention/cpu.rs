@@ -1,6 +1,6 @@
 //! CPU arithmetic of the attention: blocks of rows of scores, one after the other on each thread.
 
-use super::matrix::{Matrix, product};
+use crate::matrix::{Matrix, product};
 use super::sizes::{Broadcast, Sizes};
 use crate::math::Real;
 use crate::simd::vectorised;
