@@ -12,6 +12,7 @@ use crate::{
     Stepper, TrainConfig, TrainState,
 };
 use candle_core::{Device, Tensor};
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
 use limpid_nn::Ctx;
 use limpid_nn::ema::Ema;
@@ -332,10 +333,10 @@ impl Fit<'_, '_, '_> {
             logs: Logs::new(),
             rehearsal,
         };
-        let result = match &mut self.trainer.step_fn {
+        let result = autograd::record(|| match &mut self.trainer.step_fn {
             Some(f) => f(self.state.model, batch, &mut stepper),
             None => self.state.model.train_step(batch, &mut stepper),
-        };
+        });
         let stepped = std::mem::take(&mut stepper.logs);
         let mut logs = result?;
         logs.extend(stepped);

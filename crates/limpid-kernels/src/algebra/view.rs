@@ -1,10 +1,10 @@
 //! Other shapes of the same memory.
 
+use crate::Result;
 use crate::autograd::{Recorded, State, register_view, state};
 use crate::buffer::{CHUNK, fill};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
-use crate::Result;
 use candle_core::{Shape, Tensor};
 
 /// The same elements in another shape.

@@ -19,8 +19,8 @@ mod tape;
 #[cfg(test)]
 mod tests;
 
-pub use second::second_derivatives;
 pub(crate) use second::backward_argument;
+pub use second::second_derivatives;
 pub(crate) use tape::{Recorded, State, register, register_view, state};
 
 use crate::Result;

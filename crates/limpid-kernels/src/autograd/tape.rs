@@ -138,11 +138,7 @@ pub(crate) fn register(
     result: &Tensor,
     keep_result: bool,
 ) {
-    let work = Work::Op {
-        op: Box::new(op),
-        args,
-        result: keep_result.then(|| result.detach()),
-    };
+    let work = Work::Op { op: Box::new(op), args, result: keep_result.then(|| result.detach()) };
     push(sources, work, result.id());
 }
 

@@ -1,6 +1,6 @@
 //! The tape against candle's graph, and what only the tape can do.
 
-use super::{backward, is_again, record, recompute};
+use super::{backward, is_again, recompute, record};
 use crate::gradcheck::test_tensor;
 use crate::{
     ConvSpec, add, add_to_channels, cat, conv, group_norm, linear, narrow, permute, relu, reshape,
