@@ -37,6 +37,12 @@ struct Work {
     call: Box<dyn FnMut() -> Result<Tensor>>,
 }
 
+impl Work {
+    fn once(&mut self) -> Result<Tensor> {
+        limpid_kernels::autograd::record(&mut self.call)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Infer,
@@ -59,7 +65,7 @@ fn main() -> ExitCode {
 
 fn serve(words: &[String]) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut work = work(words)?;
-    let output = (work.call)()?;
+    let output = work.once()?;
     let version = concat!("limpid ", env!("CARGO_PKG_VERSION"));
     let hello = json!({
         "parameters": work.parameters, "output": output.dims(), "version": version,
@@ -76,7 +82,7 @@ fn serve(words: &[String]) -> std::result::Result<(), Box<dyn std::error::Error>
             "run" => {
                 let (wall, cpu) = (Instant::now(), cpu_ms());
                 for _ in 0..times {
-                    (work.call)()?;
+                    work.once()?;
                 }
                 let each = |ms: f64| ms / times as f64;
                 let wall = wall.elapsed().as_secs_f64() * 1e3;
@@ -113,7 +119,7 @@ fn warm(work: &mut Work) -> Result<usize> {
     let (begin, mut best, mut calls) = (Instant::now(), f64::INFINITY, 0);
     while calls < 2 || begin.elapsed().as_secs_f64() < REPETITION {
         let start = Instant::now();
-        (work.call)()?;
+        work.once()?;
         best = best.min(start.elapsed().as_secs_f64());
         calls += 1;
     }

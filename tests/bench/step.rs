@@ -1,7 +1,7 @@
 //! The step of a training, as the engine's `Stepper` does it.
 
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
+use limpid_kernels::autograd::{Gradients, backward};
 use limpid_nn::optim::{Adam, Optimizer, OptimizerConfig, all_finite};
 use limpid_nn::{Error, Params, Result};
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 const RATE: f64 = 1e-4;
 
 /// The gradients of a loss. Nothing else here knows how they come about.
-pub(crate) fn gradients(loss: &Tensor) -> Result<GradStore> {
-    Ok(loss.backward()?)
+pub(crate) fn gradients(loss: &Tensor) -> Result<Gradients> {
+    backward(loss)
 }
 
 /// Parameters and the optimizer that moves them.
