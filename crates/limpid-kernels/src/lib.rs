@@ -13,6 +13,7 @@ mod buffer;
 mod check;
 mod element;
 mod error;
+
 pub mod gradcheck;
 mod math;
 mod matrix;
@@ -38,7 +39,8 @@ mod shuffle;
 mod softmax;
 
 pub use activation::{
-    abs, elu, gelu, gelu_tanh, leaky_relu, mish, prelu, relu, sigmoid, silu, softplus, tanh,
+    Activation, abs, elu, gelu, gelu_tanh, leaky_relu, mish, prelu, relu, sigmoid, silu, softplus,
+    tanh,
 };
 pub use algebra::{add, add_to_channels, cat, linear, narrow, permute, reshape, scale};
 pub use attention::attention;
@@ -46,7 +48,10 @@ pub use autograd::second_derivatives;
 pub use conv::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};
-pub use norm::{batch_norm_eval, batch_norm_train, group_norm, instance_norm, layer_norm};
+pub use norm::{
+    batch_norm_eval, batch_norm_eval_act, batch_norm_train, batch_norm_train_act, group_norm,
+    group_norm_act, instance_norm, instance_norm_act, layer_norm,
+};
 pub use pad::{Pad, pad};
 pub use pool::{PoolSpec, adaptive_avg_pool, avg_pool, max_pool};
 pub use resize::{Resize, resize, resize_by};

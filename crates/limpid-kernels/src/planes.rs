@@ -47,11 +47,61 @@ pub(crate) fn reduce<S: Copy + Send>(
     parts.chunks(cuts).filter_map(|c| c.iter().copied().reduce(&merge)).collect()
 }
 
-/// Interleaved partial sums; as many on every machine.
-const LANES: usize = 16;
+/// Interleaved partial sums; as many on every machine. Enough for a loop over them to be compiled to
+/// vector instructions: with 16 the compiler unrolls it instead, at a fifth of the speed.
+const LANES: usize = 32;
 
-/// Sums of `f` over the elements of `N` slices of one length, in f64 and in an order that is the
-/// same on every machine.
+/// Sums in f64, in an order that is the same on every machine.
+pub(crate) struct Sums<const K: usize>([[f64; LANES]; K]);
+
+impl<const K: usize> Sums<K> {
+    pub(crate) fn new() -> Self {
+        Self([[0f64; LANES]; K])
+    }
+
+    /// Adds `f` of the elements of `N` slices of one length.
+    #[inline(always)]
+    pub(crate) fn add<T: Real, const N: usize>(
+        &mut self,
+        slices: [&[T]; N],
+        f: impl Fn([T; N]) -> [f64; K],
+    ) {
+        let lanes = &mut self.0;
+        let parts = slices.map(|s| s.as_chunks::<LANES>());
+        for b in 0..parts[0].0.len() {
+            let block: [&[T; LANES]; N] = std::array::from_fn(|n| &parts[n].0[b]);
+            for i in 0..LANES {
+                let terms = f(std::array::from_fn(|n| block[n][i]));
+                for k in 0..K {
+                    lanes[k][i] += terms[k];
+                }
+            }
+        }
+        for i in 0..parts[0].1.len() {
+            let terms = f(std::array::from_fn(|n| parts[n].1[i]));
+            for k in 0..K {
+                lanes[k][i] += terms[k];
+            }
+        }
+    }
+
+    /// The sums, the lanes added by halves until one is left.
+    #[inline(always)]
+    pub(crate) fn total(self) -> [f64; K] {
+        self.0.map(|mut lanes| {
+            let mut width = LANES / 2;
+            while width > 0 {
+                for i in 0..width {
+                    lanes[i] += lanes[i + width];
+                }
+                width /= 2;
+            }
+            lanes[0]
+        })
+    }
+}
+
+/// [`Sums`] of `f` over the elements of `N` slices of one length.
 pub(crate) fn sums<T: Real, const N: usize, const K: usize>(
     slices: [&[T]; N],
     f: impl Fn([T; N]) -> [f64; K],
@@ -59,39 +109,11 @@ pub(crate) fn sums<T: Real, const N: usize, const K: usize>(
     vectorised(
         #[inline(always)]
         || {
-            let mut lanes = [[0f64; LANES]; K];
-            let parts = slices.map(|s| s.as_chunks::<LANES>());
-            for b in 0..parts[0].0.len() {
-                let block: [&[T; LANES]; N] = std::array::from_fn(|n| &parts[n].0[b]);
-                for i in 0..LANES {
-                    let terms = f(std::array::from_fn(|n| block[n][i]));
-                    for k in 0..K {
-                        lanes[k][i] += terms[k];
-                    }
-                }
-            }
-            for i in 0..parts[0].1.len() {
-                let terms = f(std::array::from_fn(|n| parts[n].1[i]));
-                for k in 0..K {
-                    lanes[k][i] += terms[k];
-                }
-            }
-            lanes.map(tree_sum)
+            let mut sums = Sums::new();
+            sums.add(slices, f);
+            sums.total()
         },
     )
-}
-
-/// Adds halves of the lanes until one is left.
-#[inline(always)]
-fn tree_sum(mut lanes: [f64; LANES]) -> f64 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::math::Real;
 
 /// A smooth or piecewise smooth function of one variable.
-pub(super) trait Function: Copy + Send + Sync + 'static {
+pub(crate) trait Function: Copy + Send + Sync + 'static {
     /// Its name in errors.
     const NAME: &'static str;
     /// The function.
@@ -24,7 +24,29 @@ fn logistic<T: Real>(x: T) -> T {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Relu;
+pub(crate) struct Identity;
+
+impl Function for Identity {
+    const NAME: &'static str = "identity";
+
+    #[inline(always)]
+    fn value<T: Real>(self, x: T) -> T {
+        x
+    }
+
+    #[inline(always)]
+    fn first<T: Real>(self, _: T) -> T {
+        T::one()
+    }
+
+    #[inline(always)]
+    fn second<T: Real>(self, _: T) -> T {
+        T::zero()
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Relu;
 
 impl Function for Relu {
     const NAME: &'static str = "relu";
@@ -46,7 +68,7 @@ impl Function for Relu {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct LeakyRelu {
+pub(crate) struct LeakyRelu {
     pub slope: f64,
 }
 
@@ -70,7 +92,7 @@ impl Function for LeakyRelu {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Abs;
+pub(crate) struct Abs;
 
 impl Function for Abs {
     const NAME: &'static str = "abs";
@@ -93,7 +115,7 @@ impl Function for Abs {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Elu {
+pub(crate) struct Elu {
     pub alpha: f64,
 }
 
@@ -117,7 +139,7 @@ impl Function for Elu {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Sigmoid;
+pub(crate) struct Sigmoid;
 
 impl Function for Sigmoid {
     const NAME: &'static str = "sigmoid";
@@ -140,7 +162,7 @@ impl Function for Sigmoid {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Tanh;
+pub(crate) struct Tanh;
 
 impl Function for Tanh {
     const NAME: &'static str = "tanh";
@@ -164,7 +186,7 @@ impl Function for Tanh {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Softplus {
+pub(crate) struct Softplus {
     pub beta: f64,
     pub threshold: f64,
 }
@@ -197,7 +219,7 @@ impl Function for Softplus {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Silu;
+pub(crate) struct Silu;
 
 impl Function for Silu {
     const NAME: &'static str = "silu";
@@ -222,7 +244,7 @@ impl Function for Silu {
 
 /// `x Φ(x)` with the exact normal distribution function.
 #[derive(Clone, Copy)]
-pub(super) struct Gelu;
+pub(crate) struct Gelu;
 
 /// The standard normal distribution function and its density.
 #[inline(always)]
@@ -254,7 +276,7 @@ impl Function for Gelu {
 
 /// The approximation of GELU by a hyperbolic tangent.
 #[derive(Clone, Copy)]
-pub(super) struct GeluTanh;
+pub(crate) struct GeluTanh;
 
 impl GeluTanh {
     const SCALE: f64 = 1.595_769_121_605_730_8; // 2 sqrt(2 / pi)
@@ -295,7 +317,7 @@ impl Function for GeluTanh {
 
 /// `x tanh(softplus(x))`.
 #[derive(Clone, Copy)]
-pub(super) struct Mish;
+pub(crate) struct Mish;
 
 impl Mish {
     /// `tanh(softplus(x))` and its first two derivatives.

@@ -3,7 +3,8 @@
 //! Values and gradients are those of `torch.nn.functional`, kinks included (`relu'(0) = 0`,
 //! `leaky_relu'(0) = slope`, `abs'(0) = 0`). A function states its value and two derivatives in
 //! `functions.rs`; one mechanism here makes differentiable operations of them, one pass forward and
-//! one backward. All but [`prelu`] can be differentiated twice.
+//! one backward. All but [`prelu`] can be differentiated twice. An [`Activation`] names one of them,
+//! for operations that apply it on the way.
 
 mod functions;
 mod prelu;
@@ -14,17 +15,133 @@ pub use prelu::prelu;
 
 use crate::buffer::{map, map2};
 use crate::math::Real;
-use crate::op::{Array, Backward, Op, apply};
+use crate::op::{Array, Backward, Op, apply, check_dtypes};
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
-use functions::Function;
+pub(crate) use functions::Function;
+
+/// One of the functions by name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// `x` itself.
+    Identity,
+    /// [`relu`]
+    Relu,
+    /// [`leaky_relu`]
+    LeakyRelu {
+        /// Slope below zero.
+        slope: f64,
+    },
+    /// [`abs`]
+    Abs,
+    /// [`elu`]
+    Elu {
+        /// The limit far below zero, with the sign turned.
+        alpha: f64,
+    },
+    /// [`sigmoid`]
+    Sigmoid,
+    /// [`tanh`]
+    Tanh,
+    /// [`softplus`]
+    Softplus {
+        /// Factor of `x`, positive.
+        beta: f64,
+        /// Where `beta * x` exceeds this, the result is `x`.
+        threshold: f64,
+    },
+    /// [`silu`]
+    Silu,
+    /// [`gelu`]
+    Gelu,
+    /// [`gelu_tanh`]
+    GeluTanh,
+    /// [`mish`]
+    Mish,
+}
+
+/// What is done with the function that an [`Activation`] names.
+pub(crate) trait Visit {
+    /// What comes of it.
+    type Output;
+    /// Does it.
+    fn visit<F: Function>(self, f: F) -> Self::Output;
+}
+
+impl Activation {
+    /// Applies the function to each element.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `x` is f32 or f64; [`Error::Argument`] unless the `beta` of softplus
+    /// is positive and finite.
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        struct Apply<'a>(&'a Tensor);
+        impl Visit for Apply<'_> {
+            type Output = Result<Tensor>;
+            fn visit<F: Function>(self, f: F) -> Result<Tensor> {
+                apply(Value(f), &[self.0])
+            }
+        }
+        self.check()?;
+        if self == Self::Identity {
+            check_dtypes("identity", &[x])?;
+            return Ok(x.clone());
+        }
+        self.visit(Apply(x))
+    }
+
+    /// `f'(x) * g`, differentiable.
+    pub(crate) fn gradient(self, x: &Tensor, g: &Tensor) -> Result<Tensor> {
+        struct Gradient<'a>(&'a Tensor, &'a Tensor);
+        impl Visit for Gradient<'_> {
+            type Output = Result<Tensor>;
+            fn visit<F: Function>(self, f: F) -> Result<Tensor> {
+                apply(First(f), &[self.0, self.1])
+            }
+        }
+        self.visit(Gradient(x, g))
+    }
+
+    /// Checks the parameters of the function.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] as of [`Activation::apply`].
+    pub(crate) fn check(self) -> Result<()> {
+        match self {
+            Self::Softplus { beta, .. } if !(beta.is_finite() && beta > 0.0) => {
+                let message = format!("`beta` is {beta}, but must be a positive number");
+                Err(Error::Argument { op: "softplus", message })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls `v` with the function.
+    #[inline(always)]
+    pub(crate) fn visit<V: Visit>(self, v: V) -> V::Output {
+        match self {
+            Self::Identity => v.visit(functions::Identity),
+            Self::Relu => v.visit(functions::Relu),
+            Self::LeakyRelu { slope } => v.visit(functions::LeakyRelu { slope }),
+            Self::Abs => v.visit(functions::Abs),
+            Self::Elu { alpha } => v.visit(functions::Elu { alpha }),
+            Self::Sigmoid => v.visit(functions::Sigmoid),
+            Self::Tanh => v.visit(functions::Tanh),
+            Self::Softplus { beta, threshold } => v.visit(functions::Softplus { beta, threshold }),
+            Self::Silu => v.visit(functions::Silu),
+            Self::Gelu => v.visit(functions::Gelu),
+            Self::GeluTanh => v.visit(functions::GeluTanh),
+            Self::Mish => v.visit(functions::Mish),
+        }
+    }
+}
 
 /// `max(x, 0)`; NaN stays NaN.
 ///
 /// # Errors
 /// [`Error::Shape`] unless `x` is f32 or f64, as for all functions here.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::Relu), &[x])
+    Activation::Relu.apply(x)
 }
 
 /// `x` above zero, `slope * x` elsewhere.
@@ -32,7 +149,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    apply(Value(functions::LeakyRelu { slope }), &[x])
+    Activation::LeakyRelu { slope }.apply(x)
 }
 
 /// Absolute value.
@@ -40,7 +157,7 @@ pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn abs(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::Abs), &[x])
+    Activation::Abs.apply(x)
 }
 
 /// `x` above zero, `alpha * (exp(x) - 1)` elsewhere (Clevert et al., arXiv:1511.07289).
@@ -48,7 +165,7 @@ pub fn abs(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn elu(x: &Tensor, alpha: f64) -> Result<Tensor> {
-    apply(Value(functions::Elu { alpha }), &[x])
+    Activation::Elu { alpha }.apply(x)
 }
 
 /// Logistic function `1 / (1 + exp(-x))`.
@@ -56,7 +173,7 @@ pub fn elu(x: &Tensor, alpha: f64) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::Sigmoid), &[x])
+    Activation::Sigmoid.apply(x)
 }
 
 /// Hyperbolic tangent.
@@ -64,7 +181,7 @@ pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn tanh(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::Tanh), &[x])
+    Activation::Tanh.apply(x)
 }
 
 /// `ln(1 + exp(beta * x)) / beta`, and `x` itself where `beta * x > threshold`. PyTorch's defaults
@@ -73,11 +190,7 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`]; [`Error::Argument`] unless `beta` is positive and finite.
 pub fn softplus(x: &Tensor, beta: f64, threshold: f64) -> Result<Tensor> {
-    if !beta.is_finite() || beta <= 0.0 {
-        let message = format!("`beta` is {beta}, but must be a positive number");
-        return Err(Error::Argument { op: "softplus", message });
-    }
-    apply(Value(functions::Softplus { beta, threshold }), &[x])
+    Activation::Softplus { beta, threshold }.apply(x)
 }
 
 /// `x * sigmoid(x)`, also called swish.
@@ -85,7 +198,7 @@ pub fn softplus(x: &Tensor, beta: f64, threshold: f64) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::Silu), &[x])
+    Activation::Silu.apply(x)
 }
 
 /// `x * Φ(x)` with the normal distribution function Φ (Hendrycks & Gimpel, arXiv:1606.08415).
@@ -93,7 +206,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::Gelu), &[x])
+    Activation::Gelu.apply(x)
 }
 
 /// GELU by its approximation with a hyperbolic tangent (`approximate="tanh"`).
@@ -101,7 +214,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::GeluTanh), &[x])
+    Activation::GeluTanh.apply(x)
 }
 
 /// `x * tanh(softplus(x))` (Misra, arXiv:1908.08681).
@@ -109,7 +222,7 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn mish(x: &Tensor) -> Result<Tensor> {
-    apply(Value(functions::Mish), &[x])
+    Activation::Mish.apply(x)
 }
 
 /// `f(x)`.

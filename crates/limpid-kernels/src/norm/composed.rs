@@ -2,6 +2,7 @@
 
 use super::Affine;
 use crate::Result;
+use crate::activation::Activation;
 use crate::op::Backward;
 use candle_core::Tensor;
 
@@ -11,17 +12,19 @@ pub(super) struct View<'a> {
     pub view: &'a [usize],
     /// The dimensions that share a statistic.
     pub shared: &'a [usize],
+    /// The shape of given statistics that broadcasts against the view.
+    pub statistic: &'a [usize],
     /// The shape of a parameter that broadcasts against the view.
     pub parameter: &'a [usize],
     /// The shape of a parameter as given.
     pub shape: &'a [usize],
 }
 
-/// Gradients of x, weight and bias. `given` are mean and reciprocal deviation if they are constants,
-/// in the shape of a parameter.
+/// Gradients of x, weight and bias. `given` are mean and reciprocal deviation if they are constants.
 pub(super) fn gradients(
     at: &Backward,
     affine: Affine,
+    activation: Activation,
     v: View,
     given: Option<(Vec<f64>, Vec<f64>)>,
     eps: f64,
@@ -31,7 +34,7 @@ pub(super) fn gradients(
     let (mean, rstd) = match given {
         Some((mean, rstd)) => {
             let tensor = |values: Vec<f64>| {
-                Tensor::from_vec(values, v.parameter, x.device())?.to_dtype(x.dtype())
+                Tensor::from_vec(values, v.statistic, x.device())?.to_dtype(x.dtype())
             };
             (tensor(mean)?, tensor(rstd)?)
         }
@@ -42,6 +45,18 @@ pub(super) fn gradients(
         }
     };
     let normal = x.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
+    let g = if activation == Activation::Identity {
+        g
+    } else {
+        let mut inner = normal.clone();
+        if let Some(w) = affine.weight(&at.args) {
+            inner = inner.broadcast_mul(&w.reshape(v.parameter)?)?;
+        }
+        if let Some(b) = affine.bias(&at.args) {
+            inner = inner.broadcast_add(&b.reshape(v.parameter)?)?;
+        }
+        activation.gradient(&inner, &g)?
+    };
     let weighted = match affine.weight(&at.args) {
         Some(w) => g.broadcast_mul(&w.reshape(v.parameter)?)?,
         None => g.clone(),

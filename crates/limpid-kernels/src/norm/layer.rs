@@ -3,6 +3,7 @@
 use super::moments::Statistic;
 use super::{Affine, composed};
 use crate::Result;
+use crate::activation::Activation;
 use crate::buffer::{CHUNK, fill, rows_per_chunk};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, with_slices};
@@ -69,10 +70,18 @@ impl Op for LayerNorm {
             let view = composed::View {
                 view: &view,
                 shared: &[1],
+                statistic: &[self.statistics.len(), 1],
                 parameter: &[1, self.width],
                 shape: &self.dims,
             };
-            return composed::gradients(at, self.affine, view, None, self.eps);
+            return composed::gradients(
+                at,
+                self.affine,
+                Activation::Identity,
+                view,
+                None,
+                self.eps,
+            );
         }
         match at.grad.dtype() {
             DType::F64 => self.gradients::<f64>(at),

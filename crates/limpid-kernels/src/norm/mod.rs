@@ -3,7 +3,7 @@
 //! `y = (x - mean) / sqrt(var + eps) * weight + bias` over different sets of elements (Wu & He,
 //! arXiv:1803.08494, figure 2), as the functions of the same names in PyTorch. Statistics are
 //! accumulated in f64. Forward and backward are fused: one pass for the statistics, one for the
-//! values; where second derivatives are wanted, the gradient is composed of differentiable
+//! values, which may go through a pointwise function on the way; where second derivatives are wanted, the gradient is composed of differentiable
 //! operations instead (`composed.rs`).
 
 mod channel;
@@ -13,6 +13,7 @@ mod moments;
 #[cfg(test)]
 mod tests;
 
+use crate::activation::Activation;
 use crate::check::{image, shape_of};
 use crate::op::{apply, check_dtypes, with_slices};
 use crate::{Error, Result};
@@ -23,7 +24,8 @@ use moments::{Moments, Statistic};
 /// Normalises each of `groups` groups of channels of each batch item.
 ///
 /// # Shapes
-/// `x [N, C, s..]` with any number of spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+/// `x [N, C, s..]` with any number of spatial sizes, `weight` and `bias` both `[C]` or, one for each
+/// batch item, both `[N, C]` → the same as `x`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the operands do not fit each other, or if there is a single element to
@@ -35,13 +37,30 @@ pub fn group_norm(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<Tensor> {
-    by_group("group_norm", x, groups, weight, bias, eps)
+    group_norm_act(x, groups, weight, bias, eps, Activation::Identity)
+}
+
+/// A function of [`group_norm`] in one operation. With `weight = w (1 + s)` and `bias = b (1 + s) + t`
+/// it is the scale-shift normalisation of diffusion networks (Dhariwal & Nichol, arXiv:2105.05233).
+///
+/// # Errors
+/// As [`group_norm`] and [`Activation::apply`].
+pub fn group_norm_act(
+    x: &Tensor,
+    groups: usize,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    by_group("group_norm", x, groups, [weight, bias], eps, activation)
 }
 
 /// Normalises each channel of each batch item.
 ///
 /// # Shapes
-/// `x [N, C, s..]` with one to three spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+/// `x [N, C, s..]` with one to three spatial sizes, `weight` and `bias` as of [`group_norm`] → the
+/// same as `x`.
 ///
 /// # Errors
 /// As [`group_norm`]; [`Error::Shape`] also if channels have a single pixel, whose normal is zero.
@@ -51,12 +70,26 @@ pub fn instance_norm(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<Tensor> {
+    instance_norm_act(x, weight, bias, eps, Activation::Identity)
+}
+
+/// A function of [`instance_norm`] in one operation.
+///
+/// # Errors
+/// As [`instance_norm`] and [`Activation::apply`].
+pub fn instance_norm_act(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
     let op = "instance_norm";
     let (_, channels, spatial) = image(op, x)?;
     if spatial.iter().product::<usize>() == 1 {
         return Err(Error::shape(op, "more than one pixel per channel", x.dims()));
     }
-    by_group(op, x, channels, weight, bias, eps)
+    by_group(op, x, channels, [weight, bias], eps, activation)
 }
 
 /// Normalises over the trailing `normalized_dims` dimensions.
@@ -102,7 +135,8 @@ pub fn layer_norm(
 /// which carry no gradient.
 ///
 /// # Shapes
-/// `x [N, C, s..]` with any number of spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+/// `x [N, C, s..]` with any number of spatial sizes, `weight` and `bias` both `[C]` or, one for each
+/// batch item, both `[N, C]` → the same as `x`.
 ///
 /// # Errors
 /// As [`group_norm`]; [`Error::Shape`] also if channels have a single element, whose normal is zero.
@@ -112,9 +146,23 @@ pub fn batch_norm_train(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<(Tensor, Tensor, Tensor)> {
+    batch_norm_train_act(x, weight, bias, eps, Activation::Identity)
+}
+
+/// [`batch_norm_train`] with a function of its first result in one operation.
+///
+/// # Errors
+/// As [`batch_norm_train`] and [`Activation::apply`].
+pub fn batch_norm_train_act(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    activation: Activation,
+) -> Result<(Tensor, Tensor, Tensor)> {
     let op = "batch_norm";
     let sharing = Sharing::batch(op, x)?;
-    check(op, x, weight, bias, &[sharing.channels], eps)?;
+    check_channels(op, x, &sharing, [weight, bias], eps, activation)?;
     if sharing.count() < 2 {
         let expected = "more than one element per channel; use a larger batch or another norm";
         return Err(Error::shape(op, expected, x.dims()));
@@ -127,14 +175,15 @@ pub fn batch_norm_train(
     let (mean, var) = (vector(|m| m.mean)?, vector(|m| m.variance())?);
     let statistics = moments.iter().map(|m| m.statistic(eps)).collect();
     let affine = Affine::of(weight, bias);
-    let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine };
+    let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine, activation };
     Ok((apply(op, &operands(x, weight, bias))?, mean, var))
 }
 
 /// Normalises each channel with a given mean and variance `[C]`, which get no gradient.
 ///
 /// # Shapes
-/// `x [N, C, s..]` with any number of spatial sizes, `weight [C]`, `bias [C]` → the same as `x`.
+/// `x [N, C, s..]` with any number of spatial sizes, `weight` and `bias` both `[C]` or, one for each
+/// batch item, both `[N, C]` → the same as `x`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the operands do not fit each other; [`Error::Argument`] if `eps` is negative.
@@ -146,9 +195,25 @@ pub fn batch_norm_eval(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<Tensor> {
+    batch_norm_eval_act(x, mean, var, weight, bias, eps, Activation::Identity)
+}
+
+/// A function of [`batch_norm_eval`] in one operation.
+///
+/// # Errors
+/// As [`batch_norm_eval`] and [`Activation::apply`].
+pub fn batch_norm_eval_act(
+    x: &Tensor,
+    mean: &Tensor,
+    var: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
     let op = "batch_norm";
     let sharing = Sharing::batch(op, x)?;
-    check(op, x, weight, bias, &[sharing.channels], eps)?;
+    check_channels(op, x, &sharing, [weight, bias], eps, activation)?;
     shape_of(op, "mean", Some(mean), &[sharing.channels])?;
     shape_of(op, "var", Some(var), &[sharing.channels])?;
     let mean = mean.to_dtype(DType::F64)?.to_vec1::<f64>()?;
@@ -159,7 +224,7 @@ pub fn batch_norm_eval(
         .map(|(mean, var)| Statistic { mean, rstd: 1.0 / (var + eps).sqrt() })
         .collect();
     let affine = Affine::of(weight, bias);
-    let op = Normalise { name: op, sharing, statistics, eps, fixed: true, affine };
+    let op = Normalise { name: op, sharing, statistics, eps, fixed: true, affine, activation };
     apply(op, &operands(x, weight, bias))
 }
 
@@ -167,19 +232,19 @@ fn by_group(
     op: &'static str,
     x: &Tensor,
     groups: usize,
-    weight: Option<&Tensor>,
-    bias: Option<&Tensor>,
+    [weight, bias]: [Option<&Tensor>; 2],
     eps: f64,
+    activation: Activation,
 ) -> Result<Tensor> {
     let sharing = Sharing::group(op, x, groups)?;
-    check(op, x, weight, bias, &[sharing.channels], eps)?;
+    check_channels(op, x, &sharing, [weight, bias], eps, activation)?;
     if sharing.count() == 0 || sharing.batch * sharing.count() == 1 {
         let expected = "more than one element to normalise; it would always be zero";
         return Err(Error::shape(op, expected, x.dims()));
     }
     let statistics = moments_of(op, x, &sharing)?.into_iter().map(|m| m.statistic(eps)).collect();
     let affine = Affine::of(weight, bias);
-    let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine };
+    let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine, activation };
     apply(op, &operands(x, weight, bias))
 }
 
@@ -219,6 +284,21 @@ fn operands<'a>(
     bias: Option<&'a Tensor>,
 ) -> Vec<&'a Tensor> {
     std::iter::once(x).chain(weight).chain(bias).collect()
+}
+
+/// Checks the operands of a normalisation with parameters per channel or per batch item and channel.
+fn check_channels(
+    op: &'static str,
+    x: &Tensor,
+    sharing: &Sharing,
+    [weight, bias]: [Option<&Tensor>; 2],
+    eps: f64,
+    activation: Activation,
+) -> Result<()> {
+    activation.check()?;
+    let dims = [sharing.batch, sharing.channels];
+    let per_item = weight.or(bias).is_some_and(|t| t.rank() == 2);
+    check(op, x, weight, bias, if per_item { &dims } else { &dims[1..] }, eps)
 }
 
 fn check(

@@ -126,10 +126,99 @@ fn gradients_match_finite_differences() {
     }
 }
 
+const ACTIVATIONS: [Activation; 12] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.2 },
+    Activation::Abs,
+    Activation::Elu { alpha: 1.3 },
+    Activation::Sigmoid,
+    Activation::Tanh,
+    Activation::Softplus { beta: 1.5, threshold: 20.0 },
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Mish,
+];
+
+/// Each normalisation with its function: group, instance, batch in training, batch afterwards.
+fn fused(t: &[Tensor], kind: usize, f: Activation) -> Result<Tensor> {
+    let (w, b) = (t.get(1), t.get(2));
+    match kind {
+        0 => group_norm_act(&t[0], 2, w, b, EPS, f),
+        1 => instance_norm_act(&t[0], w, b, EPS, f),
+        2 => Ok(batch_norm_train_act(&t[0], w, b, EPS, f)?.0),
+        _ => {
+            let channels = t[0].dims()[1];
+            let (mean, var) = (test_tensor(30, &[channels])?, test_tensor(31, &[channels])?.sqr()?);
+            batch_norm_eval_act(&t[0], &mean, &var, w, b, EPS, f)
+        }
+    }
+}
+
+#[test]
+fn a_function_on_the_way_is_the_function_afterwards() {
+    let shapes = [&[2usize, 4, 5][..], &[3, 4, 2, 3], &[2, 4, 2, 1, 2]];
+    for (dims, kind) in shapes.into_iter().flat_map(|dims| (0..4).map(move |kind| (dims, kind))) {
+        let x = test_tensor(32, dims).unwrap();
+        let [n, c] = [dims[0], dims[1]];
+        for shape in [&[c][..], &[n, c]] {
+            let (w, b) = (test_tensor(33, shape).unwrap(), test_tensor(34, shape).unwrap());
+            for f in ACTIVATIONS {
+                let vars = [&x, &w, &b].map(|t| Var::from_tensor(t).unwrap());
+                let t = vars.each_ref().map(|v| v.as_tensor().clone());
+                let once = fused(&t, kind, f).unwrap();
+                let twice = f.apply(&fused(&t, kind, Activation::Identity).unwrap()).unwrap();
+                assert_close(&once, &values(&twice), 1e-13);
+                let (once, twice) = (once.sqr().unwrap(), twice.sqr().unwrap());
+                let (once, twice) = (once.backward().unwrap(), twice.backward().unwrap());
+                for v in &vars {
+                    let (a, b) = (once.get(v).unwrap(), twice.get(v).unwrap());
+                    assert_eq!(a.dims(), v.dims());
+                    assert_close(a, &values(b), 1e-12);
+                }
+            }
+        }
+        // what is per batch item is what the layers of diffusion networks compose
+        let (s, t) = (test_tensor(35, &[n, c]).unwrap(), test_tensor(36, &[n, c]).unwrap());
+        let plain = fused(from_ref(&x), kind, Activation::Identity).unwrap();
+        let mut along = vec![1; dims.len()];
+        along[..2].copy_from_slice(&[n, c]);
+        let want = plain.broadcast_mul(&s.reshape(along.as_slice()).unwrap()).unwrap();
+        let want = want.broadcast_add(&t.reshape(along).unwrap()).unwrap();
+        let y = fused(&[x, s, t], kind, Activation::Identity).unwrap();
+        assert_close(&y, &values(&want), 1e-13);
+    }
+}
+
+#[test]
+fn fused_gradients_match_finite_differences() {
+    let x = test_tensor(37, &[2, 4, 5]).unwrap();
+    for (kind, f) in (0..4).flat_map(|kind| ACTIVATIONS.map(|f| (kind, f))) {
+        for shape in [&[4usize][..], &[2, 4]] {
+            let all = [x.clone(), test_tensor(38, shape).unwrap(), test_tensor(39, shape).unwrap()];
+            let error = worst_error(&all, |t| fused(t, kind, f)).unwrap();
+            assert!(error < 1e-8, "{f:?} of {kind}, parameters {shape:?}: {error}");
+        }
+        let error = worst_error(from_ref(&x), |t| fused(t, kind, f)).unwrap();
+        assert!(error < 1e-8, "{f:?} of {kind} without parameters: {error}");
+    }
+}
+
+#[test]
+fn statistics_in_single_precision_lose_nothing() {
+    // against the same numbers in f64, over planes of several chunks with a tail
+    let x = test_tensor(40, &[1, 2, 190, 187]).unwrap().affine(2.0, 30.0).unwrap();
+    let x = x.to_dtype(DType::F32).unwrap();
+    let y = group_norm_act(&x, 1, None, None, EPS, Activation::Silu).unwrap();
+    let x = x.to_dtype(DType::F64).unwrap();
+    let want = group_norm_act(&x, 1, None, None, EPS, Activation::Silu).unwrap();
+    assert_close(&y, &values(&want), 5e-6);
+}
+
 #[test]
 fn the_composed_gradient_is_the_fused_one() {
     let x = test_tensor(14, &[2, 4, 3]).unwrap();
-    let (w, b) = (test_tensor(15, &[4]).unwrap(), test_tensor(16, &[4]).unwrap());
     let grad = test_tensor(17, &[2, 4, 3]).unwrap();
     let affine = Affine { weight: true, bias: true };
     // tracked arguments ask for the composed gradient
@@ -165,9 +254,16 @@ fn the_composed_gradient_is_the_fused_one() {
         (Sharing::batch("test", &x).unwrap(), true),
     ] {
         let moments = moments_of("test", &x, &sharing).unwrap();
-        let statistics = moments.iter().map(|m| m.statistic(EPS)).collect();
-        let op = Normalise { name: "test", sharing, statistics, eps: EPS, fixed, affine };
-        check(&|at| op.backward(at), &[x.clone(), w.clone(), b.clone()]);
+        let statistics: Vec<Statistic> = moments.iter().map(|m| m.statistic(EPS)).collect();
+        for (activation, shape) in
+            ACTIVATIONS.into_iter().flat_map(|f| [&[4usize][..], &[2, 4]].map(|shape| (f, shape)))
+        {
+            let statistics = statistics.clone();
+            let (name, eps) = ("test", EPS);
+            let op = Normalise { name, sharing, statistics, eps, fixed, affine, activation };
+            let (w, b) = (test_tensor(15, shape).unwrap(), test_tensor(16, shape).unwrap());
+            check(&|at| op.backward(at), &[x.clone(), w, b]);
+        }
     }
     let (w, b) = (test_tensor(18, &[3]).unwrap(), test_tensor(19, &[3]).unwrap());
     let moments = planes_of::<f64>("test", &x, 3).unwrap();
@@ -194,7 +290,8 @@ fn any_number_of_threads_gives_the_same_bits() {
     let run = |threads| {
         on_threads(threads, || {
             let vars = [&x, &w, &v].map(|t| Var::from_tensor(t).unwrap());
-            let y = group_norm(&vars[0], 2, Some(&vars[1]), Some(&vars[1]), EPS).unwrap();
+            let (w, silu) = (Some(vars[1].as_tensor()), Activation::Silu);
+            let y = group_norm_act(&vars[0], 2, w, w, EPS, silu).unwrap();
             let y = layer_norm(&y, 1, Some(&vars[2]), Some(&vars[2]), EPS).unwrap();
             let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             vars.map(|v| values(grads.get(&v).unwrap()))
@@ -225,6 +322,14 @@ fn bad_input_is_an_error() {
     let point = test_tensor(27, &[1, 4, 1]).unwrap();
     assert!(message(instance_norm(&point, None, None, EPS)).contains("more than one pixel"));
     assert!(batch_norm_train(&point, None, None, EPS).is_err());
+    let (w, b) = (test_tensor(29, &[2, 4]).unwrap(), test_tensor(29, &[4]).unwrap());
+    assert_eq!(
+        message(group_norm(&x, 2, Some(&w), Some(&b), EPS)),
+        "group_norm: expected bias of shape [2, 4], got [4]"
+    );
+    let bad = Activation::Softplus { beta: 0.0, threshold: 20.0 };
+    assert!(message(group_norm_act(&x, 2, None, None, EPS, bad)).contains("a positive number"));
+    let w = test_tensor(25, &[3]).unwrap();
     assert!(batch_norm_eval(&x, &w, &w, None, None, EPS).is_err());
     let flat = test_tensor(28, &[4]).unwrap();
     assert!(message(group_norm(&flat, 1, None, None, EPS)).contains("x [N, C, s..]"));
