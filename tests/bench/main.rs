@@ -25,7 +25,7 @@ use std::time::Instant;
 
 /// As the programs: freed pages stay in the process.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: limpid_kernels::memory::Allocator = limpid_kernels::memory::Allocator;
 
 /// Seconds that a repetition lasts at least.
 const REPETITION: f64 = 0.3;
@@ -51,6 +51,7 @@ enum Mode {
 }
 
 fn main() -> ExitCode {
+    limpid_kernels::memory::keep_freed_pages();
     let words: Vec<String> = std::env::args().skip(1).collect();
     // as the programs: a deep graph is walked recursively
     let served = limpid_cli::on_big_stack(|| serve(&words).map_err(|e| e.to_string()));

@@ -17,6 +17,7 @@ mod error;
 pub mod gradcheck;
 mod math;
 mod matrix;
+pub mod memory;
 mod op;
 mod planes;
 pub mod rng;
