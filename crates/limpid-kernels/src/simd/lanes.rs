@@ -18,6 +18,9 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
 
     /// Calls `f`, compiled for the instruction set.
     unsafe fn run<R>(f: impl FnOnce() -> R) -> R;
+    /// Asks for a cache line that will be read soon; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const f32) {}
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);

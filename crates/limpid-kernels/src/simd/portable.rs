@@ -30,13 +30,13 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
         // SAFETY: the caller vouches for the elements.
-        unsafe { from.cast::<[f32; N]>().read() }
+        unsafe { from.cast::<[f32; N]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: Self::V) {
         // SAFETY: the caller vouches for the elements.
-        unsafe { to.cast::<[f32; N]>().write(v) }
+        unsafe { to.cast::<[f32; N]>().write_unaligned(v) }
     }
 
     #[inline(always)]

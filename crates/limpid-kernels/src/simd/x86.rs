@@ -27,6 +27,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        // SAFETY: see above; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         // SAFETY: see above.
         unsafe { _mm512_set1_ps(x) }
@@ -35,13 +41,13 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
         // SAFETY: see above.
-        unsafe { _mm512_loadu_ps(from) }
+        unsafe { from.cast::<Self::V>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: Self::V) {
         // SAFETY: see above.
-        unsafe { _mm512_storeu_ps(to, v) }
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
     }
 
     #[inline(always)]
@@ -137,6 +143,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        // SAFETY: see above; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         // SAFETY: see above.
         unsafe { _mm256_set1_ps(x) }
@@ -145,13 +157,13 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
         // SAFETY: see above.
-        unsafe { _mm256_loadu_ps(from) }
+        unsafe { from.cast::<Self::V>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: Self::V) {
         // SAFETY: see above.
-        unsafe { _mm256_storeu_ps(to, v) }
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
     }
 
     #[inline(always)]

@@ -13,8 +13,6 @@ mod output;
 mod weight;
 mod winograd;
 
-pub(super) use weight::weight_grad;
-
 use super::geometry::Geometry;
 use crate::element::Element;
 use crate::math::Real;
@@ -111,6 +109,22 @@ fn direct_data_grad<T: Element>(
     }
 }
 
+/// `image [batch, channels, ..]` and `result [batch, features, ..]` to
+/// `weight [features, channels / groups, ..]`.
+pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Result<Vec<T>> {
+    if let (Some(image), Some(result)) = (single(image), single(result))
+        && winograd::worth_it(g)
+    {
+        let output = Output::new("conv_weight_grad", g.features * g.channels * g.taps())?;
+        if let Some(weight) = (&output as &dyn Any).downcast_ref::<Output<f32>>() {
+            winograd::weight_grad(simd::level(), g, image, result, weight)?;
+            // SAFETY: every element was written.
+            return Ok(unsafe { output.into_vec() });
+        }
+    }
+    Ok(weight::weight_grad(g, image, result))
+}
+
 /// Writes all of `output` by Winograd's algorithm, where that is possible and faster.
 fn by_winograd<T: Element>(
     g: &Geometry,
@@ -124,7 +138,7 @@ fn by_winograd<T: Element>(
     else {
         return Ok(false);
     };
-    if !winograd::worth_it(g, transposed) {
+    if !winograd::worth_it(g) {
         return Ok(false);
     }
     let bias = bias.and_then(single);

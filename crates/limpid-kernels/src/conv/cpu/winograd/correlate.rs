@@ -4,7 +4,7 @@ use super::buffer::{Buffer, with_scratch};
 use super::collect::{self, Planes, Products};
 use super::filter::{Weight, points};
 use super::product::{Left, Rows, product};
-use super::spread::{Patches, Target, longest};
+use super::spread::{Patches, Target, longest, spread};
 use super::tiling::Tiling;
 use crate::Result;
 use crate::conv::cpu::output::Output;
@@ -17,7 +17,7 @@ use std::ops::Range;
 const LOCAL_FILTER: usize = 1 << 18;
 
 /// Elements of transformed tiles that a task keeps in its second-level cache.
-const LOCAL_TILES: usize = 96 << 10;
+const LOCAL_TILES: usize = 80 << 10;
 
 /// Elements of transformed tiles that tasks share, for the third-level cache.
 const SHARED_TILES: usize = 2 << 20;
@@ -79,7 +79,7 @@ impl Correlation<'_> {
                         #[inline(always)]
                         || {
                             let channels = 0..self.patches.channels;
-                            self.spread::<S>(tiles.clone(), channels, v, scratch);
+                            spread::<S, false>(&self.patches, tiles.clone(), channels, v, scratch);
                             for index in 0..blocks {
                                 let filter =
                                     filter.at(index * weight.block(width), weight.block(width));
@@ -139,7 +139,8 @@ impl Correlation<'_> {
                         S::run(
                             #[inline(always)]
                             || {
-                                self.spread::<S>(
+                                spread::<S, false>(
+                                    &self.patches,
                                     tiles.clone(),
                                     channels.clone(),
                                     v_at(start),
@@ -185,29 +186,6 @@ impl Correlation<'_> {
 
     fn scratch<S: Lanes>(&self) -> usize {
         Patches::scratch::<S>(self.deep).max(collect::scratch::<S>(self.deep))
-    }
-
-    /// Transforms some channels of some tiles to `v`.
-    ///
-    /// # Safety
-    /// As [`Lanes`]; `v` and `scratch` have room.
-    #[inline(always)]
-    unsafe fn spread<S: Lanes>(
-        &self,
-        tiles: Range<usize>,
-        channels: Range<usize>,
-        v: Target,
-        scratch: *mut f32,
-    ) {
-        for run in self.tiling.runs(tiles, longest(self.deep)) {
-            for channel in channels.clone().step_by(S::LANES) {
-                // SAFETY: the caller's.
-                unsafe {
-                    let v = Target { data: v.data.add(channel), ..v };
-                    self.patches.spread::<S, false>(&run, channel, v, scratch);
-                }
-            }
-        }
     }
 
     /// Outputs of one block of channels for some tiles; `u` are the filters of the block.

@@ -11,6 +11,7 @@ mod spread;
 mod tests;
 mod tiling;
 mod transform;
+mod weight;
 
 use super::output::Output;
 use crate::Result;
@@ -20,6 +21,7 @@ use correlate::Correlation;
 use filter::Weight;
 use spread::Patches;
 use tiling::Tiling;
+use weight::WeightGrad;
 
 /// Whether this code can compute the convolution at all.
 pub(super) fn applies(g: &Geometry) -> bool {
@@ -32,8 +34,8 @@ pub(super) fn applies(g: &Geometry) -> bool {
 }
 
 /// Whether it is faster than the direct path.
-pub(super) fn worth_it(g: &Geometry, _transposed: bool) -> bool {
-    applies(g) && g.channels.min(g.features) >= 16
+pub(super) fn worth_it(g: &Geometry) -> bool {
+    applies(g) && g.batch > 0 && g.channels.min(g.features) >= 16
 }
 
 /// `image` to `result`, or back if `transposed`; writes every element of `output`.
@@ -65,5 +67,45 @@ pub(super) fn correlate(
         #[cfg(target_arch = "aarch64")]
         Level::Neon => correlation.run::<simd::Neon, 6, 4>(&weight),
         Level::Portable => correlation.run::<simd::Portable, 4, 1>(&weight),
+    }
+}
+
+/// `image` and `result` to the gradient of the weight; writes every element of `weight`.
+pub(super) fn weight_grad(
+    level: Level,
+    g: &Geometry,
+    image: &[f32],
+    result: &[f32],
+    weight: &Output<f32>,
+) -> Result<()> {
+    let deep = g.kernel[0] == 3;
+    let tiling = Tiling::new(g.batch, g.result, deep);
+    let sums = WeightGrad {
+        image: Patches {
+            data: image,
+            channels: g.channels,
+            dims: g.image,
+            origin: g.padding.map(|padding| -(padding as isize)),
+            tiling,
+            deep,
+        },
+        result: Patches {
+            data: result,
+            channels: g.features,
+            dims: g.result,
+            origin: [0; 3],
+            tiling,
+            deep,
+        },
+        weight,
+    };
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => sums.run::<simd::Avx512, 8, 2>(),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => sums.run::<simd::Avx2, 6, 2>(),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => sums.run::<simd::Neon, 6, 4>(),
+        Level::Portable => sums.run::<simd::Portable, 4, 1>(),
     }
 }

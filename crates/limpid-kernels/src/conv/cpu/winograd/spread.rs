@@ -7,6 +7,7 @@
 use super::tiling::{Run, SIDE, Tiling};
 use super::transform::{input4, input6, spread2, spread4};
 use crate::simd::Lanes;
+use std::ops::Range;
 
 /// The tiles of a run are transformed together; this many fit the first-level cache.
 pub(super) fn longest(deep: bool) -> usize {
@@ -114,6 +115,29 @@ impl Patches<'_> {
     }
 }
 
+/// Transforms some channels of some tiles.
+///
+/// # Safety
+/// As [`Lanes`]; `to` and `scratch` have room.
+#[inline(always)]
+pub(super) unsafe fn spread<S: Lanes, const GRADIENT: bool>(
+    patches: &Patches,
+    tiles: Range<usize>,
+    channels: Range<usize>,
+    to: Target,
+    scratch: *mut f32,
+) {
+    for run in patches.tiling.runs(tiles, longest(patches.deep)) {
+        for channel in channels.clone().step_by(S::LANES) {
+            // SAFETY: the caller's.
+            unsafe {
+                let to = Target { data: to.data.add(channel), ..to };
+                patches.spread::<S, GRADIENT>(&run, channel, to, scratch);
+            }
+        }
+    }
+}
+
 /// Transforms six inputs or four gradients to six points.
 ///
 /// # Safety
@@ -215,6 +239,11 @@ impl Line {
                 } else {
                     let to = to.wrapping_offset((square as isize - self.first) * n as isize);
                     S::transpose(row.add(square), plane, lanes, to, n, x - square..stop - square);
+                    // the same of the channels that come next: too short pieces of too many rows
+                    // for the machine to foresee
+                    for lane in n..2 * n {
+                        S::prefetch(row.wrapping_add(lane * plane + square));
+                    }
                     x = stop;
                 }
             }
