@@ -14,6 +14,8 @@ pub struct Ctx {
     stream: Stream,
     sites: Arc<AtomicU64>,
     recompute: bool,
+    /// How many blocks are to be recomputed.
+    blocks: AtomicU64,
 }
 
 impl Ctx {
@@ -26,7 +28,13 @@ impl Ctx {
     /// Training: batch statistics are used and updated, dropout draws from `stream`.
     #[must_use]
     pub fn train(stream: Stream) -> Self {
-        Self { train: true, stream, sites: Arc::default(), recompute: false }
+        Self {
+            train: true,
+            stream,
+            sites: Arc::default(),
+            recompute: false,
+            blocks: AtomicU64::new(0),
+        }
     }
 
     /// The same pass, with [`Ctx::block`] keeping the inputs of blocks only, or all they compute.
@@ -49,13 +57,20 @@ impl Ctx {
             let inputs: Vec<Tensor> = inputs.iter().map(|&t| t.clone()).collect();
             return f(&inputs, self);
         }
+        self.blocks.fetch_add(1, Ordering::Relaxed);
         let (stream, sites) = (self.stream.clone(), self.sites.clone());
         let first = self.sites.load(Ordering::Relaxed);
         autograd::recompute(inputs, move |inputs| {
             let again = autograd::is_again();
             let sites = if again { Arc::new(AtomicU64::new(first)) } else { sites.clone() };
-            f(inputs, &Ctx { train: true, stream: stream.clone(), sites, recompute: false })
+            f(inputs, &Ctx { sites, ..Ctx::train(stream.clone()) })
         })
+    }
+
+    /// How many blocks of this pass will be recomputed.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
     }
 
     /// Whether this is a training pass.
