@@ -179,7 +179,7 @@ impl TwoConv {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = x.clone();
         for (conv, norm, act) in &self.0 {
-            h = act.forward(&norm.forward(&conv.forward(&h)?, ctx)?)?;
+            h = act.forward_norm(norm, &conv.forward(&h)?, ctx)?;
         }
         Ok(h)
     }
@@ -222,7 +222,7 @@ impl UpCat {
         if pads.iter().any(|p| p.1 > 0) {
             up = limpid_kernels::pad(&up, &pads, Pad::Replicate)?;
         }
-        self.convs.forward(&Tensor::cat(&[skip, &up], 1)?, ctx)
+        self.convs.forward(&limpid_kernels::cat(&[skip, &up], 1)?, ctx)
     }
 }
 
@@ -275,7 +275,7 @@ impl Network for BasicUNet {
             h = block.forward(&h, &scales[3 - i], ctx)?;
         }
         let y = self.last.forward(&h)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, &x)? } else { y })
     }
 }
 

@@ -15,6 +15,7 @@ mod element;
 mod error;
 
 pub mod gradcheck;
+mod interleave;
 mod math;
 mod matrix;
 pub mod memory;

@@ -19,7 +19,7 @@ use crate::{Architecture, Shapes, count_of, rank_of, size_of};
 use blocks::{Attention, EPS, Resample, ResnetBlock};
 use candle_core::{DType, Tensor};
 use limpid_config::{Check, Validate};
-use limpid_kernels::{ConvSpec, Resize, resize_by, silu};
+use limpid_kernels::{Activation, ConvSpec, Resize, resize_by, silu};
 use limpid_nn::layers::{Conv, GroupNorm, Linear};
 use limpid_nn::{Ctx, Error, Result, Scope};
 use schemars::JsonSchema;
@@ -368,7 +368,7 @@ impl DdpmUNet {
         let mut skips = skips.iter().rev();
         for level in &self.up {
             for ((resnet, attention), skip) in level.blocks.iter().zip(&mut skips) {
-                h = resnet.forward(&Tensor::cat(&[&h, skip], 1)?, &e)?;
+                h = resnet.forward(&limpid_kernels::cat(&[&h, skip], 1)?, &e)?;
                 if let Some(attention) = attention {
                     h = attention.forward(&h)?;
                 }
@@ -378,7 +378,7 @@ impl DdpmUNet {
             }
         }
         let (norm, conv) = &self.last;
-        conv.forward(&silu(&norm.forward(&h)?)?)
+        conv.forward(&norm.forward_act(&h, Activation::Silu)?)
     }
 }
 

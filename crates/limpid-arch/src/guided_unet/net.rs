@@ -214,7 +214,7 @@ impl GuidedUnet {
                 let index = embed.forward("layer index", index, n)?;
                 let rows = embedding.dims()[0].max(index.dims()[0]);
                 let wide = |t: &Tensor| t.broadcast_as((rows, t.dims()[1]));
-                Tensor::cat(&[wide(&embedding)?, wide(&index)?], 1)?
+                limpid_kernels::cat(&[wide(&embedding)?, wide(&index)?], 1)?
             }
             (Some(_), None) => return Err(Error::argument(OP, "needs a layer index")),
             (None, Some(_)) => return Err(Error::argument(OP, "takes no layer index")),
@@ -227,7 +227,7 @@ impl GuidedUnet {
         }
         h = run(&self.middle, h, &embedding, ctx)?;
         for (block, skip) in self.output.iter().zip(skips.into_iter().rev()) {
-            h = run(block, Tensor::cat(&[&h, &skip], 1)?, &embedding, ctx)?;
+            h = run(block, limpid_kernels::cat(&[&h, &skip], 1)?, &embedding, ctx)?;
         }
         Ok(Prediction {
             output: self.head.forward(&h)?,

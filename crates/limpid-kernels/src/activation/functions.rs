@@ -14,13 +14,10 @@ pub(crate) trait Function: Copy + Send + Sync + 'static {
     fn second<T: Real>(self, x: T) -> T;
 }
 
-/// `1 / (1 + exp(-x))`, accurate also where it is tiny.
+/// `1 / (1 + exp(-x))`, accurate also where it is tiny; zero where the exponential overflows.
 #[inline(always)]
 fn logistic<T: Real>(x: T) -> T {
-    let e = (-x.abs()).exp();
-    let numerator = if x < T::zero() { e } else { T::one() };
-    // NaN would pass for a positive number: 1 / (1 + NaN) keeps it
-    numerator / (T::one() + e)
+    T::one() / (T::one() + (-x).exp())
 }
 
 #[derive(Clone, Copy)]

@@ -4,6 +4,7 @@ use crate::buffer::{CHUNK, fill};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, with_slices};
 use crate::planes::{pieces, reduce, sums};
+use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::{DType, Shape, Tensor};
 
@@ -38,9 +39,15 @@ impl Op for Prelu {
             for (p, piece) in pieces(start, out.len(), plane) {
                 let slope = slopes[p % slopes.len()];
                 let x = &x.data[start + piece.start..start + piece.end];
-                for (o, &x) in out[piece].iter_mut().zip(x) {
-                    *o = if x > T::zero() { x } else { x * slope };
-                }
+                let out = &mut out[piece];
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (o, &x) in out.iter_mut().zip(x) {
+                            *o = if x > T::zero() { x } else { x * slope };
+                        }
+                    },
+                );
             }
         })?;
         Ok((y, x.dims.into()))
@@ -62,9 +69,15 @@ fn gradients<T: Real>(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<Vec<Optio
                 let slope = slopes[p % slopes.len()];
                 let at = start + piece.start..start + piece.end;
                 let (x, g) = (&xs[at.clone()], &grads[at]);
-                for ((o, &x), &g) in out[piece].iter_mut().zip(x).zip(g) {
-                    *o = if x > T::zero() { g } else { g * slope };
-                }
+                let out = &mut out[piece];
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for ((o, &x), &g) in out.iter_mut().zip(x).zip(g) {
+                            *o = if x > T::zero() { g } else { g * slope };
+                        }
+                    },
+                );
             }
         })?;
         let below = |[x, g]: [T; 2]| if x > T::zero() { [0.0] } else { [x.f64() * g.f64()] };

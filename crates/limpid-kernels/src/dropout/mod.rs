@@ -8,6 +8,7 @@ mod tests;
 
 use crate::buffer::{CHUNK, fill};
 use crate::check::image;
+use crate::interleave::interleave;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes};
 use crate::planes::pieces;
@@ -71,14 +72,13 @@ impl Dropout {
     fn elements<T: Real>(&self, start: usize, out: &mut [T], x: &[T], scale: T) {
         let limit = self.limit();
         // many blocks of random words at once, for the vector unit
-        let mut words = [[0u32; 4]; 64];
-        let runs = out.chunks_mut(256).zip(x.chunks(256)).enumerate();
+        const BLOCKS: usize = 64;
+        let mut words = [0u32; 4 * BLOCKS];
+        let runs = out.chunks_mut(words.len()).zip(x.chunks(words.len())).enumerate();
         for (i, (out, x)) in runs {
-            let first = (start / 4 + i * words.len()) as u64;
-            for (j, four) in words.iter_mut().enumerate() {
-                *four = self.stream.block(first + j as u64);
-            }
-            for ((o, &x), &word) in out.iter_mut().zip(x).zip(words.as_flattened()) {
+            let blocks = self.stream.blocks::<BLOCKS>((start / 4 + i * BLOCKS) as u64);
+            interleave(&mut words, 4, |k| &blocks[k]);
+            for ((o, &x), &word) in out.iter_mut().zip(x).zip(&words) {
                 *o = if word >> 8 < limit { T::zero() } else { x * scale };
             }
         }

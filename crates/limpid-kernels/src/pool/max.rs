@@ -2,6 +2,7 @@
 
 use super::PoolSpec;
 use crate::buffer::{CHUNK, fill, rows_per_chunk};
+use crate::interleave::every;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
 use crate::planes::pieces;
@@ -37,12 +38,7 @@ pub fn max_pool(x: &Tensor, spec: &PoolSpec) -> Result<Tensor> {
         stride: three(&spec.stride, 1),
         padding: three(&spec.padding, 0),
     };
-    let picks = match x.dtype() {
-        DType::F64 => with_slices(NAME, [x], |[x]: [&[f64]; 1]| Ok(windows.largest(x)))?,
-        _ => with_slices(NAME, [x], |[x]: [&[f32]; 1]| Ok(windows.largest(x)))?,
-    };
-    let picks = Arc::new(Picks { picks, image: spatial.to_vec(), outputs });
-    apply(Pick(picks), &[x])
+    apply(MaxPool(windows), &[x])
 }
 
 /// One to three sizes as three.
@@ -68,68 +64,121 @@ impl Windows {
     }
 
     /// The index, within its plane, of the largest pixel of every window of every plane.
-    fn largest<T: Real>(&self, x: &[T]) -> Vec<u32> {
+    fn picks<T: Real>(&self, x: &[T]) -> Vec<u32> {
         let [oz, oy, ox] = self.outputs;
         let plane: usize = self.image.iter().product();
-        if x.is_empty() {
-            return Vec::new();
-        }
-        let mut picks = vec![0u32; x.len() / plane * oz * oy * ox];
+        let windows = oz * oy * ox;
+        let mut picks = vec![0u32; if x.is_empty() { 0 } else { x.len() / plane * windows }];
         let rows = rows_per_chunk(ox);
         picks.par_chunks_mut(rows * ox).enumerate().for_each(|(chunk, picks)| {
-            let mut scratch = vec![T::zero(); 2 * ox];
-            for (r, picks) in picks.chunks_mut(ox).enumerate() {
-                let row = chunk * rows + r;
-                let x = &x[row / (oz * oy) * plane..][..plane];
-                let (zs, ys) = (self.range(0, row / oy % oz), self.range(1, row % oy));
-                vectorised(
-                    #[inline(always)]
-                    || self.row(x, zs, ys, picks, &mut scratch),
-                );
-            }
+            T::with_scratch(2 * ox, |scratch| {
+                let (best, taps) = scratch.split_at_mut(ox);
+                for (r, picks) in picks.chunks_mut(ox).enumerate() {
+                    self.row(chunk * rows + r, x, best, Some(picks), taps);
+                }
+            });
         });
         picks
     }
 
-    /// One row of windows of one plane, those over the slices `zs` and lines `ys`. All windows take
-    /// their taps in step, without a branch that depends on the pixels.
-    #[inline(always)]
+    /// One row of windows, counted over all planes: the largest pixels, and where they are. All
+    /// windows take their taps in step, without a branch that depends on the pixels.
     fn row<T: Real>(
         &self,
+        row: usize,
         x: &[T],
-        zs: Range<usize>,
-        ys: Range<usize>,
-        picks: &mut [u32],
-        scratch: &mut [T],
+        best: &mut [T],
+        mut picks: Option<&mut [u32]>,
+        taps: &mut [T],
     ) {
-        let ([_, h, w], stride, padding) = (self.image, self.stride[2], self.padding[2]);
-        let (best, taps) = scratch.split_at_mut(picks.len());
+        let ([d, h, w], [oz, oy, _]) = (self.image, self.outputs);
+        let (stride, padding) = (self.stride[2], self.padding[2]);
+        let x = &x[row / (oz * oy) * d * h * w..][..d * h * w];
+        let (zs, ys) = (self.range(0, row / oy % oz), self.range(1, row % oy));
         best.fill(T::LOWEST);
-        // if nothing exceeds minus infinity, the first pixel of the window stands
-        let first = (zs.start * h + ys.start) * w;
-        for (i, pick) in picks.iter_mut().enumerate() {
-            *pick = (first + (i * stride).saturating_sub(padding)) as u32;
+        if let Some(picks) = picks.as_deref_mut() {
+            // if nothing exceeds minus infinity, the first pixel of the window stands
+            let first = (zs.start * h + ys.start) * w;
+            for (i, pick) in picks.iter_mut().enumerate() {
+                *pick = (first + (i * stride).saturating_sub(padding)) as u32;
+            }
         }
         for line in zs.flat_map(|z| ys.clone().map(move |y| (z * h + y) * w)) {
             for tap in 0..self.kernel[2] {
                 // the windows whose tap lies in the image: 0 <= i * stride + tap - padding < w
                 let begin = padding.saturating_sub(tap).div_ceil(stride);
-                let end = (w + padding).saturating_sub(tap).div_ceil(stride).min(picks.len());
+                let end = (w + padding).saturating_sub(tap).div_ceil(stride).min(best.len());
                 if begin >= end {
                     continue;
                 }
                 let at = line + begin * stride + tap - padding;
-                for (t, &v) in taps[begin..end].iter_mut().zip(x[at..].iter().step_by(stride)) {
-                    *t = v;
-                }
-                let windows = best[begin..end].iter_mut().zip(&mut picks[begin..end]);
-                for (((best, pick), &v), i) in windows.zip(&taps[begin..end]).zip(0u32..) {
-                    let better = (v > *best) | v.is_nan();
-                    *best = if better { v } else { *best };
-                    *pick = if better { at as u32 + i * stride as u32 } else { *pick };
-                }
+                let (best, taps) = (&mut best[begin..end], &mut taps[begin..end]);
+                let picks = picks.as_deref_mut().map(|picks| &mut picks[begin..end]);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        every(taps, x, stride, at);
+                        match picks {
+                            Some(picks) => {
+                                // by index: over zipped iterators this becomes no vectors
+                                let (n, at, stride) = (best.len(), at as u32, stride as u32);
+                                let (taps, picks) = (&taps[..n], &mut picks[..n]);
+                                for i in 0..n {
+                                    let v = taps[i];
+                                    let better = (v > best[i]) | v.is_nan();
+                                    best[i] = if better { v } else { best[i] };
+                                    // within the plane, so below 2^32
+                                    let here = at.wrapping_add((i as u32).wrapping_mul(stride));
+                                    picks[i] = if better { here } else { picks[i] };
+                                }
+                            }
+                            None => {
+                                for (best, &mut v) in best.iter_mut().zip(taps) {
+                                    *best = if (v > *best) | v.is_nan() { v } else { *best };
+                                }
+                            }
+                        }
+                    },
+                );
             }
         }
+    }
+}
+
+/// Image to the largest pixels of its windows.
+struct MaxPool(Windows);
+
+impl Op for MaxPool {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let (x, windows) = (args[0], &self.0);
+        let [oz, oy, ox] = windows.outputs;
+        let planes = x.dims[0] * x.dims[1];
+        let rows = rows_per_chunk(ox);
+        let y = fill(NAME, planes * oz * oy * ox, rows * ox, |start, out| {
+            T::with_scratch(ox, |taps| {
+                for (r, out) in out.chunks_mut(ox).enumerate() {
+                    windows.row(start / ox + r, x.data, out, None, taps);
+                }
+            });
+        })?;
+        let spatial = &windows.outputs[3 - (x.dims.len() - 2)..];
+        Ok((y, [&x.dims[..2], spatial].concat().into()))
+    }
+
+    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        // found again rather than stored: most forward passes have no backward
+        let x = &at.args[0];
+        let picks = match x.dtype() {
+            DType::F64 => with_slices(NAME, [x], |[x]: [&[f64]; 1]| Ok(self.0.picks(x)))?,
+            _ => with_slices(NAME, [x], |[x]: [&[f32]; 1]| Ok(self.0.picks(x)))?,
+        };
+        let (image, outputs) = (x.dims()[2..].to_vec(), at.grad.dims()[2..].to_vec());
+        let picks = Arc::new(Picks { picks, image, outputs });
+        Ok(vec![Some(apply(PutBack(picks), &[&at.grad])?)])
     }
 }
 
@@ -140,7 +189,7 @@ struct Picks {
     outputs: Vec<usize>,
 }
 
-/// Image to picked pixels.
+/// Image to picked pixels: the gradient of [`PutBack`].
 struct Pick(Arc<Picks>);
 
 impl Op for Pick {

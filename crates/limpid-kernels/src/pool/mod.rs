@@ -1,8 +1,7 @@
 //! Maximum and average over windows, as `torch.nn.functional.max_pool*d` and `avg_pool*d`.
 //!
-//! An average is a sparse matrix per dimension (see [`crate::separable`]). The maximum first finds
-//! which pixel of each window is the largest; picking those pixels is a linear operation, and its
-//! gradient puts them back. Both can be differentiated twice.
+//! An average is a sparse matrix per dimension (see [`crate::separable`]). The gradient of a maximum
+//! goes to the pixel of each window that is the largest. Both can be differentiated twice.
 
 mod max;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Named streams over the Philox counter space, and the distributions drawn from them.
 
-use super::philox4x32;
+use super::philox::{philox4x32, philox4x32_lanes};
 use rayon::prelude::*;
 
 /// Elements that one rayon task fills; a constant, so the numbers cannot depend on the thread count.
@@ -65,6 +65,19 @@ impl Stream {
             [i as u32, (i >> 32) as u32, self.sub as u32, (self.sub >> 32) as u32],
             [self.key as u32, (self.key >> 32) as u32],
         )
+    }
+
+    /// The `N` times 128 random bits from the `first`-th on, word by word: word `k` of block
+    /// `first + i` is `[k][i]`. To be called within [`crate::simd::vectorised`].
+    #[inline(always)]
+    pub(crate) fn blocks<const N: usize>(&self, first: u64) -> [[u32; N]; 4] {
+        let mut counters = [[0; N], [0; N], [self.sub as u32; N], [(self.sub >> 32) as u32; N]];
+        for i in 0..N {
+            let block = first + i as u64;
+            counters[0][i] = block as u32;
+            counters[1][i] = (block >> 32) as u32;
+        }
+        philox4x32_lanes(counters, [self.key as u32, (self.key >> 32) as u32])
     }
 
     /// Scalar draws in order, for code that takes a few numbers at a time.

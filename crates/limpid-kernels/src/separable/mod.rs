@@ -6,6 +6,7 @@
 //! again.
 
 mod cpu;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -65,13 +66,16 @@ impl AxisMap {
         Self::new(self.outputs(), self.inputs, |i| rows[i].iter().copied())
     }
 
-    /// Whether every row takes exactly one input as it is.
-    fn is_gather(&self) -> bool {
-        self.starts.windows(2).all(|s| s[1] - s[0] == 1) && self.weight.iter().all(|&w| w == 1.0)
+    /// The most inputs of a row.
+    fn most_taps(&self) -> usize {
+        self.starts.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0)
     }
 
     fn is_identity(&self) -> bool {
-        self.inputs == self.outputs() && self.is_gather() && self.index.is_sorted_by(|a, b| a < b)
+        self.inputs == self.outputs()
+            && self.starts.windows(2).all(|s| s[1] - s[0] == 1)
+            && self.weight.iter().all(|&w| w == 1.0)
+            && self.index.is_sorted_by(|a, b| a < b)
     }
 }
 

@@ -9,8 +9,10 @@ mod tests;
 
 use crate::buffer::{fill, rows_per_chunk};
 use crate::check::image;
+use crate::interleave::{every, interleave};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
+use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
 
@@ -125,12 +127,10 @@ impl Grid {
         fill(op, x.len(), row * rows_per_chunk(row), |start, out| {
             for (i, out) in out.chunks_mut(row).enumerate() {
                 let (first, plane) = self.source(start / row + i);
-                for dx in 0..rx {
-                    let x = &x[first + dx * plane..][..w];
-                    for (o, &x) in out[dx..].iter_mut().step_by(rx).zip(x) {
-                        *o = x;
-                    }
-                }
+                vectorised(
+                    #[inline(always)]
+                    || interleave(out, rx, |dx| &x[first + dx * plane..][..w]),
+                );
             }
         })
     }
@@ -147,10 +147,11 @@ impl Grid {
                 let (dy, rest) = (rest % ry, rest / ry);
                 let (dz, channel) = (rest % rz, rest / rz);
                 let line = (channel * d * rz + z * rz + dz) * h * ry + y * ry + dy;
-                let x = &x[line * w * rx + dx..(line + 1) * w * rx];
-                for (o, &x) in out.iter_mut().zip(x.iter().step_by(rx)) {
-                    *o = x;
-                }
+                let x = &x[line * w * rx..(line + 1) * w * rx];
+                vectorised(
+                    #[inline(always)]
+                    || every(out, x, rx, dx),
+                );
             }
         })
     }
