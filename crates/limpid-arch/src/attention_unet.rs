@@ -307,7 +307,7 @@ impl Network for AttentionUNet {
             h = level.back(skip, &h, ctx)?;
         }
         let y = self.last.forward(&h)?;
-        Ok(if self.residual { limpid_kernels::add(&y, &x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

@@ -335,7 +335,7 @@ impl Network for DynUNet {
             h = block.forward(&limpid_kernels::cat(&[&up.forward(&h)?, skip], 1)?, ctx)?;
         }
         let y = self.last.forward(&h)?;
-        Ok(if self.residual { limpid_kernels::add(&y, &x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

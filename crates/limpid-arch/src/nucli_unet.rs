@@ -239,7 +239,7 @@ impl NucliUNet {
 /// The three representations of an uptake in SUV.
 fn suv_channels(x: &Tensor) -> Result<Tensor> {
     let plus = (x + 1.0)?;
-    Ok(limpid_kernels::cat(&[&(x / &plus)?, &plus.log()?, &(x / 2.5)?], 1)?)
+    limpid_kernels::cat(&[&(x / &plus)?, &plus.log()?, &(x / 2.5)?], 1)
 }
 
 impl Network for NucliUNet {

@@ -386,7 +386,7 @@ impl Network for UNet {
                 h = unit.forward(&h, ctx)?;
             }
         }
-        Ok(if self.residual { limpid_kernels::add(&h, &x)? } else { h })
+        Ok(if self.residual { limpid_kernels::add(&h, x)? } else { h })
     }
 }
 

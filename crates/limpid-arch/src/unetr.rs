@@ -325,7 +325,7 @@ impl Network for Unetr {
             h = up.forward(&h, skip, ctx)?;
         }
         let y = self.out.forward(&h)?;
-        Ok(if self.residual { limpid_kernels::add(&y, &x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

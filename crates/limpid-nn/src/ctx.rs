@@ -58,12 +58,12 @@ impl Ctx {
             return f(&inputs, self);
         }
         self.blocks.fetch_add(1, Ordering::Relaxed);
-        let (stream, sites) = (self.stream.clone(), self.sites.clone());
+        let (stream, sites) = (self.stream, self.sites.clone());
         let first = self.sites.load(Ordering::Relaxed);
         autograd::recompute(inputs, move |inputs| {
             let again = autograd::is_again();
             let sites = if again { Arc::new(AtomicU64::new(first)) } else { sites.clone() };
-            f(inputs, &Ctx { sites, ..Ctx::train(stream.clone()) })
+            f(inputs, &Ctx { sites, ..Ctx::train(stream) })
         })
     }
 

@@ -127,7 +127,7 @@ pub(super) fn self_supervised(fixture: &Fixture) -> Result<Outcome, String> {
     let mut check =
         |name: &str, got: &Tensor| worst.tensor(name, got, fixture.tensor(name)?, CLOSE);
     let gradient = |loss: &Tensor, of: &Var| -> Result<Tensor, String> {
-        let gradients = autograd::backward(&loss).map_err(text)?;
+        let gradients = autograd::backward(loss).map_err(text)?;
         gradients.get(of.as_tensor()).cloned().ok_or_else(|| "no gradient".into())
     };
 

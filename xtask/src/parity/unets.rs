@@ -268,7 +268,7 @@ fn gradients(
     loss: &Tensor,
     worst: &mut Worst,
 ) -> Result<(), String> {
-    let found = autograd::backward(&loss).map_err(text)?;
+    let found = autograd::backward(loss).map_err(text)?;
     for (key, expected) in fixture.part(prefix) {
         let param = params.get(&key).ok_or_else(|| format!("no parameter `{key}`"))?;
         let got = found.get(param.var()).ok_or_else(|| format!("no gradient of `{key}`"))?;
