@@ -91,7 +91,7 @@ impl ConvAdn {
             Layer::Transposed(conv) => conv.forward(x)?,
         };
         match &self.then {
-            Some((norm, activation)) => activation.forward(&norm.forward(&y, ctx)?),
+            Some((norm, activation)) => activation.forward_norm(norm, &y, ctx),
             None => Ok(y),
         }
     }

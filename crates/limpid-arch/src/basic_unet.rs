@@ -179,7 +179,7 @@ impl TwoConv {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = x.clone();
         for (conv, norm, act) in &self.0 {
-            h = act.forward(&norm.forward(&conv.forward(&h)?, ctx)?)?;
+            h = act.forward_norm(norm, &conv.forward(&h)?, ctx)?;
         }
         Ok(h)
     }

@@ -10,6 +10,7 @@
 use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
+use limpid_kernels::Activation;
 use limpid_nn::layers::{BatchNorm, Conv};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -147,12 +148,12 @@ impl Trunk {
         let mut h = x.clone();
         for (i, (conv, norm)) in self.layers.iter().enumerate() {
             h = conv.forward(&h)?;
-            if let Some(norm) = norm {
-                h = norm.forward(&h, ctx)?;
-            }
-            if i + 1 < self.layers.len() {
-                h = limpid_kernels::relu(&h)?;
-            }
+            let last = i + 1 == self.layers.len();
+            let f = if last { Activation::Identity } else { Activation::Relu };
+            h = match norm {
+                Some(norm) => norm.forward_act(&h, f, ctx)?,
+                None => f.apply(&h)?,
+            };
         }
         Ok(h)
     }

@@ -13,7 +13,7 @@ use crate::adn::{check_norm, check_strides, norm_of};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::{ConvSpec, ConvTransposeSpec, leaky_relu};
+use limpid_kernels::{Activation, ConvSpec, ConvTransposeSpec};
 use limpid_nn::layers::{Conv, ConvTranspose, Norm, NormConfig};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -244,17 +244,17 @@ impl Block {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let h = self.norm1.forward(&self.conv1.forward(x)?, ctx)?;
-        let h = self.conv2.forward(&leaky_relu(&h, SLOPE)?)?;
-        let mut h = self.norm2.forward(&h, ctx)?;
-        if self.residual {
-            let skip = match &self.shortcut {
-                Some((conv, norm)) => norm.forward(&conv.forward(x)?, ctx)?,
-                None => x.clone(),
-            };
-            h = (h + skip)?;
+        let leaky = Activation::LeakyRelu { slope: SLOPE };
+        let h = self.norm1.forward_act(&self.conv1.forward(x)?, leaky, ctx)?;
+        let h = self.conv2.forward(&h)?;
+        if !self.residual {
+            return self.norm2.forward_act(&h, leaky, ctx);
         }
-        leaky_relu(&h, SLOPE)
+        let skip = match &self.shortcut {
+            Some((conv, norm)) => norm.forward(&conv.forward(x)?, ctx)?,
+            None => x.clone(),
+        };
+        leaky.apply(&(self.norm2.forward(&h, ctx)? + skip)?)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::cyclegan::{self, Normalisation};
 use crate::{Architecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::leaky_relu;
+use limpid_kernels::Activation;
 use limpid_nn::layers::{Conv, Norm};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -136,7 +136,7 @@ impl Network for NlayerDiscriminator {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = x.clone();
         for (conv, norm) in &self.layers {
-            h = leaky_relu(&norm.forward(&conv.forward(&h)?, ctx)?, 0.2)?;
+            h = norm.forward_act(&conv.forward(&h)?, Activation::LeakyRelu { slope: 0.2 }, ctx)?;
         }
         self.logits.forward(&h)
     }

@@ -12,7 +12,7 @@
 use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::{PoolSpec, Resize, relu};
+use limpid_kernels::{Activation, PoolSpec, Resize};
 use limpid_nn::layers::{Conv, GroupNorm};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -158,7 +158,7 @@ impl ConvLayer {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        relu(&self.norm.forward(&self.conv.forward(x)?)?)
+        self.norm.forward_act(&self.conv.forward(x)?, Activation::Relu)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::cubic::{Cubic, bordered};
 use crate::{Architecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::{Pad, leaky_relu};
+use limpid_kernels::{Activation, Pad};
 use limpid_nn::layers::{Conv, Norm, NormConfig};
 use limpid_nn::{Ctx, Error, Result, Scope};
 use schemars::JsonSchema;
@@ -165,7 +165,7 @@ impl Network for PatchGan {
         let mut h = x.clone();
         for (conv, norm) in &self.layers {
             h = conv.forward(&bordered(&h, 1, Pad::Reflect)?)?;
-            h = leaky_relu(&norm.forward(&h, ctx)?, 0.2)?;
+            h = norm.forward_act(&h, Activation::LeakyRelu { slope: 0.2 }, ctx)?;
         }
         self.logits.forward(&bordered(&h, 1, Pad::Reflect)?)
     }

@@ -12,7 +12,7 @@ use crate::cyclegan::{self, Normalisation};
 use crate::{Architecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::leaky_relu;
+use limpid_kernels::{Activation, leaky_relu};
 use limpid_nn::layers::{Conv, Norm};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -115,8 +115,8 @@ impl PixelDiscriminator {
 impl Network for PixelDiscriminator {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let h = leaky_relu(&self.first.forward(x)?, 0.2)?;
-        let h = self.norm.forward(&self.second.forward(&h)?, ctx)?;
-        self.logits.forward(&leaky_relu(&h, 0.2)?)
+        let leaky = Activation::LeakyRelu { slope: 0.2 };
+        self.logits.forward(&self.norm.forward_act(&self.second.forward(&h)?, leaky, ctx)?)
     }
 }
 

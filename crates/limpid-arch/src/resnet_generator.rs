@@ -17,7 +17,7 @@ use crate::cyclegan::{self, Normalisation};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::{Pad, dropout, relu, tanh};
+use limpid_kernels::{Activation, Pad, dropout, tanh};
 use limpid_nn::layers::{Conv, ConvTranspose, Norm};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -199,19 +199,19 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let conv = |x: &Tensor, (conv, norm): &(Conv, Norm)| {
+        let conv = |x: &Tensor, (conv, norm): &(Conv, Norm), f: Activation| {
             let padded = match self.border {
                 Border::Reflect => bordered(x, 1, Pad::Reflect)?,
                 Border::Replicate => bordered(x, 1, Pad::Replicate)?,
                 Border::Zero => x.clone(),
             };
-            norm.forward(&conv.forward(&padded)?, ctx)
+            norm.forward_act(&conv.forward(&padded)?, f, ctx)
         };
-        let mut h = relu(&conv(x, &self.convs[0])?)?;
+        let mut h = conv(x, &self.convs[0], Activation::Relu)?;
         if self.dropout && ctx.is_train() {
             h = dropout(&h, 0.5, ctx.next_stream())?;
         }
-        Ok((x + conv(&h, &self.convs[1])?)?)
+        Ok((x + conv(&h, &self.convs[1], Activation::Identity)?)?)
     }
 }
 
@@ -259,13 +259,13 @@ impl Network for ResnetGenerator {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = bordered(x, 3, Pad::Reflect)?;
         for (conv, norm) in &self.down {
-            h = relu(&norm.forward(&conv.forward(&h)?, ctx)?)?;
+            h = norm.forward_act(&conv.forward(&h)?, Activation::Relu, ctx)?;
         }
         for block in &self.blocks {
             h = block.forward(&h, ctx)?;
         }
         for (conv, norm) in &self.up {
-            h = relu(&norm.forward(&conv.forward(&h)?, ctx)?)?;
+            h = norm.forward_act(&conv.forward(&h)?, Activation::Relu, ctx)?;
         }
         tanh(&self.last.forward(&bordered(&h, 3, Pad::Reflect)?)?)
     }

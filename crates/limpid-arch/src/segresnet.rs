@@ -13,7 +13,7 @@ use crate::adn::{check_image, check_norm};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, count_of, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::{ConvSpec, ConvTransposeSpec, Resize, relu, resize_by};
+use limpid_kernels::{Activation, ConvSpec, ConvTransposeSpec, Resize, resize_by};
 use limpid_nn::layers::{Conv, ConvTranspose, Norm, NormConfig};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -217,7 +217,7 @@ impl Block {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = x.clone();
         for (norm, conv) in &self.0 {
-            h = conv.forward(&relu(&norm.forward(&h, ctx)?)?)?;
+            h = conv.forward(&norm.forward_act(&h, Activation::Relu, ctx)?)?;
         }
         Ok((h + x)?)
     }
@@ -339,7 +339,7 @@ impl Network for SegResNet {
             }
         }
         let (norm, conv) = &self.last;
-        let y = conv.forward(&relu(&norm.forward(&h, ctx)?)?)?;
+        let y = conv.forward(&norm.forward_act(&h, Activation::Relu, ctx)?)?;
         Ok(if self.residual { (y + x)? } else { y })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Config;
 use candle_core::Tensor;
-use limpid_kernels::{PoolSpec, Resize, attention, avg_pool, resize_by, silu};
+use limpid_kernels::{Activation, PoolSpec, Resize, attention, avg_pool, resize_by, silu};
 use limpid_nn::layers::{Conv, GroupNorm, Linear};
 use limpid_nn::{Init, Result, Scope};
 
@@ -73,14 +73,14 @@ impl ResnetBlock {
     /// # Shapes
     /// `x [N, in, s…]`, `embedding [N, E]` → `[N, out, s'…]`
     pub(super) fn forward(&self, x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-        let h = self.resample.apply(&silu(&self.norm1.forward(x)?)?)?;
+        let h = self.resample.apply(&self.norm1.forward_act(x, Activation::Silu)?)?;
         let x = self.resample.apply(x)?;
         let h = self.conv1.forward(&h)?;
         let time = self.time.forward(&silu(embedding)?)?;
         let mut per_channel = vec![1; h.rank()];
         per_channel[..2].copy_from_slice(time.dims());
         let h = h.broadcast_add(&time.reshape(per_channel)?)?;
-        let h = self.conv2.forward(&silu(&self.norm2.forward(&h)?)?)?;
+        let h = self.conv2.forward(&self.norm2.forward_act(&h, Activation::Silu)?)?;
         let around = match &self.shortcut {
             Some(conv) => conv.forward(&x)?,
             None => x,

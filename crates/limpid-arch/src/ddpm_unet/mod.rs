@@ -19,7 +19,7 @@ use crate::{Architecture, Shapes, count_of, rank_of, size_of};
 use blocks::{Attention, EPS, Resample, ResnetBlock};
 use candle_core::{DType, Tensor};
 use limpid_config::{Check, Validate};
-use limpid_kernels::{ConvSpec, Resize, resize_by, silu};
+use limpid_kernels::{Activation, ConvSpec, Resize, resize_by, silu};
 use limpid_nn::layers::{Conv, GroupNorm, Linear};
 use limpid_nn::{Ctx, Error, Result, Scope};
 use schemars::JsonSchema;
@@ -378,7 +378,7 @@ impl DdpmUNet {
             }
         }
         let (norm, conv) = &self.last;
-        conv.forward(&silu(&norm.forward(&h)?)?)
+        conv.forward(&norm.forward_act(&h, Activation::Silu)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Blocks of the guided-diffusion U-Net: embedding, residual block, attention, resampling.
 
 use candle_core::{D, Tensor};
-use limpid_kernels::{ConvSpec, PoolSpec, Resize};
+use limpid_kernels::{Activation, ConvSpec, PoolSpec, Resize};
 use limpid_nn::layers::{Conv, GroupNorm, Linear};
 use limpid_nn::{Ctx, Error, Result, Scope};
 use schemars::JsonSchema;
@@ -206,20 +206,18 @@ impl ResBlock {
     /// # Errors
     /// [`Error::Shape`] if either does not fit.
     pub fn forward(&self, x: &Tensor, embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let h = limpid_kernels::silu(&self.in_norm.forward(x)?)?;
+        let h = self.in_norm.forward_act(x, Activation::Silu)?;
         let h = self.in_conv.forward(&self.resample.forward(&h)?)?;
         let x = self.resample.forward(x)?;
         let e = self.embed.forward(&limpid_kernels::silu(embedding)?)?;
-        let e = e.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?;
-        let h = if self.scale_shift {
+        let mut h = if self.scale_shift {
             let outputs = h.dims()[1];
             let (scale, shift) = (e.narrow(1, 0, outputs)?, e.narrow(1, outputs, outputs)?);
-            let h = self.out_norm.forward(&h)?.broadcast_mul(&(scale + 1.0)?)?;
-            h.broadcast_add(&shift)?
+            self.out_norm.forward_scale_shift(&h, &scale, &shift, Activation::Silu)?
         } else {
-            self.out_norm.forward(&h.broadcast_add(&e)?)?
+            let e = e.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?;
+            self.out_norm.forward_act(&h.broadcast_add(&e)?, Activation::Silu)?
         };
-        let mut h = limpid_kernels::silu(&h)?;
         if ctx.is_train() {
             h = limpid_kernels::dropout(&h, self.dropout, ctx.next_stream())?;
         }
@@ -257,7 +255,7 @@ impl Head {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.conv.forward(&limpid_kernels::silu(&self.norm.forward(x)?)?)
+        self.conv.forward(&self.norm.forward_act(x, Activation::Silu)?)
     }
 }
 

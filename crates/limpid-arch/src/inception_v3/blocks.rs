@@ -1,7 +1,7 @@
 //! The blocks: branches of convolutions beside each other, concatenated.
 
 use candle_core::Tensor;
-use limpid_kernels::{ConvSpec, PoolSpec, avg_pool, max_pool, relu};
+use limpid_kernels::{Activation, ConvSpec, PoolSpec, avg_pool, max_pool};
 use limpid_nn::layers::{BatchNorm, Conv};
 use limpid_nn::{Ctx, Result, Scope};
 
@@ -51,7 +51,7 @@ impl ConvBlock {
     }
 
     pub(super) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        relu(&self.norm.forward(&self.conv.forward(x)?, ctx)?)
+        self.norm.forward_act(&self.conv.forward(x)?, Activation::Relu, ctx)
     }
 }
 

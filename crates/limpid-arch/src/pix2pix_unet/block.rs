@@ -3,7 +3,7 @@
 use super::{BlockKind, Upsampling};
 use crate::cubic::{Cubic, bordered};
 use candle_core::Tensor;
-use limpid_kernels::{Pad, Resize, leaky_relu, relu, resize_by, tanh};
+use limpid_kernels::{Activation, Pad, Resize, relu, resize_by};
 use limpid_nn::layers::{Conv, ConvTranspose, GroupNorm};
 use limpid_nn::{Error, Result, Scope};
 
@@ -121,15 +121,15 @@ impl UnetBlock {
                 conv.forward(&bordered(&x, 1, Pad::Reflect)?)?
             }
         };
-        let h = match &self.norm {
-            Some(norm) => norm.forward(&h)?,
-            None => h,
+        let f = match self.output {
+            Output::LeakyRelu => Activation::LeakyRelu { slope: 0.2 },
+            Output::Relu => Activation::Relu,
+            Output::Tanh => Activation::Tanh,
+            Output::Linear => Activation::Identity,
         };
-        let h = match self.output {
-            Output::LeakyRelu => leaky_relu(&h, 0.2)?,
-            Output::Relu => relu(&h)?,
-            Output::Tanh => tanh(&h)?,
-            Output::Linear => h,
+        let h = match &self.norm {
+            Some(norm) => norm.forward_act(&h, f)?,
+            None => f.apply(&h)?,
         };
         match &self.around {
             Around::None => Ok(h),

@@ -3,7 +3,7 @@
 use super::ops::{Correlation, grid, upsample_convex, upsample_linear};
 use super::{Config, Model};
 use candle_core::Tensor;
-use limpid_kernels::{ConvSpec, relu, sigmoid, tanh};
+use limpid_kernels::{Activation, ConvSpec, relu, sigmoid, tanh};
 use limpid_nn::layers::{Conv, Norm, NormConfig, same_padding};
 use limpid_nn::{Ctx, Error, Init, Result, Scope};
 
@@ -71,7 +71,7 @@ impl Residual {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let mut h = x.clone();
         for (conv, norm) in &self.layers {
-            h = relu(&norm.forward(&conv.forward(&h)?, ctx)?)?;
+            h = norm.forward_act(&conv.forward(&h)?, Activation::Relu, ctx)?;
         }
         let x = match &self.shortcut {
             Some((conv, norm)) => norm.forward(&conv.forward(x)?, ctx)?,
@@ -111,7 +111,7 @@ impl Encoder {
     }
 
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let mut h = relu(&self.norm.forward(&self.first.forward(x)?, ctx)?)?;
+        let mut h = self.norm.forward_act(&self.first.forward(x)?, Activation::Relu, ctx)?;
         for block in &self.blocks {
             h = block.forward(&h, ctx)?;
         }

@@ -1,7 +1,9 @@
 //! Activation functions picked by configuration.
 
-use crate::{Init, Param, Result, Scope};
+use super::Norm;
+use crate::{Ctx, Init, Param, Result, Scope};
 use candle_core::Tensor;
+use limpid_kernels::Activation as Pointwise;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -59,13 +61,22 @@ impl Activation {
     /// # Errors
     /// Those of the operation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Relu => limpid_kernels::relu(x),
-            Self::LeakyRelu(slope) => limpid_kernels::leaky_relu(x, *slope),
-            Self::Prelu(p) => p.forward(x),
-            Self::Silu => limpid_kernels::silu(x),
-            Self::Gelu => limpid_kernels::gelu(x),
-        }
+        self.forward_norm(&Norm::None, x, &Ctx::eval())
+    }
+
+    /// Applies it to what a normalisation makes of `x`: in one operation, unless it has a parameter.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub fn forward_norm(&self, norm: &Norm, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let pointwise = match self {
+            Self::Relu => Pointwise::Relu,
+            Self::LeakyRelu(slope) => Pointwise::LeakyRelu { slope: *slope },
+            Self::Prelu(p) => return p.forward(&norm.forward(x, ctx)?),
+            Self::Silu => Pointwise::Silu,
+            Self::Gelu => Pointwise::Gelu,
+        };
+        norm.forward_act(x, pointwise, ctx)
     }
 }
 

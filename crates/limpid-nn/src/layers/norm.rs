@@ -3,6 +3,7 @@
 use crate::watch::see;
 use crate::{Ctx, Init, Param, Result, Scope};
 use candle_core::Tensor;
+use limpid_kernels::Activation as Pointwise;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +37,56 @@ impl GroupNorm {
     /// # Errors
     /// [`crate::Error::Shape`] if the channels do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_act(x, Pointwise::Identity)
+    }
+
+    /// A function of the normalised `x`, in one operation.
+    ///
+    /// # Shapes
+    /// `x [N, C, s…]` → the same
+    ///
+    /// # Errors
+    /// As [`GroupNorm::forward`].
+    pub fn forward_act(&self, x: &Tensor, f: Pointwise) -> Result<Tensor> {
         let (w, b) = split(&self.affine);
-        let y = limpid_kernels::group_norm(x, self.groups, w.as_ref(), b.as_ref(), self.eps)?;
+        self.run(x, w.as_ref(), b.as_ref(), f)
+    }
+
+    /// A function of the normalised `x` times `1 + scale` plus `shift`, in one operation: how
+    /// diffusion networks tell a block the time (Dhariwal & Nichol 2021).
+    ///
+    /// # Shapes
+    /// `x [N, C, s…]`, `scale [N or 1, C]`, `shift [N or 1, C]` → as `x`
+    ///
+    /// # Errors
+    /// As [`GroupNorm::forward`].
+    pub fn forward_scale_shift(
+        &self,
+        x: &Tensor,
+        scale: &Tensor,
+        shift: &Tensor,
+        f: Pointwise,
+    ) -> Result<Tensor> {
+        let factor = (scale + 1.0)?;
+        let (w, b) = match split(&self.affine) {
+            (Some(w), Some(b)) => {
+                (factor.broadcast_mul(&w)?, factor.broadcast_mul(&b)?.broadcast_add(shift)?)
+            }
+            _ => (factor, shift.clone()),
+        };
+        // one for all samples is one per channel
+        let per_channel = |t: Tensor| if t.dims()[0] == 1 { t.squeeze(0) } else { Ok(t) };
+        self.run(x, Some(&per_channel(w)?), Some(&per_channel(b)?), f)
+    }
+
+    fn run(
+        &self,
+        x: &Tensor,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        f: Pointwise,
+    ) -> Result<Tensor> {
+        let y = limpid_kernels::group_norm_act(x, self.groups, weight, bias, self.eps, f)?;
         Ok(watched(&self.affine, y))
     }
 }
@@ -112,19 +161,24 @@ impl BatchNorm {
     /// # Errors
     /// [`crate::Error::Shape`] if the channels do not fit.
     pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        self.forward_act(x, Pointwise::Identity, ctx)
+    }
+
+    /// A function of the normalised `x`, in one operation.
+    ///
+    /// # Shapes
+    /// `x [N, C, s…]` → the same
+    ///
+    /// # Errors
+    /// As [`BatchNorm::forward`].
+    pub fn forward_act(&self, x: &Tensor, f: Pointwise, ctx: &Ctx) -> Result<Tensor> {
         let (w, b) = split(&self.affine);
+        let (w, b) = (w.as_ref(), b.as_ref());
         if !ctx.is_train() {
             let (mean, var) = (self.running_mean.tensor(), self.running_var.tensor());
-            return limpid_kernels::batch_norm_eval(
-                x,
-                &mean,
-                &var,
-                w.as_ref(),
-                b.as_ref(),
-                self.eps,
-            );
+            return limpid_kernels::batch_norm_eval_act(x, &mean, &var, w, b, self.eps, f);
         }
-        let (y, mean, var) = limpid_kernels::batch_norm_train(x, w.as_ref(), b.as_ref(), self.eps)?;
+        let (y, mean, var) = limpid_kernels::batch_norm_train_act(x, w, b, self.eps, f)?;
         let n = (x.elem_count() / x.dims()[1].max(1)) as f64;
         let unbiased = (var.detach() * (n / (n - 1.0).max(1.0)))?;
         see(&self.running_mean, &y);
@@ -207,10 +261,21 @@ impl Norm {
     /// # Errors
     /// [`crate::Error::Shape`] if the channels do not fit.
     pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        self.forward_act(x, Pointwise::Identity, ctx)
+    }
+
+    /// A function of the normalised `x`, in one operation.
+    ///
+    /// # Shapes
+    /// `x [N, C, s…]` → the same
+    ///
+    /// # Errors
+    /// As [`Norm::forward`].
+    pub fn forward_act(&self, x: &Tensor, f: Pointwise, ctx: &Ctx) -> Result<Tensor> {
         match self {
-            Self::None => Ok(x.clone()),
-            Self::Batch(n) => n.forward(x, ctx),
-            Self::Group(n) => n.forward(x),
+            Self::None => f.apply(x),
+            Self::Batch(n) => n.forward_act(x, f, ctx),
+            Self::Group(n) => n.forward_act(x, f),
         }
     }
 }
@@ -230,5 +295,44 @@ fn split(affine: &Option<(Param, Param)>) -> (Option<Tensor>, Option<Tensor>) {
     match affine {
         Some((w, b)) => (Some(w.tensor()), Some(b.tensor())),
         None => (None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Params;
+    use candle_core::{DType, Device};
+    use limpid_kernels::gradcheck::test_tensor;
+    use limpid_kernels::rng::Stream;
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        assert_eq!(a.dims(), b.dims());
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn scale_and_shift_apply_after_the_normalisation() {
+        let x = test_tensor(1, &[2, 4, 3, 3]).unwrap();
+        for (affine, batch) in [(true, 2), (true, 1), (false, 2), (false, 1)] {
+            let params = Params::new();
+            let scope = params.scope(Stream::new(1, "norm"), DType::F64, &Device::Cpu);
+            let norm = GroupNorm::new(4, 2, 1e-5, affine, &scope).unwrap();
+            if affine {
+                for (seed, name) in [(2, "weight"), (3, "bias")] {
+                    let value = test_tensor(seed, &[4]).unwrap();
+                    params.get(name).unwrap().set(&value).unwrap();
+                }
+            }
+            let scale = test_tensor(4, &[batch, 4]).unwrap();
+            let shift = test_tensor(5, &[batch, 4]).unwrap();
+            let wide = |t: &Tensor| t.reshape((batch, 4, 1, 1)).unwrap();
+            let want = norm.forward(&x).unwrap();
+            let want = want.broadcast_mul(&(wide(&scale) + 1.0).unwrap()).unwrap();
+            let want = want.broadcast_add(&wide(&shift)).unwrap();
+            let want = limpid_kernels::silu(&want).unwrap();
+            let y = norm.forward_scale_shift(&x, &scale, &shift, Pointwise::Silu).unwrap();
+            assert!(distance(&y, &want) < 1e-13);
+        }
     }
 }
