@@ -19,6 +19,7 @@ mod interleave;
 mod math;
 mod op;
 mod planes;
+mod prefetch;
 pub mod rng;
 mod simd;
 pub mod step;
