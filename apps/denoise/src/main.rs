@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 /// Freed pages stay in the process: a fresh buffer costs as much as the convolution that fills it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: limpid_kernels::memory::Allocator = limpid_kernels::memory::Allocator;
 
 /// Denoise microscopy, electron microscopy and low-dose medical images
 #[derive(Parser)]

@@ -253,7 +253,7 @@ impl Level {
         let sum = (self.gate.forward(&up, ctx)? + self.skip.forward(skip, ctx)?)?;
         let weight = sigmoid(&self.psi.forward(&relu(&sum)?, ctx)?)?;
         let kept = skip.broadcast_mul(&weight)?;
-        self.merge.forward(&Tensor::cat(&[&kept, &up], 1)?, ctx)
+        self.merge.forward(&limpid_kernels::cat(&[&kept, &up], 1)?, ctx)
     }
 }
 
@@ -307,7 +307,7 @@ impl Network for AttentionUNet {
             h = level.back(skip, &h, ctx)?;
         }
         let y = self.last.forward(&h)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

@@ -160,7 +160,7 @@ impl Validate for Config {
 }
 
 /// Convolution, normalisation, activation, twice (`TwoConv`).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct TwoConv([(Conv, Norm, Activation); 2]);
 
 impl TwoConv {
@@ -186,7 +186,7 @@ impl TwoConv {
 }
 
 /// Upsampling, concatenation with the skip connection, two convolutions (`UpCat`).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct UpCat {
     up: ConvTranspose,
     convs: TwoConv,
@@ -222,7 +222,7 @@ impl UpCat {
         if pads.iter().any(|p| p.1 > 0) {
             up = limpid_kernels::pad(&up, &pads, Pad::Replicate)?;
         }
-        self.convs.forward(&Tensor::cat(&[skip, &up], 1)?, ctx)
+        self.convs.forward(&limpid_kernels::cat(&[skip, &up], 1)?, ctx)
     }
 }
 
@@ -265,17 +265,23 @@ impl BasicUNet {
 
 impl Network for BasicUNet {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let mut scales = vec![self.first.forward(x, ctx)?];
+        let two_conv = |block: &TwoConv, x: &Tensor| {
+            let block = block.clone();
+            ctx.block(&[x], move |inputs, ctx| block.forward(&inputs[0], ctx))
+        };
+        let mut scales = vec![two_conv(&self.first, x)?];
         for (i, block) in self.down.iter().enumerate() {
             let pooled = limpid_kernels::max_pool(&scales[i], &self.pool)?;
-            scales.push(block.forward(&pooled, ctx)?);
+            scales.push(two_conv(block, &pooled)?);
         }
         let mut h = scales[4].clone();
         for (i, block) in self.up.iter().enumerate() {
-            h = block.forward(&h, &scales[3 - i], ctx)?;
+            let block = block.clone();
+            let up = move |inputs: &[Tensor], ctx: &Ctx| block.forward(&inputs[0], &inputs[1], ctx);
+            h = ctx.block(&[&h, &scales[3 - i]], up)?;
         }
         let y = self.last.forward(&h)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

@@ -212,7 +212,7 @@ impl Network for DruNet {
             Some(sigma) => {
                 let (n, _, h, w) = x.dims4()?;
                 let level = Tensor::full(sigma, (n, 1, h, w), x.device())?.to_dtype(x.dtype())?;
-                Tensor::cat(&[x, &level], 1)?
+                limpid_kernels::cat(&[x, &level], 1)?
             }
             None => x.clone(),
         };

@@ -332,10 +332,10 @@ impl Network for DynUNet {
         let mut h = scales[scales.len() - 1].clone();
         for (i, (up, block)) in self.up.iter().enumerate() {
             let skip = &scales[scales.len() - 2 - i];
-            h = block.forward(&Tensor::cat(&[&up.forward(&h)?, skip], 1)?, ctx)?;
+            h = block.forward(&limpid_kernels::cat(&[&up.forward(&h)?, skip], 1)?, ctx)?;
         }
         let y = self.last.forward(&h)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

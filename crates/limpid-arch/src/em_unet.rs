@@ -297,13 +297,13 @@ impl Network for EmUNet {
                 }
             };
             let merged = match self.merge {
-                Merge::Add => (up + skip)?,
-                Merge::Concat => Tensor::cat(&[&up, skip], 1)?,
+                Merge::Add => limpid_kernels::add(&up, skip)?,
+                Merge::Concat => limpid_kernels::cat(&[&up, skip], 1)?,
             };
             h = block.forward(&merged)?;
         }
         let y = self.last.forward(&h)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

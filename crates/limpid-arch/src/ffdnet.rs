@@ -201,7 +201,7 @@ impl FfdNet {
         let parts = pixel_unshuffle(&even, 2)?;
         let (_, _, h, w) = parts.dims4()?;
         let level = sigma.to_dtype(x.dtype())?.broadcast_as((images, 1, h, w))?;
-        let y = self.trunk.forward(&Tensor::cat(&[&parts, &level], 1)?, ctx)?;
+        let y = self.trunk.forward(&limpid_kernels::cat(&[&parts, &level], 1)?, ctx)?;
         crop(&pixel_shuffle(&y, 2)?, x)
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     reference_entries, reference_key,
 };
 use candle_core::{DType, Device, Tensor, Var};
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Init, Params, Scope};
 use std::collections::{BTreeMap, HashMap};
@@ -83,7 +84,7 @@ impl Golden {
         (prefix, tolerance): (&str, Tolerance),
     ) {
         let loss = (output - target).unwrap().sqr().unwrap().mean_all().unwrap();
-        let grads = loss.backward().unwrap();
+        let grads = autograd::backward(&loss).unwrap();
         for (key, expected) in self.part(prefix) {
             let got = if let Some((_, var)) = inputs.iter().find(|(name, _)| *name == key) {
                 grads.get(var.as_tensor())
@@ -146,6 +147,14 @@ pub(crate) fn check_network(
     weights: &BTreeMap<String, Tensor>,
     build: impl FnOnce(&Scope) -> limpid_nn::Result<Box<dyn Network>>,
 ) {
+    autograd::record(|| compare_network(golden, weights, build));
+}
+
+fn compare_network(
+    golden: &Golden,
+    weights: &BTreeMap<String, Tensor>,
+    build: impl FnOnce(&Scope) -> limpid_nn::Result<Box<dyn Network>>,
+) {
     let (params, net) = filled(weights, build);
     let x = Var::from_tensor(golden.tensor("input.0")).unwrap();
     let y = net.forward(x.as_tensor(), &Ctx::eval()).unwrap();
@@ -203,11 +212,13 @@ pub(crate) fn check_emdiffuse(name: &str) {
         panic!("{name}: not an image-to-image network");
     };
     let (params, net) = filled(&weights, |scope| config.build(scope));
-    let y = net.forward(golden.tensor("in.x"), &Ctx::eval()).unwrap();
-    let close = Tolerance { absolute: 2e-5, relative: 1e-4 };
-    golden.close("output", &y, golden.tensor("out.out"), close);
-    let close = Tolerance { absolute: 1e-6, relative: 1e-3 };
-    golden.gradients(&params, &[], (&y, golden.tensor("in.target")), ("grad.", close));
+    autograd::record(|| {
+        let y = net.forward(golden.tensor("in.x"), &Ctx::eval()).unwrap();
+        let close = Tolerance { absolute: 2e-5, relative: 1e-4 };
+        golden.close("output", &y, golden.tensor("out.out"), close);
+        let close = Tolerance { absolute: 1e-6, relative: 1e-3 };
+        golden.gradients(&params, &[], (&y, golden.tensor("in.target")), ("grad.", close));
+    });
 }
 
 /// A network with its initial weights.

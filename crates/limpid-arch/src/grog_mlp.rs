@@ -179,7 +179,7 @@ impl GrogMlp {
         let mut h = features.clone();
         if let Some(projection) = &self.projection {
             let angles = features.matmul(&projection.tensor())?;
-            h = Tensor::cat(&[features, &angles.cos()?, &angles.sin()?], 1)?;
+            h = limpid_kernels::cat(&[features, &angles.cos()?, &angles.sin()?], 1)?;
         }
         for layer in &self.layers {
             h = limpid_kernels::relu(&layer.forward(&h)?)?;

@@ -239,7 +239,7 @@ impl NucliUNet {
 /// The three representations of an uptake in SUV.
 fn suv_channels(x: &Tensor) -> Result<Tensor> {
     let plus = (x + 1.0)?;
-    Ok(Tensor::cat(&[&(x / &plus)?, &plus.log()?, &(x / 2.5)?], 1)?)
+    limpid_kernels::cat(&[&(x / &plus)?, &plus.log()?, &(x / 2.5)?], 1)
 }
 
 impl Network for NucliUNet {
@@ -255,7 +255,7 @@ impl Network for NucliUNet {
         h = self.bottleneck.forward(&h)?;
         for ((prev, main), skip) in self.up.iter().zip(skips.iter().rev()) {
             let doubled = limpid_kernels::resize(&h, &skip.dims()[2..], Resize::Nearest)?;
-            h = main.forward(&Tensor::cat(&[&prev.forward(&doubled)?, skip], 1)?)?;
+            h = main.forward(&limpid_kernels::cat(&[&prev.forward(&doubled)?, skip], 1)?)?;
         }
         Ok((self.output.forward(&h)? + x)?)
     }

@@ -155,7 +155,7 @@ impl PatchGan {
             let expected = format!("two images of one shape, {:?}", x.dims());
             return Err(Error::shape("patch_gan", expected, y.dims()));
         }
-        self.forward(&Tensor::cat(&[x, y], 1)?, ctx)
+        self.forward(&limpid_kernels::cat(&[x, y], 1)?, ctx)
     }
 }
 

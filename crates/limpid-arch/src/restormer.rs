@@ -442,7 +442,7 @@ impl Network for Restormer {
         }
         h = chain(&self.latent, &h)?;
         for (up, skip) in self.up.iter().zip(skips.iter().rev()) {
-            h = Tensor::cat(&[&pixel_shuffle(&up.conv.forward(&h)?, 2)?, skip], 1)?;
+            h = limpid_kernels::cat(&[&pixel_shuffle(&up.conv.forward(&h)?, 2)?, skip], 1)?;
             if let Some(reduce) = &up.reduce {
                 h = reduce.forward(&h)?;
             }

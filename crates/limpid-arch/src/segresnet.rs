@@ -219,7 +219,7 @@ impl Block {
         for (norm, conv) in &self.0 {
             h = conv.forward(&norm.forward_act(&h, Activation::Relu, ctx)?)?;
         }
-        Ok((h + x)?)
+        limpid_kernels::add(&h, x)
     }
 }
 
@@ -333,14 +333,14 @@ impl Network for SegResNet {
                     resize_by(&h, &twice, Resize::Linear { align_corners: false })?
                 }
             };
-            h = (h + skip)?;
+            h = limpid_kernels::add(&h, skip)?;
             for block in &up.blocks {
                 h = block.forward(&h, ctx)?;
             }
         }
         let (norm, conv) = &self.last;
         let y = conv.forward(&norm.forward_act(&h, Activation::Relu, ctx)?)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

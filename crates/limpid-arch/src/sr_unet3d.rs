@@ -164,11 +164,11 @@ impl SrUNet3d {
         let [(to_middle, middle_convs), (to_fine, fine_convs)] = &self.up;
         let skip = self.skip[1].forward(&middle, [2, 1, 1])?;
         let up = to_middle.forward(&coarse, [2, 2, 2])?;
-        let h = middle_convs.forward(&Tensor::cat(&[&up, &skip], 1)?)?;
+        let h = middle_convs.forward(&limpid_kernels::cat(&[&up, &skip], 1)?)?;
         // here the skip connection comes first
         let skip = self.skip[0].forward(&fine, [scale, 1, 1])?;
         let up = to_fine.forward(&h, [scale / 2, 2, 2])?;
-        let h = fine_convs.forward(&Tensor::cat(&[&skip, &up], 1)?)?;
+        let h = fine_convs.forward(&limpid_kernels::cat(&[&skip, &up], 1)?)?;
         self.last.forward(&h)
     }
 }

@@ -171,7 +171,7 @@ impl SwinBlock {
             parts.push(self.attend(&x.narrow(axis + 1, 0, n - 1)?, layout, &with(false))?);
         }
         parts.push(self.attend(&x.narrow(axis + 1, n - 1, 1)?, layout, &with(true))?);
-        Ok(Tensor::cat(&parts, axis + 1)?)
+        limpid_kernels::cat(&parts.iter().collect::<Vec<_>>(), axis + 1)
     }
 
     fn layout(&self, size: &[usize]) -> Result<Layout> {

@@ -432,7 +432,7 @@ impl Network for SwinUnetr {
             h = up.forward(&h, &skip, ctx)?;
         }
         let y = self.out.forward(&h)?;
-        Ok(if self.config.residual { (y + x)? } else { y })
+        Ok(if self.config.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

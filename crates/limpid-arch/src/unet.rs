@@ -292,7 +292,7 @@ impl Step {
             Some(conv) => conv.forward(x)?,
             None => x.clone(),
         };
-        Ok((h + around)?)
+        limpid_kernels::add(&h, &around)
     }
 }
 
@@ -381,12 +381,12 @@ impl Network for UNet {
         }
         h = self.bottom.forward(&h, ctx)?;
         for (level, skip) in self.levels.iter().zip(&skips).rev() {
-            h = level.up.forward(&Tensor::cat(&[skip, &h], 1)?, ctx)?;
+            h = level.up.forward(&limpid_kernels::cat(&[skip, &h], 1)?, ctx)?;
             if let Some(unit) = &level.refine {
                 h = unit.forward(&h, ctx)?;
             }
         }
-        Ok(if self.residual { (h + x)? } else { h })
+        Ok(if self.residual { limpid_kernels::add(&h, x)? } else { h })
     }
 }
 

@@ -246,7 +246,7 @@ impl Network for UnetGenerator {
                 h = dropout(&h, 0.5, ctx.next_stream())?;
             }
             if let Some(skip) = skips.pop() {
-                h = Tensor::cat(&[&skip, &h], 1)?;
+                h = limpid_kernels::cat(&[&skip, &h], 1)?;
             }
         }
         tanh(&h)

@@ -230,7 +230,7 @@ impl UpBlock {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, skip: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        self.block.forward(&Tensor::cat(&[&self.up.forward(x)?, skip], 1)?, ctx)
+        self.block.forward(&limpid_kernels::cat(&[&self.up.forward(x)?, skip], 1)?, ctx)
     }
 }
 
@@ -325,7 +325,7 @@ impl Network for Unetr {
             h = up.forward(&h, skip, ctx)?;
         }
         let y = self.out.forward(&h)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

@@ -191,7 +191,7 @@ impl Network for ImageVit {
     fn forward(&self, x: &Tensor, _ctx: &Ctx) -> Result<Tensor> {
         let pixels = self.head.forward(&self.vit.forward(x)?.0)?;
         let y = unpatch(&pixels, &self.spec.grid(), &self.spec.patch)?;
-        Ok(if self.residual { (y + x)? } else { y })
+        Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }
 }
 

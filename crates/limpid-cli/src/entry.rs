@@ -22,6 +22,7 @@ static REPORTED: AtomicBool = AtomicBool::new(false);
 pub fn main_with<C: Parser + Send>(
     command: impl FnOnce(C) -> Result<(), Failure> + Send,
 ) -> ExitCode {
+    limpid_kernels::memory::keep_freed_pages();
     install_panic_hook(C::command().get_name().to_owned());
     ExitCode::from(run(std::env::args_os(), command))
 }

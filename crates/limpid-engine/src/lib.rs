@@ -26,7 +26,7 @@ pub use batch::{Batch, SampleId};
 pub use callback::{Callback, Control, Hook};
 pub use checkpoint::{CheckpointInfo, Checkpoints};
 pub use config::{
-    BestConfig, CheckpointConfig, ClipConfig, EarlyStopConfig, NonFinite, TrainConfig,
+    BestConfig, CheckpointConfig, ClipConfig, EarlyStopConfig, NonFinite, Recompute, TrainConfig,
 };
 pub use data::{Batches, DataModule, Loader};
 pub use error::{BoxError, Error, Result};

@@ -4,6 +4,7 @@ use crate::config::ClipConfig;
 use crate::state::Group;
 use crate::{Error, Logs, Result, SampleId};
 use candle_core::{DType, Tensor};
+use limpid_kernels::autograd;
 use limpid_nn::Ctx;
 use limpid_nn::optim::{all_finite, clip_grad_norm, clip_grad_value};
 
@@ -67,7 +68,7 @@ impl Stepper<'_> {
         let group = &mut self.groups[index];
         let scale = group.scaler.as_ref().map_or(1.0, |s| s.scale()) / self.accumulate as f64;
         let scaled = if scale == 1.0 { loss.clone() } else { (loss * scale)? };
-        let mut store = scaled.backward()?;
+        let mut store = autograd::backward(&scaled)?;
         for p in &group.params {
             let Some(g) = store.remove(p.var()) else { continue };
             let sum = match group.gradients.remove(p.name()) {

@@ -1,13 +1,14 @@
 //! Comparison of analytic gradients with central finite differences, for the tests of every crate.
 
-use crate::{Error, Result};
+use crate::{Error, Result, autograd};
 use candle_core::{DType, Device, Tensor, Var};
 
 /// Worst relative error between the gradient of `f` and central differences, over all inputs.
 ///
 /// `f` maps the inputs (f64, CPU) to a tensor of any shape; the scalar checked is its inner product
 /// with fixed pseudo-random weights, so every output element matters. The error of an element is
-/// `|analytic - numeric| / (1 + |numeric|)`. Use smooth functions or points away from kinks, and
+/// `|analytic - numeric| / (1 + |numeric|)`; the analytic gradient is found twice, on the tape of
+/// [`autograd`] and by candle, and their difference counts too. Use smooth functions or points away from kinks, and
 /// expect about 1e-8.
 ///
 /// # Errors
@@ -18,10 +19,10 @@ pub fn worst_error(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -
         .map(|t| Ok(Var::from_tensor(&t.to_dtype(DType::F64)?)?))
         .collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-    let y = f(&tensors)?;
-    let weights = fixed_weights(&y)?;
+    let weights = fixed_weights(&f(&tensors)?)?;
     let scalar = |y: Tensor| -> Result<Tensor> { Ok((y * &weights)?.sum_all()?) };
-    let grads = scalar(y)?.backward()?;
+    let by_candle = scalar(f(&tensors)?)?.backward()?;
+    let grads = autograd::record(|| autograd::backward(&scalar(f(&tensors)?)?))?;
 
     let step = 1e-5;
     let mut worst = 0f64;
@@ -31,6 +32,14 @@ pub fn worst_error(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -
             .ok_or_else(|| Error::argument("gradcheck", format!("input {i} has no gradient")))?
             .flatten_all()?
             .to_vec1::<f64>()?;
+        let other = by_candle
+            .get(var)
+            .ok_or_else(|| Error::argument("gradcheck", format!("input {i} has no gradient")))?
+            .flatten_all()?
+            .to_vec1::<f64>()?;
+        for (a, b) in analytic.iter().zip(other) {
+            worst = worst.max((a - b).abs() / (1.0 + b.abs()));
+        }
         let base = var.flatten_all()?.to_vec1::<f64>()?;
         for (j, &a) in analytic.iter().enumerate() {
             let eval = |delta: f64| -> Result<f64> {

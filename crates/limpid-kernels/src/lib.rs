@@ -8,7 +8,7 @@
 //!
 //! Invariants: this crate knows no parameters, files or configuration.
 
-mod backward;
+pub mod autograd;
 mod buffer;
 mod check;
 mod element;
@@ -17,6 +17,8 @@ mod error;
 pub mod gradcheck;
 mod interleave;
 mod math;
+mod matrix;
+pub mod memory;
 mod op;
 mod planes;
 mod prefetch;
@@ -27,6 +29,7 @@ pub mod step;
 mod threads;
 
 mod activation;
+mod algebra;
 mod attention;
 mod conv;
 mod dropout;
@@ -42,8 +45,9 @@ pub use activation::{
     Activation, abs, elu, gelu, gelu_tanh, leaky_relu, mish, prelu, relu, sigmoid, silu, softplus,
     tanh,
 };
+pub use algebra::{add, add_to_channels, cat, linear, narrow, permute, reshape, scale};
 pub use attention::attention;
-pub use backward::second_derivatives;
+pub use autograd::second_derivatives;
 pub use conv::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};
@@ -55,5 +59,6 @@ pub use pad::{Pad, pad};
 pub use pool::{PoolSpec, adaptive_avg_pool, avg_pool, max_pool};
 pub use resize::{Resize, resize, resize_by};
 pub use shuffle::{pixel_shuffle, pixel_unshuffle};
+pub use simd::simd_level;
 pub use softmax::{log_softmax, softmax};
 pub use step::{all_finite, sum_squares};

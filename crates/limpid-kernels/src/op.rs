@@ -3,11 +3,12 @@
 //! candle has three traits, for one to three tensors, each with untyped storages. An [`Op`] says the
 //! same things once: its arithmetic over slices of either float type, and its gradients.
 
-use crate::backward::backward_argument;
+use crate::autograd::{Recorded, State, backward_argument, register, state};
 use crate::element::contiguous;
 use crate::math::Real;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
+use candle_core::op::BackpropOp;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Storage, Tensor,
 };
@@ -21,14 +22,14 @@ pub(crate) struct Array<'a, T> {
 
 /// The state in which the gradients of an operation are asked for.
 ///
-/// Tensors are detached, unless second derivatives are wanted (see [`crate::backward`]).
+/// Tensors are detached, unless second derivatives are wanted (see [`backward_argument`]).
 pub(crate) struct Backward {
-    /// The arguments of the operation.
+    /// The arguments of the operation, if it says that it reads them.
     pub args: Vec<Tensor>,
     /// Which of them need a gradient.
     pub wanted: Vec<bool>,
-    /// What the operation returned.
-    pub result: Tensor,
+    /// What the operation returned, if it says that it reads it.
+    pub result: Option<Tensor>,
     /// The gradient of what it returned.
     pub grad: Tensor,
 }
@@ -38,10 +39,22 @@ impl Backward {
     pub(crate) fn is_differentiated(&self) -> bool {
         self.args.iter().chain([&self.grad]).any(Tensor::track_op)
     }
+
+    /// What the operation returned.
+    ///
+    /// # Errors
+    /// If it did not say that it reads it.
+    pub(crate) fn result(&self, op: &'static str) -> Result<&Tensor> {
+        self.result.as_ref().ok_or_else(|| Error::argument(op, "its result was not kept"))
+    }
 }
 
-/// A differentiable operation of one to three tensors of one float type.
+/// A differentiable operation of tensors of one float type.
 pub(crate) trait Op: Send + Sync + 'static {
+    /// Whether its gradients look at the arguments; if not, these need not be kept.
+    const READS_ARGS: bool = true;
+    /// Whether its gradients look at the result.
+    const READS_RESULT: bool = false;
     /// Whether its gradients can be differentiated in turn; if not, asking for that is an error.
     const TWICE: bool = true;
 
@@ -63,6 +76,24 @@ pub(crate) trait Op: Send + Sync + 'static {
 /// [`Error::Shape`] unless all are f32 or all are f64, or whatever the operation returns.
 pub(crate) fn apply<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
     check_dtypes(op.name(), args)?;
+    let tracked = args.iter().any(|t| t.track_op());
+    if tracked && state() == State::Off {
+        return by_candle(op, args);
+    }
+    let values =
+        args.iter().map(|t| t.detach().contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+    let (storage, shape) = compute(&op, &values)?;
+    let recorded = tracked && state() == State::Recording;
+    let y = Tensor::from_storage(storage, shape, BackpropOp::none(), recorded);
+    if recorded {
+        let values = if O::READS_ARGS { values } else { Vec::new() };
+        register(op, args, values, &y, O::READS_RESULT);
+    }
+    Ok(y)
+}
+
+/// The operation as a node of candle's graph, which takes up to three tensors.
+fn by_candle<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
     let args = args.iter().map(|t| t.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
     let op = Adapter(op);
     match args.as_slice() {
@@ -71,6 +102,34 @@ pub(crate) fn apply<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
         [a, b, c] => Ok(a.apply_op3(b, c, op)?),
         _ => Err(Error::shape(op.0.name(), "one to three tensors", args.len())),
     }
+}
+
+/// The result of an operation on contiguous tensors.
+fn compute<O: Op>(op: &O, args: &[Tensor]) -> Result<(Storage, Shape)> {
+    let guards: Vec<_> = args.iter().map(Tensor::storage_and_layout).collect();
+    let mut storages = Vec::with_capacity(args.len());
+    for (storage, layout) in &guards {
+        match &**storage {
+            Storage::Cpu(storage) => storages.push((storage, *layout)),
+            _ => return Err(Error::shape(op.name(), "a tensor on the CPU", "one elsewhere")),
+        }
+    }
+    let (storage, shape) = match args.first().map(Tensor::dtype) {
+        Some(DType::F64) => run::<O, f64>(op, &storages)?,
+        _ => run::<O, f32>(op, &storages)?,
+    };
+    Ok((Storage::Cpu(storage), shape))
+}
+
+fn run<O: Op, T: Real>(op: &O, args: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
+    let arrays = args
+        .iter()
+        .map(|(storage, layout)| {
+            Ok(Array { data: contiguous(op.name(), storage, layout)?, dims: layout.dims() })
+        })
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    let (data, shape) = op.forward::<T>(&arrays)?;
+    Ok((T::to_cpu_storage_owned(data), shape))
 }
 
 /// Checks that tensors are all f32 or all f64.
@@ -114,26 +173,19 @@ pub(crate) fn with_slices<T: Real, R, const N: usize>(
 
 struct Adapter<O>(O);
 
+impl<O: Op> Recorded for O {
+    fn gradients(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        self.backward(at)
+    }
+}
+
 impl<O: Op> Adapter<O> {
     fn run(&self, args: &[(&CpuStorage, &Layout)]) -> candle_core::Result<(CpuStorage, Shape)> {
         match args[0].0.dtype() {
-            DType::F64 => self.run_typed::<f64>(args),
-            _ => self.run_typed::<f32>(args),
+            DType::F64 => run::<O, f64>(&self.0, args),
+            _ => run::<O, f32>(&self.0, args),
         }
-    }
-
-    fn run_typed<T: Real>(
-        &self,
-        args: &[(&CpuStorage, &Layout)],
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let arrays = args
-            .iter()
-            .map(|(storage, layout)| {
-                Ok(Array { data: contiguous(self.0.name(), storage, layout)?, dims: layout.dims() })
-            })
-            .collect::<candle_core::Result<Vec<_>>>()?;
-        let (data, shape) = self.0.forward::<T>(&arrays).map_err(wrapped)?;
-        Ok((T::to_cpu_storage_owned(data), shape))
+        .map_err(wrapped)
     }
 
     fn gradients<const N: usize>(
@@ -145,7 +197,7 @@ impl<O: Op> Adapter<O> {
         let at = Backward {
             wanted: args.iter().map(|t| t.track_op()).collect(),
             args: args.iter().map(|t| backward_argument(t)).collect(),
-            result: backward_argument(result),
+            result: O::READS_RESULT.then(|| backward_argument(result)),
             grad: grad.clone(),
         };
         let mut found = self.0.backward(&at).map_err(wrapped)?;

@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_arch::nlayer_discriminator::NlayerDiscriminator;
 use limpid_arch::{AnyConfig, Network, Shapes, recognise};
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses::gan::{self, Game, gradient_penalty};
 use limpid_losses::losses::{grey, l1, l2, laplacian_l1, sobel_l1};
@@ -34,7 +35,7 @@ fn compare(
     // a mean of logits cancels, down to what f32 resolves of its terms
     let close = Tolerance { absolute: 1e-8, relative: 1e-5 };
     worst.tensor(name, &value, expected, close)?;
-    let gradients = loss.backward().map_err(text)?;
+    let gradients = autograd::backward(&loss).map_err(text)?;
     let grad = format!("grad.{name}");
     match gradients.get(x.as_tensor()) {
         Some(got) => worst.tensor(&grad, got, fixture.tensor(&grad)?, GRADIENT),
@@ -137,7 +138,7 @@ fn penalty(fixture: &Fixture, worst: &mut Worst) -> Result<(), String> {
     let expected = fixture.tensor("gp.out")?;
     let value = penalty.reshape(expected.dims()).map_err(text)?;
     worst.tensor("gp.out", &value, expected, relative(1e-5))?;
-    let gradients = penalty.backward().map_err(text)?;
+    let gradients = autograd::backward(&penalty).map_err(text)?;
     let noise = json["gradient_penalty"]["f32_vs_f64"].as_f64().unwrap_or(0.0);
     let close = Tolerance { absolute: (10.0 * noise).max(1e-6), ..GRADIENT };
     for (key, expected) in fixture.part("gp.grad.") {

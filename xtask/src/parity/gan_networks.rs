@@ -11,6 +11,7 @@ use limpid_arch::pixel_discriminator::PixelDiscriminator;
 use limpid_arch::resnet_generator::Border;
 use limpid_arch::vgg19::Vgg19;
 use limpid_arch::{AnyConfig, ImageArchitecture, Network, NetworkConfig};
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses::{feature_l1, l1};
 use limpid_nn::{Ctx, Params, Scope};
@@ -124,7 +125,7 @@ impl Pass<'_> {
             let value = value.reshape(expected.dims()).map_err(text)?;
             worst.tensor(loss, &value, expected, self.noise.loss())?;
         }
-        let gradients = value.backward().map_err(text)?;
+        let gradients = autograd::backward(&value).map_err(text)?;
         for (key, expected) in fixture.part(self.prefix) {
             if self.noise.only.contains(&key) {
                 continue;
@@ -411,7 +412,7 @@ pub(super) fn perceptual(fixture: &Fixture) -> Result<Outcome, String> {
     let loss = feature_l1(&seen, &real, &factors).map_err(text)?;
     let loss_value = loss.reshape(fixture.shape("out.loss")?).map_err(text)?;
     worst.tensor("loss", &loss_value, fixture.tensor("out.loss")?, relative(1e-5))?;
-    let gradients = loss.backward().map_err(text)?;
+    let gradients = autograd::backward(&loss).map_err(text)?;
     let got = gradients.get(fake.as_tensor()).ok_or("no gradient of the image")?;
     let noise = json["grad_maxerr"].as_f64().unwrap_or(0.0);
     let close = Tolerance { absolute: (10.0 * noise).max(1e-6), relative: 1e-4 };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use limpid_arch::grog_mlp::{Config, GrogMlp};
 use limpid_arch::{AnyConfig, recognise};
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses;
 use limpid_nn::Params;
@@ -78,7 +79,7 @@ impl<'a> Problem<'a> {
             let kernel = self.net.kernel(self.features).map_err(text)?;
             let loss = self.loss("l1", &kernel)?;
             losses.push(values(&loss)?[0]);
-            let mut store = loss.backward().map_err(text)?;
+            let mut store = autograd::backward(&loss).map_err(text)?;
             let mut gradients = BTreeMap::new();
             for (name, var) in &vars {
                 let gradient = store.remove(var).ok_or_else(|| format!("no gradient: `{name}`"))?;
@@ -100,7 +101,7 @@ fn without_start(fixture: &Fixture, problem: &Problem, worst: &mut Worst) -> Res
     for (name, expected) in fixture.part("loss.") {
         let loss = problem.loss(&name, kernel.as_tensor())?;
         worst.compare(&format!("loss {name}"), &values(&loss)?, &values(&expected)?, CLOSE);
-        let gradients = loss.backward().map_err(text)?;
+        let gradients = autograd::backward(&loss).map_err(text)?;
         let gradient = gradients.get(kernel.as_tensor()).ok_or("no gradient of the kernel")?;
         // a bias moves the kernels of all examples alike
         let sum = gradient.sum(0).and_then(|g| g.flatten_to(1)).map_err(text)?;
@@ -144,7 +145,7 @@ pub(super) fn mlp(fixture: &Fixture) -> Result<Outcome, String> {
     for (name, expected) in fixture.part("loss.") {
         let loss = problem.loss(&name, &kernel)?;
         worst.compare(&format!("loss {name}"), &values(&loss)?, &values(&expected)?, CLOSE);
-        let gradients = loss.backward().map_err(text)?;
+        let gradients = autograd::backward(&loss).map_err(text)?;
         for (key, expected) in fixture.part(&format!("grad.{name}.")) {
             let param = problem.params.get(&key).ok_or_else(|| format!("no parameter `{key}`"))?;
             let got = gradients.get(param.var()).ok_or_else(|| format!("no gradient: `{key}`"))?;

@@ -5,6 +5,7 @@ use limpid_datamodule::blind_spot::median_filled;
 use limpid_datamodule::normalise::{
     anscombe, anscombe_algebraic, anscombe_asymptotic, anscombe_unbiased,
 };
+use limpid_kernels::autograd;
 use limpid_losses::losses::{self, gan};
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
@@ -47,7 +48,7 @@ pub(super) fn losses(fixture: &Fixture) -> Result<Outcome, String> {
         let rounding = if name == "ssim3d_monai_g11" { MONAI_3D_ROUNDING } else { 0.0 };
         let tolerance = Tolerance { absolute: rounding, ..VALUE };
         worst.tensor(&value, &loss, fixture.tensor(&value)?, tolerance)?;
-        let gradients = loss.backward().map_err(text)?;
+        let gradients = autograd::backward(&loss).map_err(text)?;
         match gradients.get(x.as_tensor()) {
             Some(got) => worst.tensor(&grad, got, expected, GRADIENT)?,
             None => worst.require(&format!("{grad} is missing"), false),
@@ -126,7 +127,7 @@ pub(super) fn self_supervised(fixture: &Fixture) -> Result<Outcome, String> {
     let mut check =
         |name: &str, got: &Tensor| worst.tensor(name, got, fixture.tensor(name)?, CLOSE);
     let gradient = |loss: &Tensor, of: &Var| -> Result<Tensor, String> {
-        let gradients = loss.backward().map_err(text)?;
+        let gradients = autograd::backward(loss).map_err(text)?;
         gradients.get(of.as_tensor()).cloned().ok_or_else(|| "no gradient".into())
     };
 

@@ -26,6 +26,7 @@ mod training;
 mod transformers;
 mod unets;
 
+use limpid_kernels::autograd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -209,7 +210,7 @@ fn compare(stem: String, path: &Path) -> Line {
         let fixture = Fixture::load(path)?;
         line.about = fixture.about();
         line.parameters = fixture.parameters();
-        handler(&fixture)
+        autograd::record(|| handler(&fixture))
     }));
     (line.verdict, line.detail) = match outcome {
         Ok(Ok(Outcome::Skipped(reason))) => ("skip", reason),

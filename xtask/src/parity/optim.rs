@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
 use limpid_nn::ema::{Ema, EmaConfig};
 use limpid_nn::optim::{Group, Optimizer, OptimizerConfig, clip_grad_norm, clip_grad_value};
@@ -40,7 +41,7 @@ impl Problem {
             (hidden.broadcast_add(b)? - &self.y)?.sqr()?.mean_all()
         };
         let loss = forward().map_err(text)?;
-        let mut store = loss.backward().map_err(text)?;
+        let mut store = autograd::backward(&loss).map_err(text)?;
         let mut gradients = BTreeMap::new();
         for (name, var) in &self.params {
             let gradient = store.remove(var).ok_or_else(|| format!("no gradient of `{name}`"))?;

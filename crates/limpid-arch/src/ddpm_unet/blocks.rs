@@ -77,15 +77,13 @@ impl ResnetBlock {
         let x = self.resample.apply(x)?;
         let h = self.conv1.forward(&h)?;
         let time = self.time.forward(&silu(embedding)?)?;
-        let mut per_channel = vec![1; h.rank()];
-        per_channel[..2].copy_from_slice(time.dims());
-        let h = h.broadcast_add(&time.reshape(per_channel)?)?;
+        let h = limpid_kernels::add_to_channels(&h, &time)?;
         let h = self.conv2.forward(&self.norm2.forward_act(&h, Activation::Silu)?)?;
         let around = match &self.shortcut {
             Some(conv) => conv.forward(&x)?,
             None => x,
         };
-        Ok((around + h)?)
+        limpid_kernels::add(&around, &h)
     }
 }
 
@@ -154,6 +152,6 @@ impl Attention {
         let mixed = attention(&by_head(q)?, &by_head(k)?, &by_head(v)?, scale, None)?;
         let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((n, pixels, channels))?;
         let y = self.out.forward(&mixed)?.transpose(1, 2)?.contiguous()?.reshape(x.dims())?;
-        Ok((y + x)?)
+        limpid_kernels::add(&y, x)
     }
 }

@@ -368,7 +368,7 @@ impl DdpmUNet {
         let mut skips = skips.iter().rev();
         for level in &self.up {
             for ((resnet, attention), skip) in level.blocks.iter().zip(&mut skips) {
-                h = resnet.forward(&Tensor::cat(&[&h, skip], 1)?, &e)?;
+                h = resnet.forward(&limpid_kernels::cat(&[&h, skip], 1)?, &e)?;
                 if let Some(attention) = attention {
                     h = attention.forward(&h)?;
                 }

@@ -3,8 +3,9 @@
 use super::{Golden, Tolerance, filled, recognised};
 use crate::{AnyConfig, ImageArchitecture, Network};
 use candle_core::Var;
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
-use limpid_nn::{Ctx, Scope};
+use limpid_nn::{Ctx, Params, Scope};
 
 pub(crate) const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-5 };
 
@@ -46,18 +47,22 @@ pub(crate) fn check(
     let weights = golden.weights("weights.");
     let config = recognised(name, &weights);
     let (params, net) = filled(&weights, |scope| build(&config, scope));
+    autograd::record(|| compare(&golden, &params, net.as_ref()));
+}
+
+fn compare(golden: &Golden, params: &Params, net: &dyn Network) {
     let x = Var::from_tensor(golden.tensor("in.x")).unwrap();
     let target = golden.tensor("in.target");
     let expected = golden.tensors.get("out.y").or_else(|| golden.tensors.get("out.y_eval"));
     let y = net.forward(x.as_tensor(), &Ctx::eval()).unwrap();
     golden.close("output", &y, expected.unwrap(), OUTPUT);
-    let tolerance = gradient_tolerance(&golden, "eval");
-    golden.gradients(&params, &[("in.x", &x)], (&y, target), ("grad.", tolerance));
+    let tolerance = gradient_tolerance(golden, "eval");
+    golden.gradients(params, &[("in.x", &x)], (&y, target), ("grad.", tolerance));
     if let Some(expected) = golden.tensors.get("out.y_train") {
         let y = net.forward(x.as_tensor(), &Ctx::train(Stream::new(0, "golden"))).unwrap();
         golden.close("training output", &y, expected, OUTPUT);
-        let tolerance = gradient_tolerance(&golden, "train");
-        golden.gradients(&params, &[("in.x", &x)], (&y, target), ("grad_train.", tolerance));
+        let tolerance = gradient_tolerance(golden, "train");
+        golden.gradients(params, &[("in.x", &x)], (&y, target), ("grad_train.", tolerance));
         for (key, expected) in golden.weights("after_train.") {
             golden.close(&key, &params.get(&key).unwrap().tensor(), &expected, OUTPUT);
         }

@@ -1,6 +1,6 @@
 //! Blocks of the guided-diffusion U-Net: embedding, residual block, attention, resampling.
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use limpid_kernels::{Activation, ConvSpec, PoolSpec, Resize};
 use limpid_nn::layers::{Conv, GroupNorm, Linear};
 use limpid_nn::{Ctx, Error, Result, Scope};
@@ -29,7 +29,7 @@ pub fn gamma_embedding(values: &Tensor, width: usize) -> Result<Tensor> {
     let frequencies =
         Tensor::new(frequencies, values.device())?.to_dtype(values.dtype())?.unsqueeze(0)?;
     let angles = values.unsqueeze(1)?.broadcast_mul(&frequencies)?;
-    let waves = Tensor::cat(&[angles.cos()?, angles.sin()?], 1)?;
+    let waves = limpid_kernels::cat(&[&angles.cos()?, &angles.sin()?], 1)?;
     Ok(if width % 2 == 1 { waves.pad_with_zeros(1, 0, 1)? } else { waves })
 }
 
@@ -64,11 +64,16 @@ pub fn qkv_attention(qkv: &Tensor, heads: usize, order: AttentionOrder) -> Resul
         AttentionOrder::HeadsFirst => ([n, heads, 3, depth, length], 2),
         AttentionOrder::QkvFirst => ([n, 3, heads, depth, length], 1),
     };
-    let split = qkv.reshape(&split)?;
-    let part = |i: usize| split.narrow(axis, i, 1)?.squeeze(axis)?.transpose(2, 3);
+    let split = limpid_kernels::reshape(qkv, split.as_slice())?;
+    let part = |i: usize| -> Result<Tensor> {
+        let part = limpid_kernels::narrow(&split, axis, i, 1)?;
+        let part = limpid_kernels::reshape(&part, (n, heads, depth, length))?;
+        limpid_kernels::permute(&part, &[0, 1, 3, 2])
+    };
     let scale = 1.0 / (depth as f64).sqrt();
     let mixed = limpid_kernels::attention(&part(0)?, &part(1)?, &part(2)?, scale, None)?;
-    Ok(mixed.transpose(2, 3)?.reshape((n, heads * depth, length))?)
+    let mixed = limpid_kernels::permute(&mixed, &[0, 1, 3, 2])?;
+    limpid_kernels::reshape(&mixed, (n, heads * depth, length))
 }
 
 /// Normalisation, attention over all positions, projection, added to the input.
@@ -108,10 +113,11 @@ impl Attention {
     /// # Errors
     /// [`Error::Shape`] if the channels do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let flat = x.flatten_from(2)?;
+        let [n, channels] = [x.dims()[0], x.dims()[1]];
+        let flat = limpid_kernels::reshape(x, (n, channels, x.elem_count() / (n * channels)))?;
         let qkv = self.qkv.forward(&self.norm.forward(&flat)?)?;
         let mixed = self.proj_out.forward(&qkv_attention(&qkv, self.heads, self.order)?)?;
-        Ok((flat + mixed)?.reshape(x.dims())?)
+        limpid_kernels::reshape(&limpid_kernels::add(&flat, &mixed)?, x.dims())
     }
 }
 
@@ -212,11 +218,12 @@ impl ResBlock {
         let e = self.embed.forward(&limpid_kernels::silu(embedding)?)?;
         let mut h = if self.scale_shift {
             let outputs = h.dims()[1];
-            let (scale, shift) = (e.narrow(1, 0, outputs)?, e.narrow(1, outputs, outputs)?);
+            let scale = limpid_kernels::narrow(&e, 1, 0, outputs)?;
+            let shift = limpid_kernels::narrow(&e, 1, outputs, outputs)?;
             self.out_norm.forward_scale_shift(&h, &scale, &shift, Activation::Silu)?
         } else {
-            let e = e.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?;
-            self.out_norm.forward_act(&h.broadcast_add(&e)?, Activation::Silu)?
+            let h = limpid_kernels::add_to_channels(&h, &e)?;
+            self.out_norm.forward_act(&h, Activation::Silu)?
         };
         if ctx.is_train() {
             h = limpid_kernels::dropout(&h, self.dropout, ctx.next_stream())?;
@@ -226,7 +233,7 @@ impl ResBlock {
             Some(conv) => conv.forward(&x)?,
             None => x,
         };
-        Ok((skipped + h)?)
+        limpid_kernels::add(&skipped, &h)
     }
 }
 

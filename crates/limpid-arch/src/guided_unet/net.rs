@@ -18,7 +18,7 @@ pub struct Prediction {
 }
 
 /// One module of a block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Conv(Conv),
     Res(ResBlock),
@@ -42,7 +42,10 @@ impl Stage {
 type Block = Vec<Stage>;
 
 fn run(block: &Block, x: Tensor, embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-    block.iter().try_fold(x, |x, stage| stage.forward(&x, embedding, ctx))
+    let block = block.clone();
+    ctx.block(&[&x, embedding], move |inputs, ctx| {
+        block.iter().try_fold(inputs[0].clone(), |x, stage| stage.forward(&x, &inputs[1], ctx))
+    })
 }
 
 /// Two linear layers on the embedding of a number.
@@ -214,7 +217,7 @@ impl GuidedUnet {
                 let index = embed.forward("layer index", index, n)?;
                 let rows = embedding.dims()[0].max(index.dims()[0]);
                 let wide = |t: &Tensor| t.broadcast_as((rows, t.dims()[1]));
-                Tensor::cat(&[wide(&embedding)?, wide(&index)?], 1)?
+                limpid_kernels::cat(&[&wide(&embedding)?, &wide(&index)?], 1)?
             }
             (Some(_), None) => return Err(Error::argument(OP, "needs a layer index")),
             (None, Some(_)) => return Err(Error::argument(OP, "takes no layer index")),
@@ -227,7 +230,7 @@ impl GuidedUnet {
         }
         h = run(&self.middle, h, &embedding, ctx)?;
         for (block, skip) in self.output.iter().zip(skips.into_iter().rev()) {
-            h = run(block, Tensor::cat(&[&h, &skip], 1)?, &embedding, ctx)?;
+            h = run(block, limpid_kernels::cat(&[&h, &skip], 1)?, &embedding, ctx)?;
         }
         Ok(Prediction {
             output: self.head.forward(&h)?,

@@ -268,14 +268,14 @@ impl Pix2pixUnet {
         let mut h = self.bottleneck.forward(&skips[skips.len() - 1])?;
         for (i, block) in self.ups.iter().enumerate() {
             if i > 0 {
-                h = Tensor::cat(&[&h, &skips[skips.len() - i]], 1)?;
+                h = limpid_kernels::cat(&[&h, &skips[skips.len() - i]], 1)?;
             }
             h = block.forward(&h)?;
             if i < self.dropout_layers {
                 h = drop(i, &h)?;
             }
         }
-        self.last.forward(&Tensor::cat(&[&h, &skips[0]], 1)?)
+        self.last.forward(&limpid_kernels::cat(&[&h, &skips[0]], 1)?)
     }
 }
 

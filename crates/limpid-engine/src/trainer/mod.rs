@@ -8,10 +8,11 @@ use crate::checkpoint::{CheckpointInfo, Checkpoints};
 use crate::rundir::BestScore;
 use crate::state::{Group, Progress};
 use crate::{
-    Batch, DataModule, Error, Event, Loader, Logs, Model, NonFinite, Outcome, Result, RunDir, Sink,
-    Stepper, TrainConfig, TrainState,
+    Batch, DataModule, Error, Event, Loader, Logs, Model, NonFinite, Outcome, Recompute, Result,
+    RunDir, Sink, Stepper, TrainConfig, TrainState,
 };
 use candle_core::{Device, Tensor};
+use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
 use limpid_nn::Ctx;
 use limpid_nn::ema::Ema;
@@ -320,10 +321,11 @@ impl Fit<'_, '_, '_> {
     /// The passes of the model over a batch, with what it logs; a rehearsal steps no optimizer.
     fn passes(&mut self, batch: &Batch, boundary: bool, rehearsal: bool) -> Result<Logs> {
         let progress = &self.state.progress;
+        let recompute = self.trainer.config.recompute == Recompute::Blocks;
         let stream = Stream::new(self.trainer.seed, "model").at(progress.epoch, progress.cursor);
         let mut stepper = Stepper {
             groups: &mut self.state.groups,
-            ctx: Ctx::train(stream),
+            ctx: Ctx::train(stream).recomputing(recompute),
             accumulate: self.trainer.config.accumulate,
             boundary,
             clip: self.trainer.config.clip,
@@ -332,12 +334,18 @@ impl Fit<'_, '_, '_> {
             logs: Logs::new(),
             rehearsal,
         };
-        let result = match &mut self.trainer.step_fn {
+        let result = autograd::record(|| match &mut self.trainer.step_fn {
             Some(f) => f(self.state.model, batch, &mut stepper),
             None => self.state.model.train_step(batch, &mut stepper),
-        };
+        });
         let stepped = std::mem::take(&mut stepper.logs);
         let mut logs = result?;
+        if recompute && stepper.ctx.blocks() == 0 {
+            return Err(Error::Setting {
+                message: "`train.recompute` is `blocks`, but this network has none".into(),
+                hint: "leave it at `none`; a smaller patch or batch needs less memory too".into(),
+            });
+        }
         logs.extend(stepped);
         Ok(logs)
     }

@@ -6,7 +6,6 @@
 //! arXiv:2205.14135). Differentiable once.
 
 mod cpu;
-mod matrix;
 mod sizes;
 #[cfg(test)]
 mod tests;
@@ -97,7 +96,7 @@ impl Attention {
         let Some(scales) = self.scales.get() else {
             return Err(Error::argument(NAME, "the backward pass ran before the forward pass"));
         };
-        let tensors = [&at.args[0], &at.args[1], &at.args[2], &at.result, &at.grad];
+        let tensors = [&at.args[0], &at.args[1], &at.args[2], at.result(NAME)?, &at.grad];
         let want_bias = self.is_packed() && at.wanted[2];
         let found = with_slices(NAME, tensors, |[a, b, c, y, g]: [&[T]; 5]| {
             self.with_constant(|constant| {
@@ -127,6 +126,7 @@ impl Attention {
 }
 
 impl Op for Attention {
+    const READS_RESULT: bool = true;
     const TWICE: bool = false;
 
     fn name(&self) -> &'static str {

@@ -101,7 +101,7 @@ impl Op for WeightGrad {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let weight = cpu::weight_grad(&self.0, args[0].data, args[1].data);
+        let weight = cpu::weight_grad(&self.0, args[0].data, args[1].data)?;
         Ok((weight, self.0.weight_shape().into()))
     }
 

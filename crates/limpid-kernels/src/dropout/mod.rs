@@ -98,6 +98,8 @@ impl Dropout {
 }
 
 impl Op for Dropout {
+    const READS_ARGS: bool = false;
+
     fn name(&self) -> &'static str {
         self.name
     }

@@ -193,6 +193,8 @@ struct Picks {
 struct Pick(Arc<Picks>);
 
 impl Op for Pick {
+    const READS_ARGS: bool = false;
+
     fn name(&self) -> &'static str {
         NAME
     }
@@ -222,6 +224,8 @@ impl Op for Pick {
 struct PutBack(Arc<Picks>);
 
 impl Op for PutBack {
+    const READS_ARGS: bool = false;
+
     fn name(&self) -> &'static str {
         NAME
     }

@@ -107,6 +107,8 @@ struct Separable {
 }
 
 impl Op for Separable {
+    const READS_ARGS: bool = false;
+
     fn name(&self) -> &'static str {
         self.name
     }

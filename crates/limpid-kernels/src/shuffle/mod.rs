@@ -68,6 +68,8 @@ struct Shuffle {
 }
 
 impl Op for Shuffle {
+    const READS_ARGS: bool = false;
+
     fn name(&self) -> &'static str {
         self.name
     }

@@ -42,6 +42,9 @@ struct Softmax {
 }
 
 impl Op for Softmax {
+    const READS_ARGS: bool = false;
+    const READS_RESULT: bool = true;
+
     fn name(&self) -> &'static str {
         self.name
     }
@@ -53,7 +56,7 @@ impl Op for Softmax {
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        let (y, g) = (&at.result, &at.grad);
+        let (y, g) = (at.result(self.name)?, &at.grad);
         if !at.is_differentiated() {
             let op = Gradient { name: self.name, dim: self.dim, log: self.log };
             return Ok(vec![Some(apply(op, &[y, g])?)]);

@@ -40,12 +40,10 @@ impl Linear {
             return Err(Error::shape("linear", format!("[…, {inputs}]"), dims));
         };
         let rows: usize = lead.iter().product();
-        let y = x.reshape((rows, last))?.matmul(&self.weight.tensor().t()?)?;
-        let y = match &self.bias {
-            Some(b) => y.broadcast_add(&b.tensor())?,
-            None => y,
-        };
+        let x = limpid_kernels::reshape(x, (rows, last))?;
+        let bias = self.bias.as_ref().map(Param::tensor);
+        let y = limpid_kernels::linear(&x, &self.weight.tensor(), bias.as_ref())?;
         see(&self.weight, &y);
-        Ok(y.reshape([lead, &[outputs]].concat())?)
+        limpid_kernels::reshape(&y, [lead, &[outputs]].concat())
     }
 }

@@ -11,16 +11,16 @@ mod correlate;
 mod gather;
 mod output;
 mod weight;
-
-pub(super) use weight::weight_grad;
+mod winograd;
 
 use super::geometry::Geometry;
 use crate::element::Element;
 use crate::math::Real;
-use crate::{Result, planes};
+use crate::{Result, planes, simd};
 use correlate::{Correlation, Lattice};
 use gather::{Axis, Gather};
 use output::Output;
+use std::any::{Any, TypeId};
 use std::ops::Range;
 
 /// Pixels of a tile: a row of the column buffer takes 2 kB.
@@ -42,6 +42,20 @@ pub(super) fn forward<T: Element>(
     bias: Option<&[T]>,
 ) -> Result<Vec<T>> {
     let output = Output::new("conv", g.batch * g.features * g.result_pixels())?;
+    if !by_winograd(g, false, [image, weight], bias, &output)? {
+        direct_forward(g, [image, weight], bias, &output);
+    }
+    // SAFETY: every element was written.
+    Ok(unsafe { output.into_vec() })
+}
+
+/// Writes every element of `output`.
+fn direct_forward<T: Element>(
+    g: &Geometry,
+    [image, weight]: [&[T]; 2],
+    bias: Option<&[T]>,
+    output: &Output<T>,
+) {
     let correlation = Correlation {
         batch: g.batch,
         groups: g.groups,
@@ -50,9 +64,8 @@ pub(super) fn forward<T: Element>(
         gather: image_gather(g),
         lattice: Lattice::dense(g.result),
     };
-    correlation.run(image, weight, bias, &output);
-    // SAFETY: the lattice is dense, so the tasks of `run` wrote every element.
-    Ok(unsafe { output.into_vec() })
+    // the lattice is dense, so this is every element
+    correlation.run(image, weight, bias, output);
 }
 
 /// `result [batch, features, ..]` to `image [batch, channels, ..]`.
@@ -67,6 +80,20 @@ pub(super) fn data_grad<T: Element>(
     bias: Option<&[T]>,
 ) -> Result<Vec<T>> {
     let output = Output::new("conv_transpose", g.batch * g.channels * g.image_pixels())?;
+    if !by_winograd(g, true, [result, weight], bias, &output)? {
+        direct_data_grad(g, [result, weight], bias, &output);
+    }
+    // SAFETY: every element was written.
+    Ok(unsafe { output.into_vec() })
+}
+
+/// Writes every element of `output`: the phases together are all image pixels.
+fn direct_data_grad<T: Element>(
+    g: &Geometry,
+    [result, weight]: [&[T]; 2],
+    bias: Option<&[T]>,
+    output: &Output<T>,
+) {
     for start in phases(g) {
         let phase: [Phase; 3] = std::array::from_fn(|d| Phase::new(g, d, start[d]));
         let correlation = Correlation {
@@ -78,10 +105,52 @@ pub(super) fn data_grad<T: Element>(
             lattice: Lattice { image: g.image, start, step: g.stride },
         };
         let weight = phase_weight(g, weight, &phase);
-        correlation.run(result, &weight, bias, &output);
+        correlation.run(result, &weight, bias, output);
     }
-    // SAFETY: the phases together are all image pixels, and `run` writes all pixels of a phase.
-    Ok(unsafe { output.into_vec() })
+}
+
+/// `image [batch, channels, ..]` and `result [batch, features, ..]` to
+/// `weight [features, channels / groups, ..]`.
+pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Result<Vec<T>> {
+    if let (Some(image), Some(result)) = (single(image), single(result))
+        && winograd::worth_it(g)
+    {
+        let output = Output::new("conv_weight_grad", g.features * g.channels * g.taps())?;
+        if let Some(weight) = (&output as &dyn Any).downcast_ref::<Output<f32>>() {
+            winograd::weight_grad(simd::level(), g, image, result, weight)?;
+            // SAFETY: every element was written.
+            return Ok(unsafe { output.into_vec() });
+        }
+    }
+    Ok(weight::weight_grad(g, image, result))
+}
+
+/// Writes all of `output` by Winograd's algorithm, where that is possible and faster.
+fn by_winograd<T: Element>(
+    g: &Geometry,
+    transposed: bool,
+    [source, weight]: [&[T]; 2],
+    bias: Option<&[T]>,
+    output: &Output<T>,
+) -> Result<bool> {
+    let output = (output as &dyn Any).downcast_ref::<Output<f32>>();
+    let (Some(source), Some(weight), Some(output)) = (single(source), single(weight), output)
+    else {
+        return Ok(false);
+    };
+    if !winograd::worth_it(g) {
+        return Ok(false);
+    }
+    let bias = bias.and_then(single);
+    winograd::correlate(simd::level(), g, transposed, [source, weight], bias, output)?;
+    Ok(true)
+}
+
+/// The slice itself, if its elements are f32.
+fn single<T: 'static>(x: &[T]) -> Option<&[f32]> {
+    // SAFETY: `T` is f32.
+    (TypeId::of::<T>() == TypeId::of::<f32>())
+        .then(|| unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
 }
 
 /// Sums of `data [batch, channels, ..]` over all but the channels, accumulated in f64.

@@ -13,7 +13,7 @@ use std::ops::Range;
 /// `weight [features, channels / groups, ..]`.
 ///
 /// A task sums one block of weights over one part of the tiles; the parts are added in order.
-pub(in crate::conv) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Vec<T> {
+pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Vec<T> {
     let gather = image_gather(g);
     let tiles = tiles(g.batch, g.result_pixels(), g.result[2], tile_pixels::<T>());
     let sums = WeightGrad { g, gather, image, result };

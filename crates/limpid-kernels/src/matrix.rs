@@ -4,7 +4,7 @@ use crate::math::Real;
 
 /// A matrix in memory: element `(i, j)` lies at `i * row + j * column`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
+pub(crate) struct Matrix<'a, T> {
     pub data: &'a [T],
     pub row: usize,
     pub column: usize,
@@ -12,12 +12,12 @@ pub(super) struct Matrix<'a, T> {
 
 impl<'a, T> Matrix<'a, T> {
     /// Rows of neighbouring elements, `stride` apart.
-    pub(super) fn rows(data: &'a [T], stride: usize) -> Self {
+    pub(crate) fn rows(data: &'a [T], stride: usize) -> Self {
         Self { data, row: stride, column: 1 }
     }
 
     /// The same matrix with rows and columns swapped.
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self { data: self.data, row: self.column, column: self.row }
     }
 
@@ -29,7 +29,7 @@ impl<'a, T> Matrix<'a, T> {
 
 /// `dst [m, n] = factor * a [m, k] · b [k, n]`, added to what is there if `accumulate`.
 #[allow(unsafe_code)] // the gemm crate takes pointers
-pub(super) fn product<T: Real>(
+pub(crate) fn product<T: Real>(
     dst: &mut [T],
     [m, n, k]: [usize; 3],
     accumulate: bool,

@@ -1,0 +1,93 @@
+//! Several tensors side by side in one.
+
+use crate::autograd::takes_many;
+use crate::buffer::{CHUNK, fill};
+use crate::math::Real;
+use crate::op::{Array, Backward, Op, apply};
+use crate::{Error, Result};
+use candle_core::{Shape, Tensor};
+
+/// Joins tensors along dimension `dim`; their other dimensions are equal.
+///
+/// # Errors
+/// [`Error::Shape`] if they do not fit each other, [`Error::Argument`] if there is no such
+/// dimension or no tensor.
+pub fn cat(tensors: &[&Tensor], dim: usize) -> Result<Tensor> {
+    let op = "cat";
+    let Some((first, others)) = tensors.split_first() else {
+        return Err(Error::argument(op, "there is no tensor to join"));
+    };
+    if dim >= first.rank() {
+        let message = format!("`dim` is {dim}, but the tensors have {} dimensions", first.rank());
+        return Err(Error::Argument { op, message });
+    }
+    for t in others {
+        let fits = t.rank() == first.rank()
+            && (0..t.rank()).all(|d| d == dim || t.dims()[d] == first.dims()[d]);
+        if !fits {
+            let expected = format!("{:?} but for dimension {dim}", first.dims());
+            return Err(Error::shape(op, expected, t.dims()));
+        }
+    }
+    if others.is_empty() {
+        return Ok((*first).clone());
+    }
+    // candle's nodes take three tensors; one by one costs a copy, but only outside of a recorded step
+    if tensors.len() > 3 && !takes_many(tensors) {
+        let (last, rest) = (tensors.len() - 1, &tensors[..tensors.len() - 1]);
+        return cat(&[&cat(rest, dim)?, tensors[last]], dim);
+    }
+    let sizes = tensors.iter().map(|t| t.dims()[dim]).collect();
+    apply(Cat { dim, sizes }, tensors)
+}
+
+struct Cat {
+    dim: usize,
+    sizes: Vec<usize>,
+}
+
+impl Op for Cat {
+    const READS_ARGS: bool = false;
+
+    fn name(&self) -> &'static str {
+        "cat"
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let mut dims = args[0].dims.to_vec();
+        dims[self.dim] = self.sizes.iter().sum();
+        let inner: usize = dims[self.dim + 1..].iter().product();
+        let row = dims[self.dim] * inner;
+        let len = dims.iter().product();
+        // pieces of one source, so that one task does not copy a whole image
+        let y = fill("cat", len, CHUNK, |start, out| {
+            let mut at = 0;
+            while at < out.len() {
+                let (outer, mut within) = ((start + at) / row, (start + at) % row);
+                for (arg, size) in args.iter().zip(&self.sizes) {
+                    let width = size * inner;
+                    if within < width {
+                        let count = (width - within).min(out.len() - at);
+                        let from = &arg.data[outer * width + within..][..count];
+                        out[at..at + count].copy_from_slice(from);
+                        at += count;
+                        break;
+                    }
+                    within -= width;
+                }
+            }
+        })?;
+        Ok((y, dims.into()))
+    }
+
+    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        let mut start = 0;
+        let mut gradients = Vec::with_capacity(self.sizes.len());
+        for (&size, &wanted) in self.sizes.iter().zip(&at.wanted) {
+            let part = wanted.then(|| super::narrow(&at.grad, self.dim, start, size));
+            gradients.push(part.transpose()?);
+            start += size;
+        }
+        Ok(gradients)
+    }
+}

@@ -1,0 +1,134 @@
+//! The linear map of rows, `y = x·Wᵀ + b`.
+
+use crate::buffer::fill;
+use crate::check::shape_of;
+use crate::math::Real;
+use crate::matrix::{Matrix, product};
+use crate::op::{Array, Backward, Op, apply};
+use crate::{Error, Result};
+use candle_core::{Shape, Tensor};
+use rayon::prelude::*;
+
+/// Rows of a product that one task computes.
+const ROWS: usize = 64;
+
+/// `x·Wᵀ + b`: `x [n, in]`, `w [out, in]`, `b [out]` → `[n, out]`.
+///
+/// # Errors
+/// [`Error::Shape`] if the operands do not fit each other.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let op = "linear";
+    let ([_, inputs], [outputs, width]) = (x.dims(), w.dims()) else {
+        return Err(Error::shape(op, "x [n, in] and w [out, in]", (x.dims(), w.dims())));
+    };
+    if inputs != width {
+        return Err(Error::shape(op, format!("w [{outputs}, {inputs}]"), w.dims()));
+    }
+    shape_of(op, "b", b, &[*outputs])?;
+    let args: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
+    apply(Linear, &args)
+}
+
+struct Linear;
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let (x, w, bias) = (args[0], args[1], args.get(2).map(|b| b.data));
+        let ([n, inputs], outputs) = ([x.dims[0], x.dims[1]], w.dims[0]);
+        let w = Matrix::rows(w.data, inputs).transposed();
+        let x = Matrix::rows(x.data, inputs);
+        let y = multiply(x, w, [n, outputs, inputs], bias)?;
+        Ok((y, (n, outputs).into()))
+    }
+
+    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        let (x, w, g) = (&at.args[0], &at.args[1], &at.grad);
+        let dx = at.wanted[0].then(|| apply(Product { transposed: false }, &[g, w])).transpose()?;
+        let dw = at.wanted[1].then(|| apply(Product { transposed: true }, &[g, x])).transpose()?;
+        let mut found = vec![dx, dw];
+        if let Some(&wanted) = at.wanted.get(2) {
+            found.push(wanted.then(|| apply(ColumnSums, &[g])).transpose()?);
+        }
+        Ok(found)
+    }
+}
+
+/// `a·b`, or `aᵀ·b`, of two matrices.
+struct Product {
+    transposed: bool,
+}
+
+impl Op for Product {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let [rows, columns] = [args[0].dims[0], args[0].dims[1]];
+        let n = args[1].dims[1];
+        let (a, b) = (Matrix::rows(args[0].data, columns), Matrix::rows(args[1].data, n));
+        let (a, m, k) =
+            if self.transposed { (a.transposed(), columns, rows) } else { (a, rows, columns) };
+        Ok((multiply(a, b, [m, n, k], None)?, (m, n).into()))
+    }
+
+    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        let (a, b, g) = (&at.args[0], &at.args[1], &at.grad);
+        let (da, db) = if self.transposed {
+            (linear(b, g, None)?, apply(Product { transposed: false }, &[a, g])?)
+        } else {
+            (linear(g, b, None)?, apply(Product { transposed: true }, &[a, g])?)
+        };
+        Ok(vec![Some(da), Some(db)])
+    }
+}
+
+/// `[n, m]` → `[m]`
+struct ColumnSums;
+
+impl Op for ColumnSums {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let width = args[0].dims[1];
+        let partial = |rows: &[T]| {
+            let mut sums = vec![0f64; width];
+            for row in rows.chunks_exact(width) {
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.f64());
+            }
+            sums
+        };
+        let parts: Vec<_> = args[0].data.par_chunks((width * 1024).max(1)).map(partial).collect();
+        let total = |i: usize| T::of(parts.iter().map(|part| part[i]).sum());
+        Ok(((0..width).map(total).collect(), width.into()))
+    }
+
+    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(at.grad.broadcast_as(at.args[0].shape())?)])
+    }
+}
+
+/// `a [m, k] · b [k, n]`, with `start [n]` added to each row.
+fn multiply<T: Real>(
+    a: Matrix<T>,
+    b: Matrix<T>,
+    [m, n, k]: [usize; 3],
+    start: Option<&[T]>,
+) -> Result<Vec<T>> {
+    fill("linear", m * n, ROWS * n, |first, out| {
+        if let Some(start) = start {
+            out.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(start));
+        }
+        let (first, rows) = (first / n, out.len() / n);
+        if k > 0 {
+            let a = Matrix { data: &a.data[first * a.row..], ..a };
+            product(out, [rows, n, k], start.is_some(), T::one(), a, b);
+        }
+    })
+}

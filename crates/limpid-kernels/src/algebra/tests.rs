@@ -1,0 +1,71 @@
+//! Sums, joins and views against candle's own, their gradients against finite differences.
+
+use super::{add, add_to_channels, cat, linear, narrow, permute, reshape, scale};
+use crate::gradcheck::{test_tensor, worst_error};
+use candle_core::Tensor;
+
+fn same(a: &Tensor, b: &Tensor) {
+    assert_eq!(a.dims(), b.dims());
+    let list = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    for (a, b) in list(a).into_iter().zip(list(b)) {
+        assert!((a - b).abs() < 1e-13, "{a} {b}");
+    }
+}
+
+fn tensors(shapes: &[&[usize]]) -> Vec<Tensor> {
+    shapes.iter().enumerate().map(|(i, s)| test_tensor(i as u64, s).unwrap()).collect()
+}
+
+#[test]
+fn joins_are_those_of_candle() {
+    for dim in 0..3 {
+        let mut shapes = [[2, 3, 4]; 4];
+        shapes[1][dim] = 5;
+        shapes[3][dim] = 1;
+        let t = tensors(&[&shapes[0], &shapes[1], &shapes[2], &shapes[3]]);
+        let refs: Vec<&Tensor> = t.iter().collect();
+        same(&cat(&refs, dim).unwrap(), &Tensor::cat(&refs, dim).unwrap());
+        assert!(worst_error(&t, |t| cat(&t.iter().collect::<Vec<_>>(), dim)).unwrap() < 1e-7);
+    }
+    let t = tensors(&[&[2, 3], &[2, 4]]);
+    assert!(cat(&[&t[0], &t[1]], 0).is_err());
+    assert!(cat(&[&t[0]], 2).is_err());
+    assert!(cat(&[], 0).is_err());
+}
+
+#[test]
+fn a_join_longer_than_a_task_is_right() {
+    let t = tensors(&[&[2, 3, 9000], &[2, 2, 9000]]);
+    let want = Tensor::cat(&[&t[0], &t[1]], 1).unwrap();
+    same(&cat(&[&t[0], &t[1]], 1).unwrap(), &want);
+}
+
+#[test]
+fn linear_maps_are_products() {
+    for (n, inputs, outputs) in [(1, 1, 1), (130, 7, 5), (3, 40, 33)] {
+        let t = tensors(&[&[n, inputs], &[outputs, inputs], &[outputs]]);
+        let want = t[0].matmul(&t[1].t().unwrap()).unwrap().broadcast_add(&t[2]).unwrap();
+        same(&linear(&t[0], &t[1], Some(&t[2])).unwrap(), &want);
+    }
+    let t = tensors(&[&[4, 3], &[5, 3], &[5]]);
+    assert!(worst_error(&t, |t| linear(&t[0], &t[1], Some(&t[2]))).unwrap() < 1e-7);
+    assert!(worst_error(&t[..2], |t| linear(&t[0], &t[1], None)).unwrap() < 1e-7);
+    assert!(linear(&t[0], &t[2], None).is_err());
+}
+
+#[test]
+fn sums_and_views_have_the_right_gradients() {
+    let t = tensors(&[&[2, 3, 4, 5], &[2, 3, 4, 5], &[2, 3], &[1, 3]]);
+    assert!(worst_error(&t[..2], |t| add(&t[0], &t[1])).unwrap() < 1e-7);
+    assert!(worst_error(&t[..1], |t| scale(&t[0], -2.5)).unwrap() < 1e-7);
+    let x = &t[0];
+    for shift in [&t[2], &t[3]] {
+        let f = |t: &[Tensor]| add_to_channels(&t[0], &t[1]);
+        assert!(worst_error(&[x.clone(), shift.clone()], f).unwrap() < 1e-7);
+    }
+    assert!(worst_error(&t[..1], |t| reshape(&t[0], (6, 20))).unwrap() < 1e-7);
+    assert!(worst_error(&t[..1], |t| permute(&t[0], &[2, 0, 3, 1])).unwrap() < 1e-7);
+    assert!(worst_error(&t[..1], |t| narrow(&t[0], 1, 1, 2)).unwrap() < 1e-7);
+    assert!(add(&t[0], &t[2]).is_err());
+    assert!(add_to_channels(&t[0], &t[0]).is_err());
+}

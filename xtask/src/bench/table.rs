@@ -1,0 +1,156 @@
+//! The results as tables: on the terminal, and on the page of the documentation.
+
+use std::path::Path;
+
+use super::works::{FIRST_STEP, MEMORY};
+use super::{Measured, Start};
+
+/// What holds the tables on the page.
+const MARKERS: [&str; 2] = ["<!-- bench: begin -->", "<!-- bench: end -->"];
+
+/// A table of Markdown, its columns aligned, numbers to the right.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |c: usize| {
+        let cells = rows.iter().map(|row| row[c].chars().count());
+        cells.chain([head[c].len(), 3]).max().unwrap_or(3)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::from("|");
+        for (c, (cell, &width)) in cells.zip(&widths).enumerate() {
+            line +=
+                &if c == 0 { format!(" {cell:width$} |") } else { format!(" {cell:>width$} |") };
+        }
+        line + "\n"
+    };
+    let rule = |(c, w): (usize, &usize)| "-".repeat(w - 1) + if c == 0 { "-" } else { ":" };
+    let rules: Vec<String> = widths.iter().enumerate().map(rule).collect();
+    let mut text = line(&mut head.iter().copied());
+    text += &line(&mut rules.iter().map(String::as_str));
+    for row in rows {
+        text += &line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+/// All tables of the results.
+pub(super) fn tables(measured: &[Measured], start: Option<&Start>) -> String {
+    let mut parts = Vec::new();
+    let compared = measured.iter().any(|m| m.peer.is_some());
+    if compared {
+        let rows: Vec<_> = measured.iter().filter_map(time_row).collect();
+        let head =
+            ["work", "ours, ms", "PyTorch, ms", "layout", "ratio", "CPU ratio", "target", "ok"];
+        parts.push(table(&head, &rows));
+        let rows: Vec<_> = measured.iter().filter_map(memory_row).collect();
+        if !rows.is_empty() {
+            let head = ["peak memory", "ours, MB", "PyTorch, MB", "ratio", "target", "ok"];
+            parts.push(table(&head, &rows));
+        }
+    } else if !measured.is_empty() {
+        let row = |m: &Measured| {
+            let peak = m.peak.map_or_else(String::new, megabytes);
+            vec![m.work.words.into(), ms(m.ours.wall()), ms(m.ours.cpu()), peak]
+        };
+        let rows: Vec<_> = measured.iter().map(row).collect();
+        parts.push(table(&["work", "ms", "CPU ms", "peak, MB"], &rows));
+    }
+    if let Some(start) = start {
+        let seconds = |s: f64| format!("{s:.3}");
+        let peer = start.peer.map_or_else(String::new, seconds);
+        let (target, ok) = (format!("< {FIRST_STEP}"), verdict(start.ok()));
+        let row = vec!["process start to first step".into(), seconds(start.ours), peer, target, ok];
+        parts.push(table(&["start", "ours, s", "PyTorch, s", "target", "ok"], &[row]));
+    }
+    parts.join("\n")
+}
+
+fn time_row(m: &Measured) -> Option<Vec<String>> {
+    let pair = m.peer.as_ref()?;
+    let [ratio, cpu] = pair.ratios();
+    let target =
+        if m.work.target > 0.0 { format!("≥ {:.1}", m.work.target) } else { String::new() };
+    Some(vec![
+        m.work.words.into(),
+        ms(pair.ours.wall()),
+        ms(pair.peer.wall()),
+        if m.work.has_layouts() { pair.layout.replace('_', " ") } else { String::new() },
+        format!("{ratio:.2}"),
+        format!("{cpu:.2}"),
+        target,
+        m.fast_enough().map_or_else(String::new, verdict),
+    ])
+}
+
+fn memory_row(m: &Measured) -> Option<Vec<String>> {
+    let (ours, peer) = (m.peak?, m.peer.as_ref()?.peak?);
+    Some(vec![
+        m.work.words.into(),
+        megabytes(ours),
+        megabytes(peer),
+        format!("{:.2}", ours / peer),
+        format!("≤ {MEMORY}"),
+        verdict(m.small_enough()?),
+    ])
+}
+
+fn verdict(ok: bool) -> String {
+    if ok { "yes" } else { "NO" }.into()
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.0}", bytes / 1e6)
+}
+
+/// Milliseconds to three digits.
+fn ms(x: f64) -> String {
+    let digits = (2 - x.max(1e-3).log10().floor() as i32).max(0) as usize;
+    format!("{x:.digits$}")
+}
+
+/// Replaces what is between the markers of a page.
+pub(super) fn write_page(path: &Path, text: &str) -> Result<(), String> {
+    let page = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let replaced = replace(&page, text).ok_or_else(|| {
+        format!("{}: `{}` … `{}` are missing", path.display(), MARKERS[0], MARKERS[1])
+    })?;
+    limpid_io::atomic::write_bytes(path, replaced.as_bytes()).map_err(|e| e.to_string())
+}
+
+fn replace(page: &str, text: &str) -> Option<String> {
+    let (before, rest) = page.split_once(MARKERS[0])?;
+    let (_, after) = rest.split_once(MARKERS[1])?;
+    Some(format!("{before}{}\n\n{}\n\n{}{after}", MARKERS[0], text.trim_end(), MARKERS[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned() {
+        let rows = [vec!["one".into(), "1".into()], vec!["≥ two".into(), "22.5".into()]];
+        let want = "\
+| work  |    x |
+| ----- | ---: |
+| one   |    1 |
+| ≥ two | 22.5 |
+";
+        assert_eq!(table(&["work", "x"], &rows), want);
+    }
+
+    #[test]
+    fn only_what_is_between_the_markers_changes() {
+        let page = format!("a\n{}\nold\n{}\nb\n", MARKERS[0], MARKERS[1]);
+        let want = format!("a\n{}\n\nnew\n\n{}\nb\n", MARKERS[0], MARKERS[1]);
+        assert_eq!(replace(&page, "new\n"), Some(want.clone()));
+        assert_eq!(replace(&want, "new"), Some(want));
+        assert_eq!(replace("no markers", "new"), None);
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        let shown = [0.012_345, 0.9, 1.234_5, 45.67, 4567.8].map(ms);
+        assert_eq!(shown, ["0.0123", "0.900", "1.23", "45.7", "4568"]);
+    }
+}
