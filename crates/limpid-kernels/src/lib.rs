@@ -21,6 +21,7 @@ mod matrix;
 pub mod memory;
 mod op;
 mod planes;
+mod prefetch;
 pub mod rng;
 mod simd;
 pub mod step;

@@ -8,6 +8,7 @@ use crate::interleave::{every, interleave};
 use crate::math::Real;
 use crate::op::Array;
 use crate::planes::pieces;
+use crate::prefetch::prefetch;
 use crate::simd::vectorised;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -131,16 +132,8 @@ fn multiply<T: Real>(
     }
 }
 
-/// Elements of the rows that are added up before the first of them is mapped: all from the memory of
-/// the input in one go, which hides its latency, into the nearest cache.
+/// So many elements of the input are asked for before they are needed.
 const AHEAD: usize = 4096;
-
-/// What the last dimension of an output row is made from.
-enum Source {
-    Nothing,
-    Input(usize),
-    Sum,
-}
 
 fn map_rows<T: Real>(
     op: &'static str,
@@ -151,45 +144,29 @@ fn map_rows<T: Real>(
 ) -> Result<Vec<T>> {
     let (inputs, outputs) = (line.map.inputs, line.map.outputs());
     let same = line.map.is_identity();
-    let input = |j: usize| &x[j * inputs..(j + 1) * inputs];
-    let ahead = (AHEAD / inputs.max(1)).max(1);
+    let row = |j: usize| &x[j * inputs..(j + 1) * inputs];
     fill(op, len, outputs * rows_per_chunk(outputs), |start, out| {
-        T::with_scratch(ahead * inputs + line.scratch(), |scratch| {
-            let (sums, scratch) = scratch.split_at_mut(ahead * inputs);
-            let (mut taps, mut sources) = (Vec::new(), Vec::with_capacity(ahead));
-            let mut row = start / outputs;
-            for out in out.chunks_mut(ahead * outputs) {
-                sources.clear();
-                for (i, out) in out.chunks_mut(outputs).enumerate() {
-                    rows.taps(row, &mut taps);
-                    row += 1;
-                    let sum = if same { out } else { &mut sums[i * inputs..(i + 1) * inputs] };
-                    sources.push(match *taps.as_slice() {
-                        [] => Source::Nothing,
-                        [(j, w)] if w == T::one() => Source::Input(j),
+        T::with_scratch(inputs + line.scratch(), |scratch| {
+            let (sum, scratch) = scratch.split_at_mut(inputs);
+            let (mut taps, mut asked) = (Vec::new(), 0);
+            for (i, out) in out.chunks_mut(outputs).enumerate() {
+                rows.taps(start / outputs + i, &mut taps);
+                let last = taps.iter().map(|tap| tap.0).max().unwrap_or(0);
+                let ask = ((last + 1) * inputs + AHEAD).min(x.len());
+                prefetch(&x[asked.max(ask.saturating_sub(2 * AHEAD)).min(ask)..ask]);
+                asked = ask;
+                vectorised(
+                    #[inline(always)]
+                    || match *taps.as_slice() {
+                        [] => out.fill(line.rest),
+                        _ if same => weighted_sum(out, &taps, row, line.rest),
+                        [(j, w)] if w == T::one() => line.apply(out, row(j), scratch),
                         _ => {
-                            vectorised(
-                                #[inline(always)]
-                                || weighted_sum(sum, &taps, input, line.rest),
-                            );
-                            Source::Sum
+                            weighted_sum(sum, &taps, row, line.rest);
+                            line.apply(out, sum, scratch);
                         }
-                    });
-                }
-                for (i, out) in out.chunks_mut(outputs).enumerate() {
-                    vectorised(
-                        #[inline(always)]
-                        || match sources[i] {
-                            Source::Nothing => out.fill(line.rest),
-                            Source::Input(j) if same => out.copy_from_slice(input(j)),
-                            Source::Input(j) => line.apply(out, input(j), scratch),
-                            Source::Sum if same => {}
-                            Source::Sum => {
-                                line.apply(out, &sums[i * inputs..(i + 1) * inputs], scratch);
-                            }
-                        },
-                    );
-                }
+                    },
+                );
             }
         });
     })
