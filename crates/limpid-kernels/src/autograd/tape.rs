@@ -276,7 +276,8 @@ impl Tape {
                 drop(t);
                 for id in variables {
                     self.check_unspent(id)?;
-                    if let Some(tensor) = take(&mut store, id) {
+                    // detached: candle's gradients remember what they were computed from
+                    if let Some(tensor) = take(&mut store, id).map(|t| t.detach()) {
                         found.add(id, Slot { owned: tensor.is_contiguous(), tensor })?;
                     }
                 }
