@@ -40,7 +40,9 @@ pub use activation::{
 };
 pub use attention::attention;
 pub use backward::second_derivatives;
-pub use conv::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
+pub use conv::{
+    ConvAlgorithm, ConvSpec, ConvTransposeSpec, conv, conv_transpose, set_conv_algorithm,
+};
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};
 pub use norm::{batch_norm_eval, batch_norm_train, group_norm, instance_norm, layer_norm};
