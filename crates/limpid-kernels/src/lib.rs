@@ -48,7 +48,9 @@ pub use activation::{
 pub use algebra::{add, add_to_channels, cat, linear, narrow, permute, reshape, scale};
 pub use attention::attention;
 pub use autograd::second_derivatives;
-pub use conv::{ConvSpec, ConvTransposeSpec, conv, conv_transpose};
+pub use conv::{
+    ConvAlgorithm, ConvSpec, ConvTransposeSpec, conv, conv_transpose, set_conv_algorithm,
+};
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};
 pub use norm::{

@@ -1,19 +1,23 @@
 //! Convolution and transposed convolution in one, two or three dimensions.
 //!
 //! What PyTorch's `conv1d/2d/3d` and `conv_transpose1d/2d/3d` compute (a cross-correlation: the
-//! kernel is not flipped), by an implicit matrix product (im2col in tiles). Three bilinear maps do
-//! all the work, each the derivative of another (Dumoulin & Visin, arXiv:1603.07285, section 4):
+//! kernel is not flipped). Three bilinear maps do all the work, each the derivative of another (Dumoulin & Visin, arXiv:1603.07285, section 4):
 //! forward (image, weight → result), data gradient (result, weight → image) and weight gradient
 //! (image, result → weight). The transposed convolution is the data gradient.
 //!
 //! `geometry.rs` checks the sizes, `op.rs` gives the three maps their gradients, `cpu/` computes
-//! them. All three are differentiable any number of times.
+//! them: by Winograd's minimal filtering, by sums in registers where a group has few channels, else
+//! by an implicit matrix product (im2col in tiles). `algorithm.rs` has the choice and the errors. All
+//! three maps are differentiable any number of times.
 
+mod algorithm;
 mod cpu;
 mod geometry;
 mod op;
 #[cfg(test)]
 mod tests;
+
+pub use algorithm::{ConvAlgorithm, set_conv_algorithm};
 
 use crate::Result;
 use candle_core::Tensor;

@@ -161,6 +161,26 @@ fn check_gradients(case: &Case) -> Result<()> {
     Ok(())
 }
 
+/// The single-precision paths against the double-precision one.
+#[test]
+fn gradients_in_single_precision_equal_those_in_double() -> Result<()> {
+    for seed in 300..360 {
+        let case = Case::random(1 + seed as usize % 3, seed);
+        let gradients = |dtype: DType| -> Result<Vec<Tensor>> {
+            let x = Var::from_tensor(&case.image_tensor()?.to_dtype(dtype)?)?;
+            let w = Var::from_tensor(&case.weight_tensor()?.to_dtype(dtype)?)?;
+            let y = conv(&x, &w, None, &case.spec)?;
+            let dy = test_tensor(5, y.dims())?.to_dtype(dtype)?;
+            let grads = (y * dy)?.sum_all()?.backward()?;
+            Ok([&x, &w].map(|var| grads.get(var).unwrap().clone()).to_vec())
+        };
+        for (single, double) in gradients(DType::F32)?.iter().zip(gradients(DType::F64)?) {
+            assert!(largest_difference(single, &values(&double)) < 1e-4, "{:?}", case.spec);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn random_convolutions_equal_naive_loops() -> Result<()> {
     for rank in 1..=3 {

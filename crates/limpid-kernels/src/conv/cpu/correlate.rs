@@ -1,10 +1,11 @@
 //! Sums over channels and taps for every pixel of a lattice: forward pass and data gradient.
 
+use super::few::{self, Few};
 use super::gather::{Axis, Gather, Segment, Tile, tiles};
 use super::output::{Matrix, Output, product};
-use super::{COLUMN_ROWS, TASKS, tile_pixels};
+use super::{COLUMN_ROWS, TASKS, single, tile_pixels};
 use crate::element::Element;
-use crate::simd::vectorised;
+use crate::simd::{level, vectorised};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -68,6 +69,9 @@ impl Correlation {
         output: &Output<T>,
     ) {
         let operands = Operands { source, weight, bias, output };
+        if self.run_few(&operands) {
+            return;
+        }
         let (pixels, width) = (self.gather.pixels(), self.gather.axes[2].len);
         let rows = self.inputs * self.gather.taps();
         if rows == 0 || (self.inputs == 1 && self.outputs <= 2) {
@@ -91,6 +95,22 @@ impl Correlation {
                 self.by_product(&operands, &tiles[task / self.groups], task % self.groups, outputs);
             });
         }
+    }
+
+    /// Computes all with few outputs per group in f32, if that is what this is.
+    fn run_few<T: Element>(&self, operands: &Operands<T>) -> bool {
+        if !self.lattice.is_dense() || !few::applies(&self.gather, self.inputs, self.outputs) {
+            return false;
+        }
+        let (Some(source), Some(weight), Some(output)) =
+            (single(operands.source), single(operands.weight), operands.output.single())
+        else {
+            return false;
+        };
+        let bias = operands.bias.and_then(single);
+        let Self { batch, groups, inputs, outputs, ref gather, .. } = *self;
+        Few { batch, groups, inputs, outputs, gather, source, weight, bias, output }.run(level());
+        true
     }
 
     /// One tile of some output channels of a group as the product of weights and columns.

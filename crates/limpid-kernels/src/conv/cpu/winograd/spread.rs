@@ -64,6 +64,12 @@ impl Patches<'_> {
         let slices = if GRADIENT { self.tiling.step[0] } else { slices };
         let rows = if GRADIENT { SIDE } else { 6 };
         let columns = SIDE * run.len + if GRADIENT { 0 } else { 2 };
+        let ahead = if channel + S::LANES < self.channels {
+            (S::LANES * plane) as isize
+        } else {
+            // the first channels of the next run
+            (SIDE * run.len) as isize - (channel * plane) as isize
+        };
         let row = columns * S::LANES;
         let slice = 6 * row;
         let start: [isize; 3] = std::array::from_fn(|d| run.start[d] as isize + self.origin[d]);
@@ -78,6 +84,7 @@ impl Patches<'_> {
                         first: start[2],
                         columns,
                         width,
+                        ahead,
                     };
                     line.load::<S>(data, plane, lanes, scratch.add(z * slice + y * row));
                 }
@@ -198,6 +205,8 @@ struct Line {
     first: isize,
     columns: usize,
     width: usize,
+    /// How far away lies what is read next.
+    ahead: isize,
 }
 
 impl Line {
@@ -239,10 +248,10 @@ impl Line {
                 } else {
                     let to = to.wrapping_offset((square as isize - self.first) * n as isize);
                     S::transpose(row.add(square), plane, lanes, to, n, x - square..stop - square);
-                    // the same of the channels that come next: too short pieces of too many rows
-                    // for the machine to foresee
-                    for lane in n..2 * n {
-                        S::prefetch(row.wrapping_add(lane * plane + square));
+                    // too short pieces of too many rows for the machine to foresee the next ones
+                    for lane in 0..n {
+                        let next = (lane * plane + square) as isize + self.ahead;
+                        S::prefetch(row.wrapping_offset(next));
                     }
                     x = stop;
                 }

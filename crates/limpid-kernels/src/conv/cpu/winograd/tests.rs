@@ -114,27 +114,140 @@ fn random_geometries_equal_the_direct_path() {
     }
 }
 
+fn plain(deep: bool, batch: usize, [channels, features]: [usize; 2], side: usize) -> Geometry {
+    let fill = |inner: usize, outer: usize| [if deep { inner } else { outer }, inner, inner];
+    Geometry {
+        rank: if deep { 3 } else { 2 },
+        batch,
+        channels,
+        features,
+        groups: 1,
+        image: fill(side, 1),
+        result: fill(side, 1),
+        kernel: fill(3, 1),
+        stride: [1; 3],
+        padding: fill(1, 0),
+        dilation: [1; 3],
+    }
+}
+
+#[test]
+fn same_bits_for_any_number_of_threads() {
+    for (deep, channels, side) in
+        [(false, [33, 17], 30), (false, [130, 70], 21), (true, [20, 18], 9), (true, [64, 50], 6)]
+    {
+        let g = plain(deep, 3, channels, side);
+        let x = random(1, g.batch * g.channels * g.image_pixels());
+        let y = random(2, g.batch * g.features * g.result_pixels());
+        let w = random(3, g.features * g.channels * g.taps());
+        let run = |threads| {
+            on_threads(threads, || {
+                let all = [
+                    cpu::forward(&g, &x, &w, None).unwrap(),
+                    cpu::data_grad(&g, &y, &w, None).unwrap(),
+                    cpu::weight_grad(&g, &x, &y).unwrap(),
+                ];
+                all.map(|v| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+            })
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(3), "{g:?}");
+    }
+}
+
+/// Root mean square and largest error, both in units of the root mean square of the exact values.
+fn errors(got: &[f32], want: &[f64]) -> [f64; 2] {
+    let rms = |sum: f64| (sum / want.len() as f64).sqrt();
+    let differences = got.iter().zip(want).map(|(&got, want)| f64::from(got) - want);
+    let size = rms(want.iter().map(|w| w * w).sum());
+    let largest = differences.clone().fold(0.0, |a: f64, d| a.max(d.abs()));
+    [rms(differences.map(|d| d * d).sum()) / size, largest / size]
+}
+
+/// The numbers in the documentation of `set_conv_algorithm`.
+#[test]
+#[allow(clippy::print_stdout)]
+fn errors_are_a_few_times_those_of_the_direct_path() {
+    let quick = |c| plain(false, 1, [c, 64], 24);
+    for g in [quick(64), quick(512), plain(true, 1, [64, 48], 10), plain(true, 1, [256, 16], 6)] {
+        let x = random(1, g.batch * g.channels * g.image_pixels());
+        let y = random(2, g.batch * g.features * g.result_pixels());
+        let w = random(3, g.features * g.channels * g.taps());
+        let (wide_x, wide_y, wide_w) = (wide(&x), wide(&y), wide(&w));
+        let none: Option<&[f32]> = None;
+        let direct = |transposed: bool| {
+            let pixels = [g.features * g.result_pixels(), g.channels * g.image_pixels()];
+            let output = Output::new("conv", g.batch * pixels[usize::from(transposed)]).unwrap();
+            if transposed {
+                cpu::direct_data_grad(&g, [&y, &w], none, &output);
+            } else {
+                cpu::direct_forward(&g, [&x, &w], none, &output);
+            }
+            // SAFETY: both write every element.
+            unsafe { output.into_vec() }
+        };
+        for level in Level::available() {
+            let zeros = vec![0.0; g.features.max(g.channels)];
+            let cases = [
+                (
+                    "forward",
+                    compute(level, &g, false, &x, &w, &zeros[..g.features]),
+                    direct(false),
+                    cpu::forward(&g, &wide_x, &wide_w, None).unwrap(),
+                ),
+                (
+                    "data gradient",
+                    compute(level, &g, true, &y, &w, &zeros[..g.channels]),
+                    direct(true),
+                    cpu::data_grad(&g, &wide_y, &wide_w, None).unwrap(),
+                ),
+                (
+                    "weight gradient",
+                    compute_weight(level, &g, &x, &y),
+                    cpu::weight::weight_grad(&g, &x, &y),
+                    cpu::weight_grad(&g, &wide_x, &wide_y).unwrap(),
+                ),
+            ];
+            for (name, winograd, direct, exact) in cases {
+                let ([rms, largest], of_direct) =
+                    (errors(&winograd, &exact), errors(&direct, &exact));
+                let text = format!(
+                    "{level:?} {name} {} -> {} rank {}: {rms:.1e} {largest:.1e}, direct {:.1e} {:.1e}",
+                    g.channels, g.features, g.rank, of_direct[0], of_direct[1]
+                );
+                assert!(rms < 2e-6 && largest < 2e-5, "{text}");
+                println!("{text}");
+            }
+        }
+    }
+}
+
 /// `cargo test -p limpid-kernels kernel_times -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout)]
 fn kernel_times() {
     let filter = std::env::var("SIZES").unwrap_or_default();
-    for (c, k, batch, image) in [
-        (64, 64, 1, vec![256, 256]),
-        (64, 128, 4, vec![128, 128]),
-        (32, 32, 1, vec![256, 256]),
-        (128, 128, 1, vec![128, 128]),
-        (256, 256, 1, vec![64, 64]),
-        (512, 512, 1, vec![32, 32]),
-        (512, 512, 8, vec![16, 16]),
-        (32, 32, 1, vec![96, 96, 96]),
-        (64, 64, 1, vec![32, 64, 64]),
-        (16, 16, 1, vec![256, 256]),
-        (64, 64, 1, vec![16, 16]),
-        (256, 256, 1, vec![8, 8]),
+    for (c, k, batch, image, kernel, groups) in [
+        (64, 64, 1, vec![256, 256], 3, 1),
+        (64, 128, 4, vec![128, 128], 3, 1),
+        (32, 32, 1, vec![256, 256], 3, 1),
+        (128, 128, 1, vec![128, 128], 3, 1),
+        (256, 256, 1, vec![64, 64], 3, 1),
+        (512, 512, 1, vec![32, 32], 3, 1),
+        (512, 512, 8, vec![16, 16], 3, 1),
+        (32, 32, 1, vec![96, 96, 96], 3, 1),
+        (64, 64, 1, vec![32, 64, 64], 3, 1),
+        (16, 16, 1, vec![256, 256], 3, 1),
+        (8, 8, 1, vec![256, 256], 3, 1),
+        (64, 64, 1, vec![16, 16], 3, 1),
+        (256, 256, 1, vec![8, 8], 3, 1),
+        (64, 1, 1, vec![256, 256], 3, 1),
+        (1, 64, 1, vec![256, 256], 3, 1),
+        (64, 64, 1, vec![128, 128], 7, 64),
+        (128, 64, 1, vec![256, 256], 1, 1),
     ] {
-        let name = format!("{c} -> {k}, {batch} x {image:?}");
+        let name = format!("{c} -> {k}, {batch} x {image:?} kernel {kernel}");
         if !name.contains(&filter) {
             continue;
         }
@@ -149,17 +262,17 @@ fn kernel_times() {
             batch,
             channels: c,
             features: k,
-            groups: 1,
+            groups,
             image: three(1, &image),
             result: three(1, &image),
-            kernel: three(1, &vec![3; rank]),
+            kernel: three(1, &vec![kernel; rank]),
             stride: [1; 3],
-            padding: three(0, &vec![1; rank]),
+            padding: three(0, &vec![kernel / 2; rank]),
             dilation: [1; 3],
         };
         let x = random(1, batch * c * g.image_pixels());
         let y = random(2, batch * k * g.result_pixels());
-        let w = random(3, c * k * g.taps());
+        let w = random(3, c / groups * k * g.taps());
         for threads in [1, 2] {
             if std::env::var("THREADS").is_ok_and(|n| n != threads.to_string()) {
                 continue;
@@ -187,15 +300,19 @@ fn kernel_times() {
                     }
                     format!("{best:8.2} ({:8.2})", (cpu() - spent) / f64::from(runs))
                 };
-                let direct = time(&|| {
+                let only = std::env::var("ONLY").unwrap_or_default();
+                let time = |name: &str, f: &dyn Fn()| {
+                    if name.contains(&only) { time(f) } else { "-".to_owned() }
+                };
+                let direct = time("direct", &|| {
                     let output = Output::new("conv", batch * k * g.result_pixels()).unwrap();
                     cpu::direct_forward(&g, [&x, &w], None, &output);
                 });
-                let forward = time(&|| drop(cpu::forward(&g, &x, &w, None)));
-                let data = time(&|| drop(cpu::data_grad(&g, &y, &w, None)));
-                let weight = time(&|| drop(cpu::weight_grad(&g, &x, &y)));
+                let forward = time("forward", &|| drop(cpu::forward(&g, &x, &w, None)));
+                let data = time("image", &|| drop(cpu::data_grad(&g, &y, &w, None)));
+                let weight = time("weight", &|| drop(cpu::weight_grad(&g, &x, &y)));
                 println!(
-                    "{name:34} {threads} threads: direct {direct} forward {forward} d image {data} d weight {weight}"
+                    "{name:40} {threads} threads: direct {direct} forward {forward} d image {data} d weight {weight}"
                 );
             });
         }
