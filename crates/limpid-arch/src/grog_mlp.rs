@@ -176,6 +176,13 @@ impl GrogMlp {
         let [n, _] = *features.dims() else {
             return Err(Error::shape(OP, "[N, F]", features.dims()));
         };
+        let [re, im] = self.parts(features)?;
+        let kernel = Tensor::stack(&[re, im], D::Minus1)?;
+        Ok(kernel.reshape((n, self.coils, self.sources * self.coils, 2))?)
+    }
+
+    /// Real and imaginary part of the kernels, `[N, C·S·C]` each.
+    fn parts(&self, features: &Tensor) -> Result<[Tensor; 2]> {
         let mut h = features.clone();
         if let Some(projection) = &self.projection {
             let angles = features.matmul(&projection.tensor())?;
@@ -185,9 +192,7 @@ impl GrogMlp {
             h = limpid_kernels::relu(&layer.forward(&h)?)?;
         }
         let [re, im] = &self.last;
-        let parts = [re.forward(&h)?, im.forward(&h)?];
-        let kernel = Tensor::stack(&parts, D::Minus1)?;
-        Ok(kernel.reshape((n, self.coils, self.sources * self.coils, 2))?)
+        Ok([re.forward(&h)?, im.forward(&h)?])
     }
 
     /// Applies kernels to the samples of their sources.
@@ -227,7 +232,16 @@ impl GrogMlp {
     /// # Errors
     /// [`Error::Shape`] if they do not fit.
     pub fn forward(&self, features: &Tensor, sources: &Tensor) -> Result<Tensor> {
-        self.apply(&self.kernel(features)?, sources)
+        let n = features.dims().first().copied().unwrap_or_default();
+        if features.rank() != 2 || sources.dims() != [n, self.sources, self.coils, 2] {
+            let expected =
+                format!("features [N, F], sources [N, {}, {}, 2]", self.sources, self.coils);
+            return Err(Error::shape(OP, expected, (features.dims(), sources.dims())));
+        }
+        // the same as `apply` of `kernel`, without interleaving the parts
+        let [re, im] = self.parts(features)?;
+        let vectors = sources.reshape((n, self.sources * self.coils, 2))?;
+        limpid_kernels::complex_product(&re, &im, &vectors)
     }
 }
 

@@ -45,7 +45,9 @@ pub use activation::{
     Activation, abs, elu, gelu, gelu_tanh, leaky_relu, mish, prelu, relu, sigmoid, silu, softplus,
     tanh,
 };
-pub use algebra::{add, add_to_channels, cat, linear, narrow, permute, reshape, scale};
+pub use algebra::{
+    add, add_to_channels, cat, complex_product, linear, narrow, permute, reshape, scale,
+};
 pub use attention::attention;
 pub use autograd::second_derivatives;
 pub use conv::{

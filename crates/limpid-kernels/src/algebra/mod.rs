@@ -3,12 +3,14 @@
 //! candle has all of these; inside a recorded step its versions would cut the tape into pieces (see
 //! [`crate::autograd`]).
 
+mod complex;
 mod join;
 mod linear;
 #[cfg(test)]
 mod tests;
 mod view;
 
+pub use complex::complex_product;
 pub use join::cat;
 pub use linear::linear;
 pub use view::{narrow, permute, reshape};

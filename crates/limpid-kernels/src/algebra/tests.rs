@@ -1,6 +1,6 @@
 //! Sums, joins and views against candle's own, their gradients against finite differences.
 
-use super::{add, add_to_channels, cat, linear, narrow, permute, reshape, scale};
+use super::{add, add_to_channels, cat, complex_product, linear, narrow, permute, reshape, scale};
 use crate::gradcheck::{test_tensor, worst_error};
 use candle_core::Tensor;
 
@@ -51,6 +51,21 @@ fn linear_maps_are_products() {
     assert!(worst_error(&t, |t| linear(&t[0], &t[1], Some(&t[2]))).unwrap() < 1e-7);
     assert!(worst_error(&t[..2], |t| linear(&t[0], &t[1], None)).unwrap() < 1e-7);
     assert!(linear(&t[0], &t[2], None).is_err());
+}
+
+#[test]
+fn complex_products_are_those_of_their_parts() {
+    let (n, m, k) = (3, 4, 11);
+    let t = tensors(&[&[n, m * k], &[n, m * k], &[n, k, 2]]);
+    let matrix = |t: &Tensor| t.reshape((n, m, k)).unwrap();
+    let part = |i: usize| t[2].narrow(2, i, 1).unwrap().contiguous().unwrap();
+    let product = |a: &Tensor, i: usize| matrix(a).matmul(&part(i)).unwrap();
+    let re = (product(&t[0], 0) - product(&t[1], 1)).unwrap();
+    let im = (product(&t[0], 1) + product(&t[1], 0)).unwrap();
+    let want = Tensor::cat(&[re, im], 2).unwrap();
+    same(&complex_product(&t[0], &t[1], &t[2]).unwrap(), &want);
+    assert!(worst_error(&t, |t| complex_product(&t[0], &t[1], &t[2])).unwrap() < 1e-7);
+    assert!(complex_product(&t[0], &t[2], &t[2]).is_err());
 }
 
 #[test]

@@ -4,16 +4,19 @@
 //! Nothing but `x` and the statistics is kept for the backward pass, which computes the argument of
 //! the function again: that costs less than memory to write it to and read it from.
 
+#![allow(unsafe_code)] // results are written to memory that is not zeroed first
+
 use super::moments::Statistic;
 use super::{Affine, composed};
 use crate::activation::{Activation, Function, Visit};
-use crate::buffer::{CHUNK, fill};
+use crate::buffer::{CHUNK, fill_unset};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, with_slices};
 use crate::planes::{Sums, pieces, reduce};
 use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::{DType, Shape, Tensor};
+use std::mem::MaybeUninit;
 
 /// Which planes of a tensor share a mean and a variance.
 #[derive(Clone, Copy, Debug)]
@@ -103,12 +106,14 @@ impl Op for Normalise {
             self.affine.weight(args).map(|w| w.data),
             self.affine.bias(args).map(|b| b.data),
         );
-        let y = fill(self.name, x.data.len(), CHUNK, |start, out| {
+        let values = |start: usize, out: &mut [MaybeUninit<T>]| {
             for (p, piece) in pieces(start, out.len(), self.sharing.plane) {
                 let x = &x.data[start + piece.start..start + piece.end];
                 self.activation.visit(Value { line: lines(p), x, out: &mut out[piece] });
             }
-        })?;
+        };
+        // SAFETY: the pieces are the whole chunk, and `Value` writes all of a piece.
+        let y = unsafe { fill_unset(self.name, x.data.len(), CHUNK, values) }?;
         Ok((y, x.dims.into()))
     }
 
@@ -224,7 +229,7 @@ impl Normalise {
         lines: &(impl Fn(usize) -> Line<T> + Sync),
     ) -> Result<Vec<T>> {
         let count = self.sharing.count() as f64;
-        fill(self.name, x.len(), CHUNK, |start, out| {
+        let values = |start: usize, out: &mut [MaybeUninit<T>]| {
             for (p, piece) in pieces(start, out.len(), self.sharing.plane) {
                 let s = self.sharing.of_plane(p);
                 let (rstd, [sum, product]) = (self.statistics[s].rstd, sums[s]);
@@ -238,7 +243,9 @@ impl Normalise {
                     out: &mut out[piece],
                 });
             }
-        })
+        };
+        // SAFETY: the pieces are the whole chunk, and `Gradient` writes all of a piece.
+        unsafe { fill_unset(self.name, x.len(), CHUNK, values) }
     }
 }
 
@@ -261,7 +268,7 @@ impl<T: Real> Line<T> {
 struct Value<'a, T> {
     line: Line<T>,
     x: &'a [T],
-    out: &'a mut [T],
+    out: &'a mut [MaybeUninit<T>],
 }
 
 impl<T: Real> Visit for Value<'_, T> {
@@ -272,7 +279,7 @@ impl<T: Real> Visit for Value<'_, T> {
             #[inline(always)]
             || {
                 for (o, &x) in self.out.iter_mut().zip(self.x) {
-                    *o = f.value(self.line.of(x));
+                    o.write(f.value(self.line.of(x)));
                 }
             },
         );
@@ -323,7 +330,7 @@ struct Gradient<'a, T> {
     level: T,
     x: &'a [T],
     g: &'a [T],
-    out: &'a mut [T],
+    out: &'a mut [MaybeUninit<T>],
 }
 
 impl<T: Real> Visit for Gradient<'_, T> {
@@ -336,7 +343,7 @@ impl<T: Real> Visit for Gradient<'_, T> {
             || {
                 for ((o, &x), &g) in self.out.iter_mut().zip(self.x).zip(self.g) {
                     let inner = g * f.first(self.line.of(x));
-                    *o = inner * scale + ((x - mean) * self.slope + self.level);
+                    o.write(inner * scale + ((x - mean) * self.slope + self.level));
                 }
             },
         );
