@@ -7,7 +7,7 @@
 //! | optimizer | made of |
 //! |---|---|
 //! | SGD | `axpby_(buf, mu, g, 1 - damp)`, `axpy_(theta, buf, -lr)` |
-//! | Adam, AdamW | `scale_(theta, 1 - lr * wd)`, `ema_(m, g, b1)`, `ema_sq_(v, g, b2)`, `adam_update_` |
+//! | Adam, AdamW | `scale_(theta, 1 - lr * wd)`, `adam_`: `ema_(m, g, b1)`, `ema_sq_(v, g, b2)` and `adam_update_` in one pass |
 //! | amsgrad | ... `max_(vmax, v)`, `adam_update_(theta, m, vmax, ..)` |
 //! | NAdam | ... `adam_update_` twice, with `g` and with `m` |
 //! | RAdam | ... `adam_update_` when rectified, else `axpy_` |
@@ -17,9 +17,12 @@
 //!
 //! Tensors are f32 or f64; the destination is contiguous; all have one shape and dtype.
 
+mod adam;
 mod cpu;
 #[cfg(test)]
 mod tests;
+
+pub use adam::{AdamStep, adam_};
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};

@@ -56,6 +56,25 @@ fn updates_follow_their_formulas() {
 }
 
 #[test]
+fn adam_in_one_pass_has_the_bits_of_its_parts() {
+    let step = AdamStep { betas: [0.9, 0.99], lr: 0.01, bias2_sqrt: 0.7, eps: 1e-6 };
+    for dtype in [DType::F32, DType::F64] {
+        let state = || [tensor(1, dtype), tensor(2, dtype), tensor(3, dtype).abs().unwrap()];
+        let g = tensor(4, dtype);
+        let ([a, am, av], [b, bm, bv]) = (state(), state());
+        adam_(&a, &am, &av, &g, step).unwrap();
+        ema_(&bm, &g, 0.9).unwrap();
+        ema_sq_(&bv, &g, 0.99).unwrap();
+        adam_update_(&b, &bm, &bv, step.lr, step.bias2_sqrt, step.eps).unwrap();
+        for (a, b) in [(&a, &b), (&am, &bm), (&av, &bv)] {
+            assert_eq!(values(a), values(b));
+        }
+        assert!(adam_(&a, &a, &av, &g, step).is_err());
+        assert!(adam_(&a, &am, &av, &g.t().unwrap(), step).is_err());
+    }
+}
+
+#[test]
 fn moving_average_is_exact_at_its_ends() {
     for dtype in [DType::F32, DType::F64] {
         let (d, s) = (tensor(1, dtype), tensor(2, dtype));

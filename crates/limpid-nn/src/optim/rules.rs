@@ -9,7 +9,8 @@ use super::config::OptimizerConfig;
 use crate::Result;
 use candle_core::Tensor;
 use limpid_kernels::step::{
-    adam_update_, axpby_, axpby_sq_, axpy_, div_update_, ema_, ema_sq_, max_, max_abs_, scale_,
+    AdamStep, adam_, adam_update_, axpby_, axpby_sq_, axpy_, div_update_, ema_, ema_sq_, max_,
+    max_abs_, scale_,
 };
 use std::collections::BTreeMap;
 
@@ -158,15 +159,17 @@ fn adam(
     amsgrad: bool,
     state: &mut State,
 ) -> Result<()> {
-    let (m, mut v) = moments(p, g, betas, state)?;
-    if amsgrad {
-        let largest = state.zeros("max_exp_avg_sq", p)?;
-        max_(&largest, &v)?;
-        v = largest;
-    }
     let t = state.step as f64;
     let (bias1, bias2) = (1.0 - betas[0].powf(t), 1.0 - betas[1].powf(t));
-    adam_update_(p, &m, &v, lr / bias1, bias2.sqrt(), eps)
+    let (lr, bias2_sqrt) = (lr / bias1, bias2.sqrt());
+    if amsgrad {
+        let (m, v) = moments(p, g, betas, state)?;
+        let largest = state.zeros("max_exp_avg_sq", p)?;
+        max_(&largest, &v)?;
+        return adam_update_(p, &m, &largest, lr, bias2_sqrt, eps);
+    }
+    let (m, v) = (state.zeros("exp_avg", p)?, state.zeros("exp_avg_sq", p)?);
+    adam_(p, &m, &v, g, AdamStep { betas, lr, bias2_sqrt, eps })
 }
 
 /// The averages of the gradient and of its square, brought up to date.
