@@ -4,8 +4,10 @@
 
 use super::gather::{Gather, Segment};
 use super::output::Output;
+use crate::element::Element;
 use crate::simd::{self, Lanes, Level};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Outputs per group that are computed together at most.
 const MOST: usize = 4;
@@ -32,9 +34,35 @@ pub(super) struct Few<'a> {
 /// Whether [`Few`] can compute this and is the way to do so.
 pub(super) fn applies(gather: &Gather, inputs: usize, outputs: usize) -> bool {
     let x = &gather.axes[2];
-    let (first, last) = (x.offsets.iter().min(), x.offsets.iter().max());
-    let reach = first.zip(last).map_or(WINDOW, |(first, last)| last.abs_diff(*first));
-    inputs > 0 && gather.taps() > 1 && outputs <= MOST && x.step == 1 && reach + 16 * WIDE <= WINDOW
+    let (low, high) = reach(&x.offsets);
+    let short = high.abs_diff(low) + 16 * WIDE <= WINDOW;
+    inputs > 0 && gather.taps() > 1 && outputs <= MOST && x.step == 1 && short
+}
+
+/// Rows with zeros around them, from row `first` of the source; they begin where the first output
+/// reads through its leftmost tap.
+struct Padded<'a> {
+    data: &'a [f32],
+    first: usize,
+    width: usize,
+}
+
+/// The smallest and the largest offset.
+pub(super) fn reach(offsets: &[isize]) -> (isize, isize) {
+    let low = offsets.iter().copied().min().unwrap_or(0);
+    (low, offsets.iter().copied().max().unwrap_or(0))
+}
+
+/// Copies a row from position `start`, which may lie outside, with zeros around it.
+pub(super) fn copy_padded(row: &[f32], start: isize, to: &mut [f32]) {
+    let (end, len) = (row.len() as isize, to.len());
+    let lo = start.clamp(0, end);
+    let hi = (start + len as isize).clamp(lo, end);
+    let before = ((lo - start) as usize).min(len);
+    let part = &row[lo as usize..hi as usize];
+    to[..before].fill(0.0);
+    to[before..before + part.len()].copy_from_slice(part);
+    to[before + part.len()..].fill(0.0);
 }
 
 impl Few<'_> {
@@ -61,23 +89,54 @@ impl Few<'_> {
         (0..self.batch * self.groups * bands).into_par_iter().for_each(|task| {
             let (image, task) = (task / (self.groups * bands), task % (self.groups * bands));
             let (group, index) = (task / bands, task % bands);
-            // SAFETY: the level that `run` dispatched to; these rows belong to this task.
-            unsafe {
-                S::run(
-                    #[inline(always)]
-                    || {
-                        for row in index * band..rows.min((index + 1) * band) {
-                            let at = [image, group, row];
-                            match self.outputs {
-                                1 => self.row::<S, 1>(at),
-                                2 => self.row::<S, 2>(at),
-                                3 => self.row::<S, 3>(at),
-                                _ => self.row::<S, MOST>(at),
+            let rows = index * band..rows.min((index + 1) * band);
+            self.with_padded([image, group], rows.clone(), |padded| {
+                // SAFETY: the level that `run` dispatched to; these rows belong to this task.
+                unsafe {
+                    S::run(
+                        #[inline(always)]
+                        || {
+                            for row in rows {
+                                let at = [image, group, row];
+                                match self.outputs {
+                                    1 => self.row::<S, 1>(at, padded),
+                                    2 => self.row::<S, 2>(at, padded),
+                                    3 => self.row::<S, 3>(at, padded),
+                                    _ => self.row::<S, MOST>(at, padded),
+                                }
                             }
-                        }
-                    },
-                );
+                        },
+                    );
+                }
+            });
+        });
+    }
+
+    /// Lends `f` the source rows that a band of output rows reads with zeros around them, where every
+    /// one of them is read for several outputs: planes of one input.
+    fn with_padded(
+        &self,
+        [image, group]: [usize; 2],
+        rows: Range<usize>,
+        f: impl FnOnce(Option<&Padded>),
+    ) {
+        let [az, ay, ax] = &self.gather.axes;
+        let flat = az.len == 1 && az.source == 1 && az.offsets == [0];
+        let (low, high) = reach(&ay.offsets);
+        if self.inputs > 1 || !flat || rows.is_empty() {
+            return f(None);
+        }
+        let clamp = |row: isize| row.clamp(0, ay.source as isize) as usize;
+        let first = clamp((rows.start * ay.step) as isize + low);
+        let end = clamp(((rows.end - 1) * ay.step) as isize + high + 1);
+        let (low, high) = reach(&ax.offsets);
+        let width = ax.len + 16 * WIDE + high.abs_diff(low);
+        f32::with_scratch((end - first) * width, |scratch| {
+            let plane = (image * self.groups + group) * self.gather.source_pixels();
+            for (row, to) in (first..end).zip(scratch.chunks_exact_mut(width)) {
+                copy_padded(&self.source[plane + row * ax.source..][..ax.source], low, to);
             }
+            f(Some(&Padded { data: scratch, first, width }));
         });
     }
 
@@ -86,17 +145,17 @@ impl Few<'_> {
     /// # Safety
     /// As [`Lanes`]; the row belongs to this task.
     #[inline(always)]
-    unsafe fn row<S: Lanes, const K: usize>(&self, at: [usize; 3]) {
+    unsafe fn row<S: Lanes, const K: usize>(&self, at: [usize; 3], padded: Option<&Padded>) {
         let width = self.gather.axes[2].len;
         let mut x = 0;
         while x < width {
             // SAFETY: the caller's.
             unsafe {
                 if width - x > S::LANES {
-                    self.stretch::<S, K, WIDE>(at, x);
+                    self.stretch::<S, K, WIDE>(at, x, padded);
                     x += WIDE * S::LANES;
                 } else {
-                    self.stretch::<S, K, 1>(at, x);
+                    self.stretch::<S, K, 1>(at, x, padded);
                     x += S::LANES;
                 }
             }
@@ -112,6 +171,7 @@ impl Few<'_> {
         &self,
         [image, group, row]: [usize; 3],
         x: usize,
+        padded: Option<&Padded>,
     ) {
         let [az, ay, ax] = &self.gather.axes;
         let (len, taps) = (N * S::LANES, ax.offsets.len());
@@ -119,8 +179,7 @@ impl Few<'_> {
         let first = group * self.outputs;
         let of_output = self.inputs * self.gather.taps();
         let segment = Segment { z: row / ay.len, y: row % ay.len, x: 0..0 };
-        let low = ax.offsets.iter().copied().min().unwrap_or(0);
-        let high = ax.offsets.iter().copied().max().unwrap_or(0);
+        let (low, high) = reach(&ax.offsets);
         let start = x as isize + low;
         let span = len + high.abs_diff(low);
         let inside = start >= 0 && start as usize + span <= ax.source;
@@ -142,15 +201,13 @@ impl Few<'_> {
                         let Some(source) = self.gather.source_row(plane, &segment, [z, y]) else {
                             continue;
                         };
-                        let from = if inside {
+                        let from = if let Some(padded) = padded {
+                            let row = ay.position(segment.y, y) - padded.first;
+                            padded.data[row * padded.width + x..][..span].as_ptr()
+                        } else if inside {
                             source.as_ptr().offset(start)
                         } else {
-                            let lo = start.clamp(0, source.len() as isize);
-                            let hi = (start + span as isize).clamp(lo, source.len() as isize);
-                            window[..span].fill(0.0);
-                            let part = &source[lo as usize..hi as usize];
-                            let to = (lo - start).min(span as isize) as usize;
-                            window[to..to + part.len()].copy_from_slice(part);
+                            copy_padded(source, start, &mut window[..span]);
                             window.as_ptr()
                         };
                         let tap = (z * ay.offsets.len() + y) * taps;

@@ -2,6 +2,7 @@
 //! last layers. A sum per tap and lane runs along each row; rows are added to the sums of a band of
 //! rows, and the bands in f64, in order.
 
+use super::few::{copy_padded, reach};
 use super::gather::{Gather, Segment};
 use crate::element::Element;
 use crate::simd::{self, Lanes, Level};
@@ -54,13 +55,13 @@ impl FewWeight<'_> {
         // about 100 µs of products, but enough to be worth a set of sums
         let band = ((1 << 20) / (ax.len * size).max(1)).clamp(4, rows.max(4));
         let bands = rows.div_ceil(band);
-        let reach = ax.source + ax.len + 2 * S::LANES + self.reach();
+        let span = self.span::<S>();
         let partial: Vec<Vec<f64>> = (0..self.groups * self.batch * bands)
             .into_par_iter()
             .map(|task| {
                 let (group, task) = (task / (self.batch * bands), task % (self.batch * bands));
                 let (image, index) = (task / bands, task % bands);
-                f32::with_scratch(size * S::LANES + reach, |scratch| {
+                f32::with_scratch(size * S::LANES + span, |scratch| {
                     let (sums, window) = scratch.split_at_mut(size * S::LANES);
                     sums.fill(0.0);
                     for row in index * band..rows.min((index + 1) * band) {
@@ -86,10 +87,11 @@ impl FewWeight<'_> {
         weight
     }
 
-    /// How far apart the taps of a row read.
-    fn reach(&self) -> usize {
-        let offsets = &self.gather.axes[2].offsets;
-        offsets.iter().max().zip(offsets.iter().min()).map_or(0, |(a, b)| a.abs_diff(*b))
+    /// What a row of the result reads of a row of the image, in whole vectors.
+    fn span<S: Lanes>(&self) -> usize {
+        let ax = &self.gather.axes[2];
+        let (low, high) = reach(&ax.offsets);
+        ax.len.next_multiple_of(S::LANES) + high.abs_diff(low)
     }
 
     /// Adds one row of the result to all sums.
@@ -107,8 +109,7 @@ impl FewWeight<'_> {
         let (pixels, source_pixels) = (self.gather.pixels(), self.gather.source_pixels());
         let (taps, kernel) = (ax.offsets.len(), self.gather.taps());
         let segment = Segment { z: row / ay.len, y: row % ay.len, x: 0..0 };
-        let low = ax.offsets.iter().copied().min().unwrap_or(0);
-        let span = ax.len.next_multiple_of(S::LANES) + self.reach();
+        let (low, span) = (reach(&ax.offsets).0, self.span::<S>());
         for c in 0..self.inputs {
             let channel = (image * self.groups + group) * self.inputs + c;
             let plane = &self.image[channel * source_pixels..][..source_pixels];
@@ -119,13 +120,7 @@ impl FewWeight<'_> {
                     continue;
                 };
                 // the row with zeros around it
-                let end = source.len() as isize;
-                let (lo, hi) = (low.clamp(0, end), (low + span as isize).clamp(0, end));
-                let before = ((lo - low) as usize).min(span);
-                let part = &source[lo as usize..hi.max(lo) as usize];
-                window[..before].fill(0.0);
-                window[before..before + part.len()].copy_from_slice(part);
-                window[before + part.len()..span].fill(0.0);
+                copy_padded(source, low, &mut window[..span]);
                 for k in 0..self.outputs {
                     let channel = (image * self.groups + group) * self.outputs + k;
                     let result = &self.result[channel * pixels + row * ax.len..][..ax.len];

@@ -64,11 +64,14 @@ impl Drop for Buffer {
 fn taken(len: usize) -> Vec<f32> {
     let Ok(mut pool) = POOL.lock() else { return Vec::new() };
     let fitting = pool.iter().enumerate().filter(|(_, data)| data.len() >= len);
-    match fitting.min_by_key(|(_, data)| data.len()).map(|(i, _)| i) {
-        Some(i) => pool.swap_remove(i),
-        // make room for one that fits
-        None => pool.pop().map_or_else(Vec::new, |_| Vec::new()),
+    if let Some(i) = fitting.min_by_key(|(_, data)| data.len()).map(|(i, _)| i) {
+        return pool.swap_remove(i);
     }
+    // make room for the one that will be made
+    if pool.len() == KEPT {
+        pool.pop();
+    }
+    Vec::new()
 }
 
 /// The part of `data` that starts at a cache line; up to [`LINE`] elements shorter.

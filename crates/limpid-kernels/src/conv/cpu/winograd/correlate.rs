@@ -12,18 +12,15 @@ use crate::simd::Lanes;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Transformed filters up to this many elements are kept in the second-level cache while blocks of
-/// tiles pass; larger ones pass by tiles that stay.
-const LOCAL_FILTER: usize = 1 << 18;
+/// Transformed filters up to this many elements pass by tiles that stay in the second-level cache;
+/// for larger ones tasks share the tiles.
+const LOCAL_FILTER: usize = 1 << 20;
 
 /// Elements of transformed tiles that a task keeps in its second-level cache.
-const LOCAL_TILES: usize = 80 << 10;
+const LOCAL_TILES: usize = 150 << 10;
 
 /// Elements of transformed tiles that tasks share, for the third-level cache.
-const SHARED_TILES: usize = 2 << 20;
-
-/// Larger filters are transformed by the tasks that use them.
-const SHARED_FILTER: usize = 1 << 20;
+const SHARED_TILES: usize = 1 << 20;
 
 /// A convolution of stride one: `source [batch, inputs, ..]` to `target [batch, outputs, ..]`.
 pub(super) struct Correlation<'a> {
@@ -48,7 +45,8 @@ impl Correlation<'_> {
             self.local::<S, R, N>(weight, &weight.transformed::<S, N>()?);
             return Ok(());
         }
-        let in_tasks = filter > SHARED_FILTER && self.tiling.len() <= self.shared_tiles::<S>();
+        // tasks that use a filter for all tiles at once find it in their cache if they transform it
+        let in_tasks = self.tiling.len() <= self.shared_tiles::<S>();
         let filter = if in_tasks { None } else { Some(weight.transformed::<S, N>()?) };
         self.shared::<S, R, N>(weight, filter.as_ref())
     }
@@ -114,7 +112,7 @@ impl Correlation<'_> {
         let (tiles, most) = (self.tiling.len(), self.shared_tiles::<S>().min(self.tiling.len()));
         // a block of tiles whose products stay in the second-level cache
         let block =
-            if self.deep { 16usize } else { 64 }.next_multiple_of(R).min(most.next_multiple_of(R));
+            if self.deep { 32usize } else { 64 }.next_multiple_of(R).min(most.next_multiple_of(R));
         let v_point = (most + block) * columns + 16;
         let m_point = block * width + 16;
         let v = Buffer::new("conv", points * v_point)?;

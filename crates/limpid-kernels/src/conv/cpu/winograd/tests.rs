@@ -131,10 +131,28 @@ fn plain(deep: bool, batch: usize, [channels, features]: [usize; 2], side: usize
     }
 }
 
+/// Filters that tasks share or transform themselves, several chunks of tiles.
+#[test]
+fn sizes_that_are_cut_equal_the_direct_path() {
+    for (deep, channels, sides) in [
+        (false, [176, 170], vec![13, 57]),
+        (true, [85, 90], vec![7, 16]),
+        (false, [20, 35], vec![90]),
+        (true, [17, 20], vec![19]),
+    ] {
+        for side in sides {
+            let g = plain(deep, 1, channels, side);
+            check(&g, false, 1);
+            check(&g, true, 1);
+            check_weight(&g, 1);
+        }
+    }
+}
+
 #[test]
 fn same_bits_for_any_number_of_threads() {
     for (deep, channels, side) in
-        [(false, [33, 17], 30), (false, [130, 70], 21), (true, [20, 18], 9), (true, [64, 50], 6)]
+        [(false, [33, 17], 30), (false, [180, 170], 21), (true, [20, 18], 9), (true, [90, 85], 6)]
     {
         let g = plain(deep, 3, channels, side);
         let x = random(1, g.batch * g.channels * g.image_pixels());

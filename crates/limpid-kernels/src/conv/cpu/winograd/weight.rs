@@ -1,9 +1,9 @@
 //! The weight gradient: `Gᵀ [Σ (A y Aᵀ) ⊙ (Bᵀ d B)] G`, the sum over all tiles of a batch.
 //!
-//! Products add up tiles in registers, block by block, and blocks are added in order, so that the
-//! rounding error grows with the number of blocks and not with that of pixels.
+//! Products add up some tiles in registers, and these sums are added in the order of the tiles, so
+//! that the rounding error grows more slowly than the number of pixels.
 
-use super::buffer::{Buffer, with_scratch};
+use super::buffer::{Buffer, LINE, with_scratch};
 use super::collect::to_rows;
 use super::filter::points;
 use super::product::{Left, Rows, product};
@@ -15,17 +15,17 @@ use crate::simd::Lanes;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Sums of up to this many elements stay in the second-level cache of a task.
-const LOCAL_SUMS: usize = 160 << 10;
-
-/// Elements of transformed tiles beside them.
-const LOCAL_TILES: usize = 96 << 10;
-
 /// Elements of transformed tiles that tasks share, for the third-level cache.
-const SHARED_TILES: usize = 4 << 20;
+const SHARED_TILES: usize = 1 << 20;
 
-/// Parts of the batch that are summed apart; as many for any number of threads.
-const PARTS: usize = 16;
+/// Tiles that a block of the weight sums at a time from its first-level cache.
+const TILES: usize = 64;
+
+/// Channels and (at least) features of a block of the weight.
+const BLOCK: usize = 32;
+
+/// Where blocks are few, tasks compute this part of the points of one.
+const PARTS: usize = 4;
 
 /// Image and gradient of the result, cut to the same tiles.
 pub(super) struct WeightGrad<'a> {
@@ -42,120 +42,44 @@ struct Sums {
     /// Distances of points and of channels.
     point: usize,
     channel: usize,
-    /// The same of further parts of the batch follow at this distance.
-    part: usize,
-    parts: usize,
 }
 
 impl WeightGrad<'_> {
-    /// Writes all of the weight.
+    /// Writes all of the weight: tasks transform tiles, then sum blocks of the weight over all of
+    /// these tiles.
     pub(super) fn run<S: Lanes, const R: usize, const N: usize>(&self) -> Result<()> {
-        let features = self.result.channels.next_multiple_of(N * S::LANES);
-        let sums = points(self.image.deep) * self.image.channels.next_multiple_of(R) * features;
-        if sums <= LOCAL_SUMS { self.by_parts::<S, R, N>() } else { self.by_blocks::<S, R, N>() }
-    }
-
-    /// Each task sums a part of the batch, for few channels.
-    fn by_parts<S: Lanes, const R: usize, const N: usize>(&self) -> Result<()> {
-        let (deep, width) = (self.image.deep, N * S::LANES);
-        let points = points(deep);
-        let (channels, features) = (self.image.channels, self.result.channels);
-        let (columns, rows) = (channels.next_multiple_of(S::LANES), channels.next_multiple_of(R));
-        let features_up = features.next_multiple_of(width);
-        let tiles = self.image.tiling.len();
-        let block = (LOCAL_TILES / (points * (columns + features_up))).clamp(8, 64);
-        let parts = tiles.div_ceil(block).clamp(1, PARTS);
-        let (v_point, q_point) = (block * columns + 16, block * features_up + 16);
-        let (u_point, part_len) = (rows * features_up, points * rows * features_up);
-        let sums = Buffer::new("conv", parts * part_len)?;
-        (0..parts).into_par_iter().for_each(|part| {
-            let tiles = tiles * part / parts..tiles * (part + 1) / parts;
-            let u = sums.at(part * part_len, part_len);
-            let sizes = [points * v_point, points * q_point, Patches::scratch::<S>(deep)];
-            with_scratch(sizes, |[v, q, scratch]| {
-                let v = Target { data: v, point: v_point, tile: columns };
-                let q = Target { data: q, point: q_point, tile: features_up };
-                // SAFETY: the level that the caller dispatched to; scratch of these sizes, sums of
-                // this part.
-                unsafe {
-                    S::run(
-                        #[inline(always)]
-                        || {
-                            for start in tiles.clone().step_by(block) {
-                                let block = start..tiles.end.min(start + block);
-                                let len = block.len();
-                                spread::<S, false>(
-                                    &self.image,
-                                    block.clone(),
-                                    0..channels,
-                                    v,
-                                    scratch,
-                                );
-                                spread::<S, true>(&self.result, block, 0..features, q, scratch);
-                                let add = start > tiles.start;
-                                for point in 0..points {
-                                    let v = v.data.add(point * v.point);
-                                    let a = Left { data: v, row: 1, column: columns };
-                                    for k in (0..features).step_by(width) {
-                                        let q = q.data.add(point * q.point + k);
-                                        let b = Rows { data: q.cast_const(), row: features_up };
-                                        let u = u.add(point * u_point + k);
-                                        let c = Rows { data: u, row: features_up };
-                                        product::<S, R, N>(channels, len, a, b, c, add);
-                                    }
-                                }
-                            }
-                        },
-                    );
-                }
-            });
-        });
-        const CHANNELS: usize = 16;
-        let blocks = channels.div_ceil(CHANNELS);
-        (0..blocks).into_par_iter().for_each(|task| {
-            let channels = task * CHANNELS..channels.min((task + 1) * CHANNELS);
-            let sums = Sums {
-                data: sums.at(channels.start * features_up, 0),
-                point: u_point,
-                channel: features_up,
-                part: part_len,
-                parts,
-            };
-            with_scratch([self.finish_scratch::<S>(channels.len())], |[scratch]| {
-                // SAFETY: as above; these channels belong to this task.
-                unsafe {
-                    S::run(
-                        #[inline(always)]
-                        || self.finish::<S>(sums, channels.clone(), 0..features, scratch),
-                    );
-                }
-            });
-        });
-        Ok(())
-    }
-
-    /// Tasks transform tiles, then sum blocks of the weight over all of these tiles.
-    fn by_blocks<S: Lanes, const R: usize, const N: usize>(&self) -> Result<()> {
         const GROUP: usize = 64;
         let (deep, width) = (self.image.deep, N * S::LANES);
         let points = points(deep);
         let (channels, features) = (self.image.channels, self.result.channels);
-        let (columns, features_up) =
-            (channels.next_multiple_of(S::LANES), features.next_multiple_of(width));
+        // tiles not a power of two apart, so that they do not compete for one set of the cache
+        let columns = channels.next_multiple_of(S::LANES) + LINE;
+        let features_up = features.next_multiple_of(width) + LINE;
         let tiles = self.image.tiling.len();
-        let chunk = (SHARED_TILES / (points * (columns + features_up))).clamp(32, tiles.max(32));
+        let block_features = BLOCK.next_multiple_of(width);
+        let block_channels = BLOCK / R * R;
+        let k_blocks = features.div_ceil(block_features);
+        let blocks = channels.div_ceil(block_channels) * k_blocks;
+        let parts = if blocks < 4 * PARTS { PARTS } else { 1 };
+        let u_point = block_channels * block_features + LINE;
+        let u_len = points * u_point;
+        let block = |index: usize| {
+            let channel = index / k_blocks * block_channels;
+            let feature = index % k_blocks * block_features;
+            let channels = channel..channels.min(channel + block_channels);
+            (channels, feature..features.min(feature + block_features))
+        };
+        let tile = points * (columns + features_up);
+        // transformed all at once if that takes less memory than sums that outlive a chunk
+        let chunk = if tiles * tile <= blocks * u_len { tiles } else { SHARED_TILES / tile };
+        let chunk = chunk.clamp(32, tiles.max(32));
         let (v_point, q_point) = (chunk * columns + 16, chunk * features_up + 16);
         let v = Buffer::new("conv", points * v_point + columns)?;
         let q = Buffer::new("conv", points * q_point)?;
-
-        let block_features = 32usize.next_multiple_of(width);
-        let k_blocks = features.div_ceil(block_features);
-        let block_channels = if channels.div_ceil(32) * k_blocks < 16 { 16 } else { 32 } / R * R;
-        let blocks = channels.div_ceil(block_channels) * k_blocks;
-        let u_point = block_channels * block_features + 16;
-        let u_len = points * u_point;
-        let one = tiles <= chunk;
-        let sums = Buffer::new("conv", if one { 0 } else { blocks * u_len })?;
+        // sums of one task in one go stay in its cache
+        let own = parts == 1 && tiles <= chunk;
+        let sums = Buffer::new("conv", if own { 0 } else { blocks * u_len })?;
+        let sums_of = |data: *mut f32| Sums { data, point: u_point, channel: block_features };
 
         for start in (0..tiles).step_by(chunk) {
             let chunk = start..tiles.min(start + chunk);
@@ -178,7 +102,8 @@ impl WeightGrad<'_> {
                 let tiles = from..chunk.end.min(from + part);
                 with_scratch([Patches::scratch::<S>(deep)], |[scratch]| {
                     let of = |group: usize, all: usize| group * GROUP..all.min((group + 1) * GROUP);
-                    // SAFETY: as in `by_parts`; these tiles and channels are this task's.
+                    // SAFETY: the level that the caller dispatched to; room for all tiles, of which
+                    // these and these channels are this task's.
                     unsafe {
                         S::run(
                             #[inline(always)]
@@ -195,49 +120,60 @@ impl WeightGrad<'_> {
                     }
                 });
             });
-            (0..blocks).into_par_iter().for_each(|task| {
-                let channel = task / k_blocks * block_channels;
-                let feature = task % k_blocks * block_features;
-                let channels = channel..channels.min(channel + block_channels);
-                let features = feature..features.min(feature + block_features);
-                let own = if one { u_len } else { 0 };
-                let sizes = [own, self.finish_scratch::<S>(block_channels)];
-                with_scratch(sizes, |[own, scratch]| {
-                    let u = if one { own } else { sums.at(task * u_len, u_len) };
+            (0..blocks * parts).into_par_iter().for_each(|task| {
+                let (index, part) = (task / parts, task % parts);
+                let (channels, features) = block(index);
+                let sizes = [if own { u_len } else { 0 }, self.finish_scratch::<S>(block_channels)];
+                with_scratch(sizes, |[own_sums, scratch]| {
+                    let u = if own { own_sums } else { sums.at(index * u_len, u_len) };
                     let (v, q) = (v_at(start), q_at(start));
-                    // SAFETY: as in `by_parts`; this block of the weight is this task's.
+                    // SAFETY: as above; this part of this block of the weight is this task's.
                     unsafe {
                         S::run(
                             #[inline(always)]
                             || {
-                                for point in 0..points {
-                                    let v = v.data.add(point * v.point + channel);
-                                    let a = Left { data: v, row: 1, column: columns };
-                                    for k in (0..features.len()).step_by(width) {
-                                        let q = q.data.add(point * q.point + feature + k);
-                                        let b = Rows { data: q.cast_const(), row: features_up };
-                                        let u = u.add(point * u_point + k);
-                                        let c = Rows { data: u, row: block_features };
-                                        let (rows, len) = (channels.len(), chunk.len());
-                                        product::<S, R, N>(rows, len, a, b, c, start > 0);
+                                let all = 0..chunk.len();
+                                for point in points * part / parts..points * (part + 1) / parts {
+                                    let v = v.data.add(point * v.point + channels.start);
+                                    let q = q.data.add(point * q.point + features.start);
+                                    for t in all.clone().step_by(TILES) {
+                                        let len = TILES.min(all.end - t);
+                                        let data = v.add(t * columns);
+                                        let a = Left { data, row: 1, column: columns };
+                                        for k in (0..features.len()).step_by(width) {
+                                            let data = q.add(t * features_up + k).cast_const();
+                                            let b = Rows { data, row: features_up };
+                                            let u = u.add(point * u_point + k);
+                                            let c = Rows { data: u, row: block_features };
+                                            let add = start + t > 0;
+                                            product::<S, R, N>(channels.len(), len, a, b, c, add);
+                                        }
                                     }
                                 }
-                                if chunk.end == tiles {
-                                    let sums = Sums {
-                                        data: u,
-                                        point: u_point,
-                                        channel: block_features,
-                                        part: 0,
-                                        parts: 1,
-                                    };
+                                if parts == 1 && chunk.end == tiles {
                                     self.finish::<S>(
-                                        sums,
+                                        sums_of(u),
                                         channels.clone(),
                                         features.clone(),
                                         scratch,
                                     );
                                 }
                             },
+                        );
+                    }
+                });
+            });
+        }
+        if parts > 1 {
+            (0..blocks).into_par_iter().for_each(|index| {
+                let (channels, features) = block(index);
+                let u = sums_of(sums.at(index * u_len, u_len));
+                with_scratch([self.finish_scratch::<S>(block_channels)], |[scratch]| {
+                    // SAFETY: as above; this block of the weight is this task's.
+                    unsafe {
+                        S::run(
+                            #[inline(always)]
+                            || self.finish::<S>(u, channels.clone(), features.clone(), scratch),
                         );
                     }
                 });
@@ -280,14 +216,14 @@ impl WeightGrad<'_> {
                             if deep {
                                 let mut u = [S::splat(0.0); 4];
                                 for z in 0..4 {
-                                    u[z] = sums.load::<S>(from.add(z * 36 * sums.point));
+                                    u[z] = S::load(from.add(z * 36 * sums.point));
                                 }
                                 let g = filter_grad4::<S>(u);
                                 for z in 0..3 {
                                     planes[z][x][y] = g[z];
                                 }
                             } else {
-                                planes[0][x][y] = sums.load::<S>(from);
+                                planes[0][x][y] = S::load(from);
                             }
                         }
                     }
@@ -313,24 +249,6 @@ impl WeightGrad<'_> {
                 let to = self.weight.at(first, len);
                 to_rows::<S>(scratch, channels.len() * taps, to, row, lanes);
             }
-        }
-    }
-}
-
-impl Sums {
-    /// One vector, all parts added in order.
-    ///
-    /// # Safety
-    /// As [`Lanes`].
-    #[inline(always)]
-    unsafe fn load<S: Lanes>(&self, from: *const f32) -> S::V {
-        // SAFETY: the caller vouches for the sums of all parts.
-        unsafe {
-            let mut sum = S::load(from);
-            for part in 1..self.parts {
-                sum = S::add(sum, S::load(from.add(part * self.part)));
-            }
-            sum
         }
     }
 }
