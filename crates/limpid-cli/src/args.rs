@@ -10,6 +10,7 @@ use limpid_config::Request;
 use crate::failure::Failure;
 use crate::terminal::{Color, choose_color, report};
 use crate::threads::init_threads;
+use limpid_kernels::{ConvAlgorithm, set_conv_algorithm};
 
 /// For verbs that neither compute nor load a configuration.
 #[derive(Debug, Clone, clap::Args)]
@@ -26,9 +27,23 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "N", env = "LIMPID_THREADS", hide_env_values = true, help_heading = COMPUTE)]
     pub threads: Option<NonZeroUsize>,
 
+    /// How convolutions are computed: the fastest way, or always by their definition (no Winograd)
+    /// [default: auto]
+    #[arg(long, value_name = "WAY", value_enum, help_heading = COMPUTE)]
+    pub conv: Option<Conv>,
+
     /// The colour choice.
     #[command(flatten)]
     pub terminal: ColorArgs,
+}
+
+/// How convolutions are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Conv {
+    /// The fastest way.
+    Auto,
+    /// By the definition.
+    Direct,
 }
 
 /// The keys of a configuration.
@@ -153,6 +168,12 @@ impl ComputeArgs {
     /// [`Kind::Run`](crate::Kind::Run) if the threads cannot be started.
     pub fn apply(&self) -> Result<usize, Failure> {
         self.terminal.apply();
+        // unset, the environment decides
+        match self.conv {
+            Some(Conv::Auto) => set_conv_algorithm(ConvAlgorithm::Auto),
+            Some(Conv::Direct) => set_conv_algorithm(ConvAlgorithm::Direct),
+            None => {}
+        }
         init_threads(self.threads)
     }
 }
@@ -166,7 +187,8 @@ impl CommonArgs {
     pub fn apply(&self) -> Result<(), Failure> {
         let threads = self.compute.apply()?;
         if self.verbosity() == Verbosity::Verbose {
-            report(format!("device {}, threads {threads}", self.device));
+            let simd = limpid_kernels::simd_level();
+            report(format!("device {}, threads {threads}, {simd}", self.device));
         }
         Ok(())
     }
