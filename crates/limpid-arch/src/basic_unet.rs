@@ -297,6 +297,15 @@ mod tests {
     }
 
     #[test]
+    fn blocks_can_be_recomputed() {
+        let norm = NormConfig::Batch {};
+        let config = Config { norm, features: [4, 4, 8, 8, 8, 4], ..Config::default() };
+        let (params, net) = golden::drawn(|scope| config.build(scope));
+        let x = golden::noise(&[2, 1, 32, 32]);
+        golden::check_recomputing(&params, |ctx| net.forward(&x, ctx).unwrap());
+    }
+
+    #[test]
     fn receptive_field_covers_both_ways() {
         assert_eq!(Config::default().receptive_field(), [200, 200]);
     }

@@ -174,6 +174,33 @@ fn compare_network(
     }
 }
 
+/// Asserts that a training pass whose blocks are recomputed has the same gradients, and leaves the
+/// same running statistics, to the bit.
+pub(crate) fn check_recomputing(params: &Params, forward: impl Fn(&Ctx) -> Tensor) {
+    let before: BTreeMap<String, Tensor> =
+        params.tensors().into_iter().map(|(k, t)| (k, t.copy().unwrap())).collect();
+    let [plain, again] = [false, true].map(|recompute| {
+        params.set(&before).unwrap();
+        let ctx = Ctx::train(Stream::new(3, "recompute")).recomputing(recompute);
+        let mut found = autograd::record(|| {
+            autograd::backward(&forward(&ctx).sqr().unwrap().mean_all().unwrap()).unwrap()
+        });
+        assert_eq!(ctx.blocks() > 0, recompute);
+        let trainable = params.trainable();
+        let gradients = trainable.iter().map(|p| (p.name().to_owned(), found.remove(p.var())));
+        let gradients: BTreeMap<String, Option<Tensor>> = gradients.collect();
+        (gradients, params.tensors().into_iter().map(|(k, t)| (k, t.copy().unwrap())))
+    });
+    let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for ((name, a), b) in plain.0.into_iter().zip(again.0.into_values()) {
+        assert_eq!(a.as_ref().map(bits), b.as_ref().map(bits), "gradient of {name}");
+        assert!(a.is_some(), "no gradient of {name}");
+    }
+    for ((name, a), (_, b)) in plain.1.zip(again.1) {
+        assert_eq!(bits(&a), bits(&b), "{name}");
+    }
+}
+
 /// Number of parameters and buffers.
 pub(crate) fn count(config: &dyn Architecture) -> usize {
     config.shapes().unwrap().values().map(|shape| shape.iter().product::<usize>()).sum()

@@ -66,23 +66,38 @@ impl<const K: usize> Sums<K> {
         slices: [&[T]; N],
         f: impl Fn([T; N]) -> [f64; K],
     ) {
-        let lanes = &mut self.0;
-        let parts = slices.map(|s| s.as_chunks::<LANES>());
-        for b in 0..parts[0].0.len() {
-            let block: [&[T; LANES]; N] = std::array::from_fn(|n| &parts[n].0[b]);
+        let mut lanes = self.0;
+        let len = slices.iter().map(|s| s.len()).min().unwrap_or(0);
+        let mut start = 0;
+        // plain loops over arrays: what `array::from_fn` and `map` make of them is not always inlined
+        while start + LANES <= len {
+            let mut block = [[T::zero(); LANES]; N];
+            for n in 0..N {
+                block[n].copy_from_slice(&slices[n][start..start + LANES]);
+            }
             for i in 0..LANES {
-                let terms = f(std::array::from_fn(|n| block[n][i]));
+                let mut element = [T::zero(); N];
+                for n in 0..N {
+                    element[n] = block[n][i];
+                }
+                let terms = f(element);
                 for k in 0..K {
                     lanes[k][i] += terms[k];
                 }
             }
+            start += LANES;
         }
-        for i in 0..parts[0].1.len() {
-            let terms = f(std::array::from_fn(|n| parts[n].1[i]));
+        for i in 0..len - start {
+            let mut element = [T::zero(); N];
+            for n in 0..N {
+                element[n] = slices[n][start + i];
+            }
+            let terms = f(element);
             for k in 0..K {
                 lanes[k][i] += terms[k];
             }
         }
+        self.0 = lanes;
     }
 
     /// The sums, the lanes added by halves until one is left.

@@ -215,3 +215,14 @@ fn bad_settings_are_all_reported() {
     assert_eq!(limpid_config::check(&config).len(), 6);
     assert!(limpid_config::check(&Config::small()).is_empty());
 }
+
+#[test]
+fn blocks_can_be_recomputed() {
+    let config = Config { dropout: 0.3, ..Config::small() };
+    let (params, net) = crate::golden::drawn(|scope| config.build(scope));
+    let x = crate::golden::noise(&[2, config.in_channels, 16, 16]);
+    let gamma = Tensor::new(&[0.3f32, 0.8], &Device::Cpu).unwrap();
+    crate::golden::check_recomputing(&params, |ctx| {
+        net.forward(&x, &gamma, None, ctx).unwrap().output
+    });
+}

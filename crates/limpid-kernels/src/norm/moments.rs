@@ -17,10 +17,14 @@ impl Moments {
         let Some(&first) = x.first() else { return Self::default() };
         let origin = first.f64();
         let count = x.len() as f64;
-        let [sum, squares] = sums([x], |[v]| {
-            let d = v.f64() - origin;
-            [d, d * d]
-        });
+        let [sum, squares] = sums(
+            [x],
+            #[inline(always)]
+            |[v]| {
+                let d = v.f64() - origin;
+                [d, d * d]
+            },
+        );
         let deviations = squares - sum * sum / count;
         // a NaN is to stay one, so no `max`
         let deviations = if deviations < 0.0 { 0.0 } else { deviations };
