@@ -12,7 +12,10 @@ mod correlate;
 mod few;
 mod few_weight;
 mod gather;
+mod multiply;
 mod output;
+#[cfg(test)]
+mod tests;
 mod weight;
 mod winograd;
 
@@ -136,7 +139,7 @@ pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -
         let sums = FewWeight { batch, groups, inputs, outputs, gather, image, result };
         return Ok(sums.run(simd::level()).into_iter().map(|w| T::from_f64(w.into())).collect());
     }
-    Ok(weight::weight_grad(g, image, result))
+    weight::weight_grad(g, image, result)
 }
 
 fn use_winograd(g: &Geometry) -> bool {

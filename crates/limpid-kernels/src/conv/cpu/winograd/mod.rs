@@ -17,7 +17,7 @@ mod buffer;
 mod collect;
 mod correlate;
 mod filter;
-mod product;
+pub(super) mod product;
 mod spread;
 #[cfg(test)]
 mod tests;

@@ -222,7 +222,7 @@ fn errors_are_a_few_times_those_of_the_direct_path() {
                 (
                     "weight gradient",
                     compute_weight(level, &g, &x, &y),
-                    cpu::weight::weight_grad(&g, &x, &y),
+                    cpu::weight::weight_grad(&g, &x, &y).unwrap(),
                     cpu::weight_grad(&g, &wide_x, &wide_y).unwrap(),
                 ),
             ];
