@@ -91,7 +91,7 @@ unsafe fn run<S: Lanes, const R: usize, const N: usize>(
     let a = Vectors { data: a.data.as_ptr(), across: a.row, along: a.column };
     let b = Vectors { data: b.data.as_ptr(), across: b.column, along: b.row };
     // registers run along contiguous columns, unless there are too few to fill them
-    let swap = if column == 1 { n < S::LANES && m > n } else { row == 1 && m >= S::LANES };
+    let swap = if column == 1 { 2 * n <= N * S::LANES && m > n } else { row == 1 && m >= S::LANES };
     let (m, n, a, b) = if swap { (n, m, b, a) } else { (m, n, a, b) };
     let (row, column) = if swap { (column, row) } else { (row, column) };
     let dst = Target { data: dst, row, column };
