@@ -3,11 +3,19 @@
 use super::few::{self, Few};
 use super::gather::{Axis, Gather, Segment, Tile, tiles};
 use super::output::{Matrix, Output, product};
+use super::winograd::buffer::Buffer;
 use super::{COLUMN_ROWS, TASKS, single, tile_pixels};
 use crate::element::Element;
 use crate::simd::{level, vectorised};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Pixels of a tile at least, where images are cut to share the work: each tile packs the weight.
+const MIN_PIXELS: usize = 128;
+
+/// Columns that tasks share, for the third-level cache, and the rows of them that one task copies.
+const SHARED: usize = 1 << 23;
+const SHARED_ROWS: usize = 128;
 
 /// `out[n, k, p] = bias[k] + Σ weight[k, c, tap] · source[n, c, read(p, tap)]`, group by group.
 pub(super) struct Correlation {
@@ -85,16 +93,62 @@ impl Correlation {
                 );
             });
         } else {
-            let tiles = tiles(self.batch, pixels, width, tile_pixels::<T>());
+            let fair = (self.batch * self.groups * pixels / TASKS).max(MIN_PIXELS);
+            let tiles = tiles(self.batch, pixels, width, tile_pixels::<T>().min(fair));
             let tasks = tiles.len() * self.groups;
             // too few tiles to share: also share the output channels, 64 or more to a part
             let parts = TASKS.div_ceil(tasks.max(1)).min(self.outputs / 64).max(1);
+            let columns = if parts > 1 { self.all_columns(source, &tiles) } else { None };
             (0..tasks * parts).into_par_iter().for_each(|task| {
                 let (task, part) = (task / parts, task % parts);
                 let outputs = self.outputs * part / parts..self.outputs * (part + 1) / parts;
-                self.by_product(&operands, &tiles[task / self.groups], task % self.groups, outputs);
+                let (tile, group) = (&tiles[task / self.groups], task % self.groups);
+                let columns = columns.as_ref().map(|columns| {
+                    let before = tiles[..task / self.groups].iter().map(Tile::len).sum::<usize>();
+                    let first = (before * self.groups + group * tile.len()) * rows;
+                    let columns = columns.at(first, rows * tile.len()).cast::<T>();
+                    // SAFETY: shared columns exist if `T` is f32, and nothing changes them any more.
+                    unsafe { std::slice::from_raw_parts(columns, rows * tile.len()) }
+                });
+                self.by_product(&operands, tile, group, outputs, columns);
             });
         }
+    }
+
+    /// The columns `[tile][group][row]` of all tiles in f32, if there are any and they are not too
+    /// many.
+    fn all_columns<T: Element>(&self, source: &[T], tiles: &[Tile]) -> Option<Buffer> {
+        let source = single(source)?;
+        let rows = self.inputs * self.gather.taps();
+        let len = self.batch * self.groups * self.gather.pixels() * rows;
+        if self.gather.is_identity() || len > SHARED {
+            return None;
+        }
+        let all = Buffer::new("conv", len).ok()?;
+        let mut tasks = Vec::new();
+        let mut first = 0;
+        for tile in tiles {
+            for group in 0..self.groups {
+                for start in (0..rows).step_by(SHARED_ROWS) {
+                    tasks.push((tile, group, start, first + start * tile.len()));
+                }
+                first += rows * tile.len();
+            }
+        }
+        tasks.par_iter().for_each(|&(tile, group, start, first)| {
+            let rows = start..rows.min(start + SHARED_ROWS);
+            let len = rows.len() * tile.len();
+            // SAFETY: the elements of this task, which buffers have initialised.
+            let columns = unsafe { std::slice::from_raw_parts_mut(all.at(first, len), len) };
+            self.gather.fill_columns(|n| self.channels(source, n, group), rows, tile, columns);
+        });
+        Some(all)
+    }
+
+    /// The channels of group `group` of source `n`.
+    fn channels<'a, T>(&self, source: &'a [T], n: usize, group: usize) -> &'a [T] {
+        let size = self.inputs * self.gather.source_pixels();
+        &source[(n * self.groups + group) * size..][..size]
     }
 
     /// Computes all with few outputs per group in f32, if that is what this is.
@@ -113,20 +167,19 @@ impl Correlation {
         true
     }
 
-    /// One tile of some output channels of a group as the product of weights and columns.
+    /// One tile of some output channels of a group as the product of weights and columns, which
+    /// may be at hand.
     fn by_product<T: Element>(
         &self,
         operands: &Operands<T>,
         tile: &Tile,
         group: usize,
         outputs: Range<usize>,
+        shared: Option<&[T]>,
     ) {
         let rows = self.inputs * self.gather.taps();
         let source_pixels = self.gather.source_pixels();
-        let channels = |n: usize| {
-            let first = (n * self.groups + group) * self.inputs;
-            &operands.source[first * source_pixels..][..self.inputs * source_pixels]
-        };
+        let channels = |n: usize| self.channels(operands.source, n, group);
         let first = group * self.outputs + outputs.start;
         let weight = &operands.weight[first * rows..][..outputs.len() * rows];
         let bias = operands.bias.map(|bias| &bias[first..][..outputs.len()]);
@@ -134,8 +187,9 @@ impl Correlation {
         let one_image = tile.images.len() == 1;
         let in_place = one_image && self.lattice.is_dense();
         let no_columns = one_image && self.gather.is_identity();
-        let block = if no_columns { rows } else { rows.min(COLUMN_ROWS) };
-        let column_len = if no_columns { 0 } else { block * tile.len() };
+        let ready = no_columns || shared.is_some();
+        let block = if ready { rows } else { rows.min(COLUMN_ROWS) };
+        let column_len = if ready { 0 } else { block * tile.len() };
         let result_len = if in_place { 0 } else { outputs.len() * tile.len() };
         T::with_scratch(column_len + result_len, |scratch| {
             let (columns, result) = scratch.split_at_mut(column_len);
@@ -161,6 +215,8 @@ impl Correlation {
                 let columns = if no_columns {
                     let data = &channels(tile.images.start)[tile.pixels.start..];
                     Matrix { data, row: source_pixels, column: 1 }
+                } else if let Some(data) = shared {
+                    Matrix { data, row: tile.len(), column: 1 }
                 } else {
                     self.gather.fill_columns(channels, block, tile, columns);
                     Matrix { data: columns, row: tile.len(), column: 1 }

@@ -1,6 +1,7 @@
 //! Where the taps of a kernel read their source, and the copying of what they read (im2col).
 
 use crate::element::Element;
+use crate::simd::vectorised;
 use std::ops::Range;
 
 /// One dimension: output `o` reads through tap `t` at `o * step + offsets[t]`, or zero where that
@@ -132,6 +133,7 @@ impl Gather {
     }
 
     /// Copies what `pixels` read of `plane` through one tap to `column`.
+    #[inline(always)]
     fn copy_tap<T: Element>(
         &self,
         plane: &[T],
@@ -173,6 +175,13 @@ impl Gather {
             let row = &row[ax.position(lo, x)..];
             if ax.step == 1 {
                 dst.copy_from_slice(&row[..dst.len()]);
+            } else if ax.step == 2 {
+                // a loop of its own, for the compiler to shuffle registers
+                let (last, pairs) = (row[2 * (dst.len() - 1)], row.as_chunks::<2>().0);
+                for (d, pair) in dst.iter_mut().zip(pairs) {
+                    *d = pair[0];
+                }
+                dst[dst.len() - 1] = last;
             } else {
                 for (d, &s) in dst.iter_mut().zip(row.iter().step_by(ax.step)) {
                     *d = s;
@@ -191,13 +200,19 @@ impl Gather {
         columns: &mut [T],
     ) {
         let (taps, source) = (self.taps(), self.source_pixels());
-        for (row, column) in rows.zip(columns.chunks_exact_mut(tile.len())) {
-            let (channel, tap) = (row / taps, row % taps);
-            for (n, column) in tile.images.clone().zip(column.chunks_exact_mut(tile.pixels.len())) {
-                let plane = &channels(n)[channel * source..][..source];
-                self.copy_tap(plane, tile.pixels.clone(), tap, column);
-            }
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, column) in rows.zip(columns.chunks_exact_mut(tile.len())) {
+                    let (channel, tap) = (row / taps, row % taps);
+                    let columns = column.chunks_exact_mut(tile.pixels.len());
+                    for (n, column) in tile.images.clone().zip(columns) {
+                        let plane = &channels(n)[channel * source..][..source];
+                        self.copy_tap(plane, tile.pixels.clone(), tap, column);
+                    }
+                }
+            },
+        );
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! All three read the image through [`gather::Gather`], which says where each tap of the kernel
 //! looks for each output pixel. [`correlate`] computes forward and data gradient, [`weight`] the
-//! weight gradient; [`few`] and [`few_weight`] do so for few channels per group, [`winograd`] for
+//! weight gradient, both by products ([`multiply`] for f32); [`scatter`] computes the data gradient
+//! of most strided kernels, [`few`] and [`few_weight`] do so for few channels per group, [`winograd`] for
 //! kernels of three taps per dimension. Work is cut by tile index, never by thread count, so that sums come out with
 //! the same bits however many threads there are.
 
@@ -12,7 +13,11 @@ mod correlate;
 mod few;
 mod few_weight;
 mod gather;
+mod multiply;
 mod output;
+mod scatter;
+#[cfg(test)]
+mod tests;
 mod weight;
 mod winograd;
 
@@ -25,6 +30,8 @@ use correlate::{Correlation, Lattice};
 use few_weight::FewWeight;
 use gather::{Axis, Gather};
 use output::Output;
+use rayon::prelude::*;
+use scatter::Scatter;
 use std::any::TypeId;
 use std::ops::Range;
 
@@ -86,7 +93,7 @@ pub(super) fn data_grad<T: Element>(
 ) -> Result<Vec<T>> {
     let output = Output::new("conv_transpose", g.batch * g.channels * g.image_pixels())?;
     if !by_winograd(g, true, [result, weight], bias, &output)? {
-        direct_data_grad(g, [result, weight], bias, &output);
+        direct_data_grad(g, [result, weight], bias, &output)?;
     }
     // SAFETY: every element was written.
     Ok(unsafe { output.into_vec() })
@@ -98,7 +105,14 @@ fn direct_data_grad<T: Element>(
     [result, weight]: [&[T]; 2],
     bias: Option<&[T]>,
     output: &Output<T>,
-) {
+) -> Result<()> {
+    if let (Some(result), Some(weight), Some(output)) =
+        (single(result), single(weight), output.single())
+        && scatter::applies(g)
+    {
+        Scatter { g, result, weight, bias: bias.and_then(single), output }.run();
+        return Ok(());
+    }
     for start in phases(g) {
         let phase: [Phase; 3] = std::array::from_fn(|d| Phase::new(g, d, start[d]));
         let correlation = Correlation {
@@ -109,9 +123,10 @@ fn direct_data_grad<T: Element>(
             gather: Gather::new(std::array::from_fn(|d| phase[d].axis.clone())),
             lattice: Lattice { image: g.image, start, step: g.stride },
         };
-        let weight = phase_weight(g, weight, &phase);
+        let weight = phase_weight(g, weight, &phase)?;
         correlation.run(result, &weight, bias, output);
     }
+    Ok(())
 }
 
 /// `image [batch, channels, ..]` and `result [batch, features, ..]` to
@@ -136,7 +151,7 @@ pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -
         let sums = FewWeight { batch, groups, inputs, outputs, gather, image, result };
         return Ok(sums.run(simd::level()).into_iter().map(|w| T::from_f64(w.into())).collect());
     }
-    Ok(weight::weight_grad(g, image, result))
+    weight::weight_grad(g, image, result)
 }
 
 fn use_winograd(g: &Geometry) -> bool {
@@ -220,7 +235,9 @@ impl Phase {
 }
 
 /// The weights of one phase as `[groups, channels per group, features per group, taps]`.
-fn phase_weight<T: Element>(g: &Geometry, weight: &[T], phase: &[Phase; 3]) -> Vec<T> {
+fn phase_weight<T: Element>(g: &Geometry, weight: &[T], phase: &[Phase; 3]) -> Result<Vec<T>> {
+    // neighbouring channels of a feature lie together in memory
+    const BLOCK: usize = 8;
     let (channels, features) = (g.group_channels(), g.group_features());
     let [_, ky, kx] = g.kernel;
     let mut taps = Vec::new();
@@ -229,14 +246,24 @@ fn phase_weight<T: Element>(g: &Geometry, weight: &[T], phase: &[Phase; 3]) -> V
             taps.extend(phase[2].taps.iter().map(|x| (z * ky + y) * kx + x));
         }
     }
-    let mut packed = Vec::with_capacity(g.channels * features * taps.len());
-    for group in 0..g.groups {
-        for c in 0..channels {
-            for k in 0..features {
-                let kernel = &weight[((group * features + k) * channels + c) * g.taps()..];
-                packed.extend(taps.iter().map(|&tap| kernel[tap]));
+    let row = features * taps.len();
+    let packed = Output::new("conv_transpose", g.channels * row)?;
+    let blocks = channels.div_ceil(BLOCK);
+    (0..g.groups * blocks).into_par_iter().for_each(|task| {
+        let (group, start) = (task / blocks, task % blocks * BLOCK);
+        let count = BLOCK.min(channels - start);
+        let to: *mut T = packed.at((group * channels + start) * row, count * row);
+        for k in 0..features {
+            for c in 0..count {
+                let kernel = (group * features + k) * channels + start + c;
+                let kernel = &weight[kernel * g.taps()..][..g.taps()];
+                for (i, &tap) in taps.iter().enumerate() {
+                    // SAFETY: within the rows of this task.
+                    unsafe { to.add(c * row + k * taps.len() + i).write(kernel[tap]) };
+                }
             }
         }
-    }
-    packed
+    });
+    // SAFETY: every element was written.
+    Ok(unsafe { packed.into_vec() })
 }

@@ -1,8 +1,9 @@
 //! The weight gradient: for every tap, the products of image and result summed over all pixels.
 
 use super::gather::{Gather, Tile, tiles};
-use super::output::{Matrix, product};
+use super::output::{Matrix, Output, product};
 use super::{COLUMN_ROWS, TASKS, image_gather, tile_pixels};
+use crate::Result;
 use crate::conv::geometry::Geometry;
 use crate::element::Element;
 use crate::simd::vectorised;
@@ -13,46 +14,55 @@ use std::ops::Range;
 /// `weight [features, channels / groups, ..]`.
 ///
 /// A task sums one block of weights over one part of the tiles; the parts are added in order.
-pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Vec<T> {
+pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Result<Vec<T>> {
+    const OP: &str = "conv_weight_grad";
     let gather = image_gather(g);
     let tiles = tiles(g.batch, g.result_pixels(), g.result[2], tile_pixels::<T>());
     let sums = WeightGrad { g, gather, image, result };
     let (rows, features) = (g.group_channels() * g.taps(), g.group_features());
+    let len = g.features * rows;
+    if tiles.is_empty() {
+        return Ok(vec![T::zero(); len]);
+    }
 
-    let blocks: Vec<Range<usize>> =
-        (0..rows).step_by(COLUMN_ROWS).map(|r| r..rows.min(r + COLUMN_ROWS)).collect();
-    let parts = TASKS.div_ceil(blocks.len() * g.groups).min(tiles.len()).max(1);
-    let partial: Vec<Vec<T>> = (0..g.groups * blocks.len() * parts)
-        .into_par_iter()
-        .map(|task| {
-            let (task, part) = (task / parts, task % parts);
-            let tiles = &tiles[tiles.len() * part / parts..tiles.len() * (part + 1) / parts];
-            let (group, block) = (task / blocks.len(), blocks[task % blocks.len()].clone());
-            if g.group_channels() == 1 && features == 1 {
-                sums.direct(tiles, group)
-            } else {
-                sums.by_product(tiles, group, block)
+    let blocks = rows.div_ceil(COLUMN_ROWS);
+    let parts = TASKS.div_ceil((blocks * g.groups).max(1)).min(tiles.len());
+    // the first part is the weight itself
+    let (weight, partial) = (Output::new(OP, len)?, Output::new(OP, (parts - 1) * len)?);
+    (0..g.groups * blocks * parts).into_par_iter().for_each(|task| {
+        let (task, part) = (task / parts, task % parts);
+        let tiles = &tiles[tiles.len() * part / parts..tiles.len() * (part + 1) / parts];
+        let (group, start) = (task / blocks, task % blocks * COLUMN_ROWS);
+        let block = start..rows.min(start + COLUMN_ROWS);
+        let first = group * features * rows + start;
+        let room = (features - 1) * rows + block.len();
+        let dst: *mut T = match part {
+            0 => weight.at(first, room),
+            _ => partial.at((part - 1) * len + first, room),
+        };
+        if g.group_channels() == 1 && features == 1 {
+            for (tap, sum) in sums.direct(tiles, group)[block].iter().enumerate() {
+                // SAFETY: the elements of this task.
+                unsafe { dst.add(tap).write(*sum) };
             }
-        })
-        .collect();
-
-    // the sums are [rows, features], the weight is [features, rows]: transposed by the cache line
-    const LINE: usize = 16;
-    let mut weight = vec![T::zero(); g.features * rows];
-    let groups = weight.par_chunks_exact_mut(features * rows);
-    groups.zip(partial.par_chunks(blocks.len() * parts)).for_each(|(weight, partial)| {
-        weight.par_chunks_mut(LINE * rows).enumerate().for_each(|(line, weight)| {
-            for (i, sums) in partial.iter().enumerate() {
-                let block = blocks[i / parts].clone();
-                for (row, sums) in block.zip(sums.chunks_exact(features)) {
-                    for (k, sum) in sums.iter().skip(line * LINE).take(LINE).enumerate() {
-                        weight[k * rows + row] += *sum;
-                    }
+        } else {
+            // SAFETY: as above.
+            unsafe { sums.by_product(tiles, group, block, dst) };
+        }
+    });
+    // SAFETY: the blocks of all groups are all of each part.
+    let (mut weight, partial) = unsafe { (weight.into_vec(), partial.into_vec()) };
+    if parts > 1 {
+        const CHUNK: usize = 1 << 14;
+        weight.par_chunks_mut(CHUNK).enumerate().for_each(|(i, weight)| {
+            for partial in partial.chunks_exact(len) {
+                for (sum, part) in weight.iter_mut().zip(&partial[i * CHUNK..]) {
+                    *sum += *part;
                 }
             }
         });
-    });
-    weight
+    }
+    Ok(weight)
 }
 
 struct WeightGrad<'a, T> {
@@ -75,11 +85,15 @@ impl<T: Element> WeightGrad<'_, T> {
         &self.result[(n * self.g.groups + group) * size..][..size]
     }
 
-    /// `[block, features]`: the columns of the tiles times their results.
-    fn by_product(&self, tiles: &[Tile], group: usize, block: Range<usize>) -> Vec<T> {
+    /// `[features, block]`: the results of the tiles times their columns.
+    ///
+    /// # Safety
+    /// `dst` may be written at these positions, rows of all weights of a feature apart, and no one
+    /// else accesses them meanwhile.
+    unsafe fn by_product(&self, tiles: &[Tile], group: usize, block: Range<usize>, dst: *mut T) {
+        let rows = self.g.group_channels() * self.g.taps();
         let features = self.g.group_features();
         let pixels = self.g.result_pixels();
-        let mut sums = vec![T::zero(); block.len() * features];
         for (i, tile) in tiles.iter().enumerate() {
             let one_image = tile.images.len() == 1;
             let no_columns = one_image && self.gather.is_identity();
@@ -110,13 +124,10 @@ impl<T: Element> WeightGrad<'_, T> {
                     Matrix { data: packed, row: tile.len(), column: 1 }
                 };
                 let size = [features, block.len(), tile.len()];
-                // SAFETY: `sums` has `features` elements for each row of the block.
-                unsafe {
-                    product(size, sums.as_mut_ptr(), [1, features], i > 0, result, columns);
-                }
+                // SAFETY: the caller vouches for `dst`, which the first tile initialises.
+                unsafe { product(size, dst, [rows, 1], i > 0, result, columns) };
             });
         }
-        sums
     }
 
     /// One channel, one feature: a dot product per tap.

@@ -13,7 +13,7 @@ const KEPT_ELEMENTS: usize = 1 << 24;
 static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
 /// Elements of arbitrary content. Tasks write disjoint parts through [`Buffer::at`].
-pub(super) struct Buffer {
+pub(in crate::conv::cpu) struct Buffer {
     data: Vec<f32>,
     start: *mut f32,
     len: usize,
@@ -27,7 +27,7 @@ unsafe impl Send for Buffer {}
 
 impl Buffer {
     /// An error, not an abort, if there is not enough memory.
-    pub(super) fn new(op: &'static str, len: usize) -> Result<Self> {
+    pub(in crate::conv::cpu) fn new(op: &'static str, len: usize) -> Result<Self> {
         let mut data = taken(len + LINE);
         if data.len() < len + LINE {
             if data.try_reserve_exact(len + LINE).is_err() {
@@ -42,7 +42,7 @@ impl Buffer {
 
     /// A pointer to element `index`, with `len` elements after it.
     #[inline]
-    pub(super) fn at(&self, index: usize, len: usize) -> *mut f32 {
+    pub(in crate::conv::cpu) fn at(&self, index: usize, len: usize) -> *mut f32 {
         assert!(index <= self.len && len <= self.len - index);
         // SAFETY: within the allocation, as just checked.
         unsafe { self.start.add(index) }

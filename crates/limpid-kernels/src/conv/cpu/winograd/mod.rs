@@ -13,11 +13,11 @@
 //! intermediate results in its second-level cache, or, for large filters, tasks share transformed
 //! tiles in the third-level cache. A sum is never cut by the number of threads.
 
-mod buffer;
+pub(super) mod buffer;
 mod collect;
 mod correlate;
 mod filter;
-mod product;
+pub(super) mod product;
 mod spread;
 #[cfg(test)]
 mod tests;

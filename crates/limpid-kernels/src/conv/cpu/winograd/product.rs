@@ -5,7 +5,7 @@ use crate::simd::Lanes;
 
 /// A matrix in memory: rows `row` apart, columns `column` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Left {
+pub(in crate::conv::cpu) struct Left {
     pub data: *const f32,
     pub row: usize,
     pub column: usize,
@@ -13,7 +13,7 @@ pub(super) struct Left {
 
 /// A matrix with contiguous columns and rows `row` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<P> {
+pub(in crate::conv::cpu) struct Rows<P> {
     pub data: P,
     pub row: usize,
 }
@@ -49,8 +49,12 @@ pub(super) unsafe fn product<S: Lanes, const R: usize, const N: usize>(
     }
 }
 
+/// `c[R × N·LANES] = a[R × len] · b[len × N·LANES]`, added to what is there if `add`.
+///
+/// # Safety
+/// As [`Lanes`]; the matrices have these sizes.
 #[inline(always)]
-unsafe fn block<S: Lanes, const R: usize, const N: usize>(
+pub(in crate::conv::cpu) unsafe fn block<S: Lanes, const R: usize, const N: usize>(
     len: usize,
     a: Left,
     b: Rows<*const f32>,

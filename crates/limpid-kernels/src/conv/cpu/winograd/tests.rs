@@ -197,7 +197,7 @@ fn errors_are_a_few_times_those_of_the_direct_path() {
             let pixels = [g.features * g.result_pixels(), g.channels * g.image_pixels()];
             let output = Output::new("conv", g.batch * pixels[usize::from(transposed)]).unwrap();
             if transposed {
-                cpu::direct_data_grad(&g, [&y, &w], none, &output);
+                cpu::direct_data_grad(&g, [&y, &w], none, &output).unwrap();
             } else {
                 cpu::direct_forward(&g, [&x, &w], none, &output);
             }
@@ -222,7 +222,7 @@ fn errors_are_a_few_times_those_of_the_direct_path() {
                 (
                     "weight gradient",
                     compute_weight(level, &g, &x, &y),
-                    cpu::weight::weight_grad(&g, &x, &y),
+                    cpu::weight::weight_grad(&g, &x, &y).unwrap(),
                     cpu::weight_grad(&g, &wide_x, &wide_y).unwrap(),
                 ),
             ];
