@@ -197,19 +197,20 @@ fn variable(t: &Tensor) -> Result<Tensor> {
 /// The gradients of `y`, given its own, from the tape in use, which keeps what was not passed.
 pub(super) fn backward(y: &Tensor, grad: Tensor) -> Result<Gradients> {
     let mut tape = with_tape(std::mem::take).unwrap_or_default();
+    let mut found = Gradients::default();
     let result = {
         let _guard = Guard::paused();
-        tape.backward(y, grad)
+        tape.backward(&mut found, y, grad)
     };
     with_tape(|slot| *slot = tape);
-    result
+    result.map(|()| found)
 }
 
 impl Tape {
-    fn backward(&mut self, y: &Tensor, grad: Tensor) -> Result<Gradients> {
-        let mut found = Gradients::default();
+    /// Adds the gradients to what was found before.
+    fn backward(&mut self, found: &mut Gradients, y: &Tensor, grad: Tensor) -> Result<()> {
         let source = self.source(y);
-        self.deliver(&mut found, source, grad, false)?;
+        self.deliver(found, source, grad, false)?;
         for i in (0..self.nodes.len()).rev() {
             let Some(id) = self.nodes[i].as_ref().map(|node| node.id) else { continue };
             let Some(Slot { tensor: grad, .. }) = found.0.remove(&id) else { continue };
@@ -217,16 +218,16 @@ impl Tape {
             self.spent.insert(id);
             match node.work {
                 Work::Op { op, args, result } => {
-                    self.differentiate(&mut found, &*op, node.sources, args, result, grad)?;
+                    self.differentiate(found, &*op, node.sources, args, result, grad)?;
                 }
-                Work::Again { f, inputs } => again(&mut found, &f, &inputs, grad)?,
+                Work::Again { f, inputs } => again(found, &f, &inputs, grad)?,
             }
         }
         // trailing empty places would be walked again by the next call
         while self.nodes.last().is_some_and(Option::is_none) {
             self.nodes.pop();
         }
-        Ok(found)
+        Ok(())
     }
 
     fn differentiate(
@@ -295,15 +296,15 @@ impl Tape {
     }
 }
 
-/// Runs a function again, this time recorded, and differentiates it.
+/// Runs a function again, this time recorded, and differentiates it. What it finds is added where
+/// it would have been without: sums keep their order, and with it their bits.
 fn again(found: &mut Gradients, f: &Function, inputs: &[Tensor], grad: Tensor) -> Result<()> {
     let _again = Again::begin();
     let _guard = Guard::recording();
     let y = f(inputs)?;
-    for (id, slot) in backward(&y, grad)?.0.into_iter() {
-        found.add(id, slot)?;
-    }
-    Ok(())
+    let mut tape = with_tape(std::mem::take).unwrap_or_default();
+    let _paused = Guard::paused();
+    tape.backward(found, &y, grad)
 }
 
 /// Takes a gradient out of candle's store, which offers that by tensor only.
