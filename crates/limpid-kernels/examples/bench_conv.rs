@@ -1,4 +1,4 @@
-//! Milliseconds of forward, data gradient and weight gradient of typical convolutions, on one
+//! Milliseconds of typical convolutions, forward and with one of the two gradients, on one
 //! thread and on all: `cargo run --release -p limpid-kernels --example bench_conv [filter]`.
 
 #![allow(clippy::print_stdout)]
@@ -6,8 +6,14 @@
 mod timer;
 
 use candle_core::{DType, Tensor, Var};
-use limpid_kernels::{ConvSpec, ConvTransposeSpec, Result, conv, conv_transpose, gradcheck};
+use limpid_kernels::{
+    ConvSpec, ConvTransposeSpec, Result, autograd, conv, conv_transpose, gradcheck,
+};
 use timer::median;
+
+/// As in the programs.
+#[global_allocator]
+static ALLOCATOR: limpid_kernels::memory::Allocator = limpid_kernels::memory::Allocator;
 
 /// `name, x, w, stride, padding, groups, transposed`
 type Case = (&'static str, &'static [usize], &'static [usize], usize, usize, usize, bool);
@@ -29,10 +35,11 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> Result<()> {
+    limpid_kernels::memory::keep_freed_pages();
     let filter = std::env::args().nth(1).unwrap_or_default();
     println!(
         "{:34} {:>7} {:>9} {:>9} {:>9}",
-        "median ms", "threads", "forward", "d image", "d weight"
+        "median ms", "threads", "forward", "+d image", "+d weight"
     );
     for case in CASES.iter().filter(|case| case.0.contains(&filter)) {
         let all = rayon::current_num_threads();
@@ -63,11 +70,12 @@ fn measure(&(_, x, w, stride, padding, groups, transposed): &Case) -> Result<[f6
         }
     };
     let (x_var, w_var) = (Var::from_tensor(&x)?, Var::from_tensor(&w)?);
-    // candle's own part of a backward pass (making the ones, adding to zeros) is included
-    let (for_image, for_weight) = (run(&x_var, &w)?, run(&x, &w_var)?);
+    let step = |x: &Tensor, w: &Tensor| {
+        autograd::record(|| Ok(autograd::backward(&run(x, w)?).map(drop)?))
+    };
     Ok([
         median(|| run(&x, &w).map(drop))?,
-        median(|| Ok(for_image.backward().map(drop)?))?,
-        median(|| Ok(for_weight.backward().map(drop)?))?,
+        median(|| step(&x_var, &w))?,
+        median(|| step(&x, &w_var))?,
     ])
 }
