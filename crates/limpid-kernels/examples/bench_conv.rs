@@ -70,9 +70,8 @@ fn measure(&(_, x, w, stride, padding, groups, transposed): &Case) -> Result<[f6
         }
     };
     let (x_var, w_var) = (Var::from_tensor(&x)?, Var::from_tensor(&w)?);
-    let step = |x: &Tensor, w: &Tensor| {
-        autograd::record(|| Ok(autograd::backward(&run(x, w)?).map(drop)?))
-    };
+    let step =
+        |x: &Tensor, w: &Tensor| autograd::record(|| autograd::backward(&run(x, w)?).map(drop));
     Ok([
         median(|| run(&x, &w).map(drop))?,
         median(|| step(&x_var, &w))?,
