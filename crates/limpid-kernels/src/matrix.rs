@@ -1,4 +1,4 @@
-//! Small matrix products on the calling thread.
+//! Matrix products: small ones on the calling thread, large ones on all.
 
 use crate::math::Real;
 
@@ -28,14 +28,38 @@ impl<'a, T> Matrix<'a, T> {
 }
 
 /// `dst [m, n] = factor * a [m, k] · b [k, n]`, added to what is there if `accumulate`.
-#[allow(unsafe_code)] // the gemm crate takes pointers
 pub(crate) fn product<T: Real>(
     dst: &mut [T],
-    [m, n, k]: [usize; 3],
+    size: [usize; 3],
     accumulate: bool,
     factor: T,
     a: Matrix<T>,
     b: Matrix<T>,
+) {
+    multiply(dst, size, accumulate, factor, [a, b], gemm::Parallelism::None);
+}
+
+/// As [`product`] with a factor of one, on all threads: rows and columns are shared, never a sum, so
+/// the bits do not depend on how many there are.
+pub(crate) fn shared_product<T: Real>(
+    dst: &mut [T],
+    size: [usize; 3],
+    accumulate: bool,
+    a: Matrix<T>,
+    b: Matrix<T>,
+) {
+    let threads = gemm::Parallelism::Rayon(rayon::current_num_threads());
+    multiply(dst, size, accumulate, T::one(), [a, b], threads);
+}
+
+#[allow(unsafe_code)] // the gemm crate takes pointers
+fn multiply<T: Real>(
+    dst: &mut [T],
+    [m, n, k]: [usize; 3],
+    accumulate: bool,
+    factor: T,
+    [a, b]: [Matrix<T>; 2],
+    parallelism: gemm::Parallelism,
 ) {
     if m == 0 || n == 0 || k == 0 {
         return;
@@ -63,7 +87,7 @@ pub(crate) fn product<T: Real>(
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            parallelism,
         );
     }
 }

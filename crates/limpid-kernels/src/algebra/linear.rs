@@ -1,16 +1,13 @@
 //! The linear map of rows, `y = x·Wᵀ + b`.
 
-use crate::buffer::fill;
+use crate::buffer::{fill, rows_per_chunk};
 use crate::check::shape_of;
 use crate::math::Real;
-use crate::matrix::{Matrix, product};
+use crate::matrix::{Matrix, shared_product};
 use crate::op::{Array, Backward, Op, apply};
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
 use rayon::prelude::*;
-
-/// Rows of a product that one task computes.
-const ROWS: usize = 64;
 
 /// `x·Wᵀ + b`: `x [n, in]`, `w [out, in]`, `b [out]` → `[n, out]`.
 ///
@@ -121,14 +118,11 @@ fn multiply<T: Real>(
     [m, n, k]: [usize; 3],
     start: Option<&[T]>,
 ) -> Result<Vec<T>> {
-    fill("linear", m * n, ROWS * n, |first, out| {
+    let mut y = fill("linear", m * n, rows_per_chunk(n) * n, |_, out: &mut [T]| {
         if let Some(start) = start {
             out.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(start));
         }
-        let (first, rows) = (first / n, out.len() / n);
-        if k > 0 {
-            let a = Matrix { data: &a.data[first * a.row..], ..a };
-            product(out, [rows, n, k], start.is_some(), T::one(), a, b);
-        }
-    })
+    })?;
+    shared_product(&mut y, [m, n, k], start.is_some(), a, b);
+    Ok(y)
 }

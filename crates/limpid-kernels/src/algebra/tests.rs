@@ -2,6 +2,7 @@
 
 use super::{add, add_to_channels, cat, complex_product, linear, narrow, permute, reshape, scale};
 use crate::gradcheck::{test_tensor, worst_error};
+use crate::threads::on_threads;
 use candle_core::Tensor;
 
 fn same(a: &Tensor, b: &Tensor) {
@@ -66,6 +67,21 @@ fn complex_products_are_those_of_their_parts() {
     same(&complex_product(&t[0], &t[1], &t[2]).unwrap(), &want);
     assert!(worst_error(&t, |t| complex_product(&t[0], &t[1], &t[2])).unwrap() < 1e-7);
     assert!(complex_product(&t[0], &t[2], &t[2]).is_err());
+}
+
+#[test]
+fn linear_maps_have_the_same_bits_on_any_number_of_threads() {
+    let f32s = |seed: u64, shape: &[usize]| {
+        test_tensor(seed, shape).unwrap().to_dtype(candle_core::DType::F32).unwrap()
+    };
+    for (n, inputs, outputs) in [(197, 300, 500), (3, 700, 900), (2000, 40, 24)] {
+        let (x, w) = (f32s(1, &[n, inputs]), f32s(2, &[outputs, inputs]));
+        let run = |threads| {
+            let y = on_threads(threads, || linear(&x, &w, None).unwrap());
+            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert!(run(1) == run(2) && run(1) == run(5));
+    }
 }
 
 #[test]
