@@ -17,6 +17,7 @@ use limpid_nn::layers::{Activation, ActivationConfig, Conv, ConvTranspose, Norm,
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Settings of a BasicUNet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -160,7 +161,7 @@ impl Validate for Config {
 }
 
 /// Convolution, normalisation, activation, twice (`TwoConv`).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct TwoConv([(Conv, Norm, Activation); 2]);
 
 impl TwoConv {
@@ -186,7 +187,7 @@ impl TwoConv {
 }
 
 /// Upsampling, concatenation with the skip connection, two convolutions (`UpCat`).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct UpCat {
     up: ConvTranspose,
     convs: TwoConv,
@@ -229,9 +230,9 @@ impl UpCat {
 /// The network.
 #[derive(Debug)]
 pub struct BasicUNet {
-    first: TwoConv,
-    down: Vec<TwoConv>,
-    up: Vec<UpCat>,
+    first: Arc<TwoConv>,
+    down: Vec<Arc<TwoConv>>,
+    up: Vec<Arc<UpCat>>,
     last: Conv,
     pool: PoolSpec,
     residual: bool,
@@ -244,17 +245,22 @@ impl BasicUNet {
     /// If a parameter name is taken.
     pub fn new(c: &Config, scope: &Scope) -> Result<Self> {
         let f = &c.features;
-        let down =
-            |i: usize| TwoConv::new(c, f[i - 1], f[i], &scope.pp(format!("down_{i}")).pp("convs"));
-        let first = TwoConv::new(c, c.in_channels, f[0], &scope.pp("conv_0"))?;
+        let convs =
+            |inputs, outputs, scope: &Scope| TwoConv::new(c, inputs, outputs, scope).map(Arc::new);
+        let down = |i: usize| convs(f[i - 1], f[i], &scope.pp(format!("down_{i}")).pp("convs"));
+        let up = |level: usize, outputs, halve| {
+            let scope = scope.pp(format!("upcat_{level}"));
+            UpCat::new(c, f[level], f[level - 1], outputs, halve, &scope).map(Arc::new)
+        };
+        let first = convs(c.in_channels, f[0], &scope.pp("conv_0"))?;
         Ok(Self {
             first,
             down: (1..5).map(down).collect::<Result<_>>()?,
             up: vec![
-                UpCat::new(c, f[4], f[3], f[3], true, &scope.pp("upcat_4"))?,
-                UpCat::new(c, f[3], f[2], f[2], true, &scope.pp("upcat_3"))?,
-                UpCat::new(c, f[2], f[1], f[1], true, &scope.pp("upcat_2"))?,
-                UpCat::new(c, f[1], f[0], f[5], false, &scope.pp("upcat_1"))?,
+                up(4, f[3], true)?,
+                up(3, f[2], true)?,
+                up(2, f[1], true)?,
+                up(1, f[5], false)?,
             ],
             last: Conv::same(c.dims, f[5], c.out_channels, 1, true, &scope.pp("final_conv"))?,
             pool: PoolSpec::cubic(c.dims, 2),
@@ -265,8 +271,8 @@ impl BasicUNet {
 
 impl Network for BasicUNet {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let two_conv = |block: &TwoConv, x: &Tensor| {
-            let block = block.clone();
+        let two_conv = |block: &Arc<TwoConv>, x: &Tensor| {
+            let block = Arc::clone(block);
             ctx.block(&[x], move |inputs, ctx| block.forward(&inputs[0], ctx))
         };
         let mut scales = vec![two_conv(&self.first, x)?];
@@ -276,7 +282,7 @@ impl Network for BasicUNet {
         }
         let mut h = scales[4].clone();
         for (i, block) in self.up.iter().enumerate() {
-            let block = block.clone();
+            let block = Arc::clone(block);
             let up = move |inputs: &[Tensor], ctx: &Ctx| block.forward(&inputs[0], &inputs[1], ctx);
             h = ctx.block(&[&h, &scales[3 - i]], up)?;
         }

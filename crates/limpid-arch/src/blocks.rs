@@ -29,7 +29,7 @@ impl ResBlock {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [first, second] = &self.convs;
         let h = second.forward(&limpid_kernels::relu(&first.forward(x)?)?)?;
-        let h = if self.scale == 1.0 { h } else { (h * self.scale)? };
+        let h = if self.scale == 1.0 { h } else { limpid_kernels::scale(&h, self.scale)? };
         limpid_kernels::add(x, &h)
     }
 }

@@ -1,5 +1,6 @@
 //! Matrix products: small ones on the calling thread, large ones on all.
 
+use crate::element::Element;
 use crate::math::Real;
 
 /// A matrix in memory: element `(i, j)` lies at `i * row + j * column`.
@@ -21,8 +22,8 @@ impl<'a, T> Matrix<'a, T> {
         Self { data: self.data, row: self.column, column: self.row }
     }
 
-    /// Whether a matrix of this many rows and columns lies within the data.
-    fn holds(&self, rows: usize, columns: usize) -> bool {
+    /// Whether a matrix of this many rows and columns, at least one each, lies within the data.
+    pub(crate) fn holds(&self, rows: usize, columns: usize) -> bool {
         (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
     }
 }
@@ -65,16 +66,36 @@ fn multiply<T: Real>(
         return;
     }
     assert!(dst.len() >= m * n && a.holds(m, k) && b.holds(k, n), "matrix product out of bounds");
+    let to = dst.as_mut_ptr();
     // SAFETY: all three matrices lie within their slices, as just checked, and `dst` is borrowed
     // mutably, so it does not overlap the others.
+    unsafe { call_gemm([m, n, k], to, [n, 1], accumulate, factor, [a, b], parallelism) };
+}
+
+/// The gemm crate's product, `dst` with the given row and column strides.
+///
+/// # Safety
+/// `a` and `b` hold matrices of these sizes. `dst` may be written at all those positions, no one else
+/// accesses them meanwhile, and they are initialised if `accumulate`.
+#[allow(unsafe_code)] // the gemm crate takes pointers
+pub(crate) unsafe fn call_gemm<T: Element>(
+    [m, n, k]: [usize; 3],
+    dst: *mut T,
+    [row, column]: [usize; 2],
+    accumulate: bool,
+    factor: T,
+    [a, b]: [Matrix<T>; 2],
+    parallelism: gemm::Parallelism,
+) {
+    // SAFETY: the caller's.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            dst.as_mut_ptr(),
-            1,
-            n as isize,
+            dst,
+            column as isize,
+            row as isize,
             accumulate,
             a.data.as_ptr(),
             a.column as isize,

@@ -5,6 +5,7 @@ use super::{Config, Resampling};
 use candle_core::Tensor;
 use limpid_nn::layers::{Conv, Linear};
 use limpid_nn::{Ctx, Error, Result, Scope};
+use std::sync::Arc;
 
 const OP: &str = "guided U-Net";
 
@@ -18,7 +19,7 @@ pub struct Prediction {
 }
 
 /// One module of a block.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Stage {
     Conv(Conv),
     Res(ResBlock),
@@ -39,10 +40,11 @@ impl Stage {
     }
 }
 
-type Block = Vec<Stage>;
+/// Shared, so that a pass which recomputes can keep it.
+type Block = Arc<[Stage]>;
 
 fn run(block: &Block, x: Tensor, embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-    let block = block.clone();
+    let block = Arc::clone(block);
     ctx.block(&[&x, embedding], move |inputs, ctx| {
         block.iter().try_fold(inputs[0].clone(), |x, stage| stage.forward(&x, &inputs[1], ctx))
     })
@@ -116,7 +118,7 @@ impl GuidedUnet {
         let at = |i: usize| scope.pp("input_blocks").pp(i);
         let first = c.channels.first().copied().unwrap_or_default();
         let conv = Conv::same(2, c.in_channels, first, 3, true, &at(0).pp(0))?;
-        let mut input: Vec<Block> = vec![vec![Stage::Conv(conv)]];
+        let mut input: Vec<Block> = vec![Arc::new([Stage::Conv(conv)])];
         let (mut now, mut skips) = (first, vec![first]);
         for (level, &channels) in c.channels.iter().enumerate() {
             for _ in 0..c.res_blocks {
@@ -126,26 +128,26 @@ impl GuidedUnet {
                 if c.attends(level) {
                     block.push(attention(now, false, &at.pp(1))?);
                 }
-                input.push(block);
+                input.push(block.into());
                 skips.push(now);
             }
             if level + 1 < c.channels.len() {
                 let at = at(input.len()).pp(0);
-                input.push(vec![match c.resampling {
+                input.push(Arc::new([match c.resampling {
                     Resampling::Residual => res(now, now, Resample::Down, &at)?,
                     Resampling::Conv => Stage::Conv(down_conv(now, now, &at.pp("op"))?),
                     Resampling::Pooling => Stage::Resample(Resample::Down),
-                }]);
+                }]));
                 skips.push(now);
             }
         }
 
         let at = |i: usize| scope.pp("middle_block").pp(i);
-        let middle = vec![
+        let middle = Arc::new([
             res(now, now, Resample::Keep, &at(0))?,
             attention(now, false, &at(1))?,
             res(now, now, Resample::Keep, &at(2))?,
-        ];
+        ]);
 
         let mut output: Vec<Block> = Vec::new();
         for (level, &channels) in c.channels.iter().enumerate().rev() {
@@ -167,7 +169,7 @@ impl GuidedUnet {
                         Resampling::Pooling => Stage::Resample(Resample::Up),
                     });
                 }
-                output.push(block);
+                output.push(block.into());
             }
         }
         let head = |name: &str| Head::new(now, c.out_channels, groups, &scope.pp(name));

@@ -1,10 +1,10 @@
 //! The tape: recorded operations in the order of their execution, and the walk back over them.
 
 use super::Gradients;
-use crate::op::Backward;
+use crate::op::{Backward, address};
 use crate::step::axpy_;
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor, TensorId};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, TensorId};
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -196,14 +196,20 @@ fn variable(t: &Tensor) -> Result<Tensor> {
 
 /// The gradients of `y`, given its own, from the tape in use, which keeps what was not passed.
 pub(super) fn backward(y: &Tensor, grad: Tensor) -> Result<Gradients> {
-    let mut tape = with_tape(std::mem::take).unwrap_or_default();
     let mut found = Gradients::default();
+    walk(&mut found, y, grad)?;
+    Ok(found)
+}
+
+/// Adds the gradients from the tape in use to what was found before.
+fn walk(found: &mut Gradients, y: &Tensor, grad: Tensor) -> Result<()> {
+    let mut tape = with_tape(std::mem::take).unwrap_or_default();
     let result = {
         let _guard = Guard::paused();
-        tape.backward(&mut found, y, grad)
+        tape.backward(found, y, grad)
     };
     with_tape(|slot| *slot = tape);
-    result.map(|()| found)
+    result
 }
 
 impl Tape {
@@ -301,10 +307,7 @@ impl Tape {
 fn again(found: &mut Gradients, f: &Function, inputs: &[Tensor], grad: Tensor) -> Result<()> {
     let _again = Again::begin();
     let _guard = Guard::recording();
-    let y = f(inputs)?;
-    let mut tape = with_tape(std::mem::take).unwrap_or_default();
-    let _paused = Guard::paused();
-    tape.backward(found, &y, grad)
+    walk(found, &f(inputs)?, grad)
 }
 
 /// Takes a gradient out of candle's store, which offers that by tensor only.
@@ -342,12 +345,6 @@ impl Gradients {
         }
         Ok(())
     }
-}
-
-/// Where the storage of a tensor lies: equal for tensors that share it.
-fn address(t: &Tensor) -> usize {
-    let (storage, _) = t.storage_and_layout();
-    std::ptr::from_ref::<Storage>(&storage).addr()
 }
 
 /// Zero forward; the given gradient backward. It lets candle's backward pass begin with a gradient

@@ -2,7 +2,9 @@
 
 use super::check;
 use super::cpu::{AxpbySquare, Lerp, SqrtDivUpdate, Update};
+use crate::buffer::CHUNK;
 use crate::element::{Element, contiguous};
+use crate::op::address;
 use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor};
@@ -11,8 +13,7 @@ use std::cell::RefCell;
 
 const NAME: &str = "adam_";
 
-/// Elements per task, and of a part of it that stays in the first-level cache for all three updates.
-const CHUNK: usize = 16 * 1024;
+/// Elements that stay in the first-level cache for all three updates.
 const PART: usize = 1024;
 
 /// Numbers of one step of [`adam_`].
@@ -38,10 +39,7 @@ pub fn adam_(theta: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, step: AdamStep)
     check(NAME, m, &[])?;
     check(NAME, v, &[])?;
     let g = g.contiguous()?;
-    let places = [theta, m, v, &g].map(|t| {
-        let (storage, _) = t.storage_and_layout();
-        std::ptr::from_ref::<Storage>(&storage).addr()
-    });
+    let places = [theta, m, v, &g].map(address);
     if (0..4).any(|i| places[..i].contains(&places[i])) {
         return Err(Error::shape(NAME, "four tensors with memory of their own", "shared memory"));
     }

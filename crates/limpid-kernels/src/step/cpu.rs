@@ -1,14 +1,12 @@
 //! CPU arithmetic of the in-place updates: fixed chunks over rayon, one vectorised loop per chunk.
 
+use crate::buffer::CHUNK;
 use crate::element::{Element, contiguous};
 use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Storage, Tensor};
 use rayon::prelude::*;
-
-/// Elements per task: 64 kB of f32, long against the cost of a task, short against the caches.
-const CHUNK: usize = 16 * 1024;
 
 /// An elementwise update of a destination from `N` sources of the same length.
 pub(super) trait Update<const N: usize>: Sync {

@@ -2,10 +2,11 @@
 
 use super::few::{self, Few};
 use super::gather::{Axis, Gather, Segment, Tile, tiles};
-use super::output::{Matrix, Output, product};
+use super::output::{Output, product};
 use super::winograd::buffer::Buffer;
 use super::{COLUMN_ROWS, TASKS, single, tile_pixels};
 use crate::element::Element;
+use crate::matrix::Matrix;
 use crate::simd::{level, vectorised};
 use rayon::prelude::*;
 use std::ops::Range;

@@ -1,6 +1,7 @@
 //! Where the taps of a kernel read their source, and the copying of what they read (im2col).
 
 use crate::element::Element;
+use crate::matrix::Matrix;
 use crate::simd::vectorised;
 use std::ops::Range;
 
@@ -226,6 +227,31 @@ impl Tile {
     /// Columns of the tile.
     pub(super) fn len(&self) -> usize {
         self.images.len() * self.pixels.len()
+    }
+
+    /// Elements that [`Tile::rows`] needs for that many rows.
+    pub(super) fn packed_len(&self, rows: usize) -> usize {
+        if self.images.len() == 1 { 0 } else { rows * self.len() }
+    }
+
+    /// The tile as a matrix of planes by columns: as it lies in memory if it is of one image, else
+    /// copied to `packed`. `planes` are those of an image, of `pixels` each.
+    pub(super) fn rows<'a, T: Copy>(
+        &self,
+        planes: impl Fn(usize) -> &'a [T],
+        pixels: usize,
+        packed: &'a mut [T],
+    ) -> Matrix<'a, T> {
+        if self.images.len() == 1 {
+            let data = &planes(self.images.start)[self.pixels.start..];
+            return Matrix::rows(data, pixels);
+        }
+        for (k, row) in packed.chunks_exact_mut(self.len()).enumerate() {
+            for (n, row) in self.images.clone().zip(row.chunks_exact_mut(pixels)) {
+                row.copy_from_slice(&planes(n)[k * pixels..][..pixels]);
+            }
+        }
+        Matrix::rows(packed, self.len())
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! All three read the image through [`gather::Gather`], which says where each tap of the kernel
 //! looks for each output pixel. [`correlate`] computes forward and data gradient, [`weight`] the
-//! weight gradient, both by products ([`multiply`] for f32); [`scatter`] computes the data gradient
-//! of most strided kernels, [`few`] and [`few_weight`] do so for few channels per group, [`winograd`] for
-//! kernels of three taps per dimension. Work is cut by tile index, never by thread count, so that sums come out with
-//! the same bits however many threads there are.
+//! weight gradient, both by products ([`multiply`] for f32). In f32, [`scatter`] computes the data
+//! gradient of most strided kernels, [`few`] and [`few_weight`] what has few channels per group, and
+//! [`winograd`] kernels of three taps per dimension. Work is cut by tile index, never by thread
+//! count, so that sums come out with the same bits however many threads there are.
 
 #![allow(unsafe_code)] // outputs are written uninitialised and by several threads: output.rs
 

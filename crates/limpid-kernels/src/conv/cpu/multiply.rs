@@ -4,8 +4,8 @@
 //! the left one stays in the second-level cache, a strip of the right one in the first (Goto & van
 //! de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
 
-use super::output::Matrix;
 use super::winograd::product::{Left, Rows, block};
+use crate::matrix::Matrix;
 use crate::simd::{self, Lanes, Level};
 use std::cell::RefCell;
 

@@ -3,6 +3,7 @@
 use super::multiply::multiply;
 use super::single;
 use crate::element::Element;
+use crate::matrix::{Matrix, call_gemm};
 use crate::simd::level;
 use crate::{Error, Result};
 use std::mem::MaybeUninit;
@@ -58,24 +59,9 @@ impl<T: Copy> Output<T> {
     }
 }
 
-/// A matrix in memory: element `(i, j)` lies at `i * row + j * column`.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
-    pub data: &'a [T],
-    pub row: usize,
-    pub column: usize,
-}
-
-impl<'a, T: 'static> Matrix<'a, T> {
-    /// The matrix itself, if its elements are f32.
-    fn single(&self) -> Option<Matrix<'a, f32>> {
-        single(self.data).map(|data| Matrix { data, row: self.row, column: self.column })
-    }
-
-    /// Whether a matrix of this many rows and columns lies within `data`.
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
-    }
+/// The matrix itself, if its elements are f32.
+fn single_matrix<T: 'static>(m: Matrix<T>) -> Option<Matrix<f32>> {
+    single(m.data).map(|data| Matrix { data, row: m.row, column: m.column })
 }
 
 /// `dst[m × n] = a[m × k] · b[k × n]`, added to what is there if `accumulate`, on this thread.
@@ -93,33 +79,14 @@ pub(super) unsafe fn product<T: Element>(
     b: Matrix<T>,
 ) {
     assert!(m > 0 && n > 0 && k > 0 && a.holds(m, k) && b.holds(k, n));
-    if let (Some(a), Some(b)) = (a.single(), b.single()) {
+    if let (Some(a), Some(b)) = (single_matrix(a), single_matrix(b)) {
         // SAFETY: `T` is f32; the sizes were checked, the caller vouches for `dst`.
         unsafe { multiply(level(), [m, n, k], dst.cast(), [row, column], accumulate, a, b) };
         return;
     }
+    let (size, strides, one) = ([m, n, k], [row, column], T::one());
     // SAFETY: as above.
     unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst,
-            column as isize,
-            row as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.column as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.column as isize,
-            b.row as isize,
-            T::one(),
-            T::one(),
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        call_gemm(size, dst, strides, accumulate, one, [a, b], gemm::Parallelism::None);
     }
 }

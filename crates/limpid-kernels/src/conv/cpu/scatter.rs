@@ -3,10 +3,11 @@
 //! are as fast as reading the weight.
 
 use super::gather::{Axis, Gather, Tile, tiles};
-use super::output::{Matrix, Output, product};
+use super::output::{Output, product};
 use super::{TASKS, image_gather, tile_pixels};
 use crate::conv::geometry::Geometry;
 use crate::element::Element;
+use crate::matrix::Matrix;
 use crate::simd::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -63,24 +64,13 @@ impl Scatter<'_> {
             }
         }
         for tile in tiles {
-            let one_image = tile.images.len() == 1;
-            let result_len = if one_image { 0 } else { features * tile.len() };
+            let result_len = tile.packed_len(features);
             f32::with_scratch(rows * tile.len() + result_len, |scratch| {
                 let (columns, packed) = scratch.split_at_mut(rows * tile.len());
                 let of_image = |n: usize| {
                     &self.result[(n * g.groups + group) * features * pixels..][..features * pixels]
                 };
-                let result = if one_image {
-                    let data = &of_image(tile.images.start)[tile.pixels.start..];
-                    Matrix { data, row: pixels, column: 1 }
-                } else {
-                    for (k, row) in packed.chunks_exact_mut(tile.len()).enumerate() {
-                        for (n, row) in tile.images.clone().zip(row.chunks_exact_mut(pixels)) {
-                            row.copy_from_slice(&of_image(n)[k * pixels..][..pixels]);
-                        }
-                    }
-                    Matrix { data: packed, row: tile.len(), column: 1 }
-                };
+                let result = tile.rows(of_image, pixels, packed);
                 let (size, to) = ([rows, tile.len(), features], columns.as_mut_ptr());
                 // SAFETY: `columns` has these elements.
                 unsafe { product(size, to, [tile.len(), 1], false, weight, result) };

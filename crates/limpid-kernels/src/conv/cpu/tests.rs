@@ -1,8 +1,8 @@
-//! Matrix products and the scattering data gradient against f64; times of the direct path.
+//! Matrix products and the scattering data gradient against f64.
 
 use super::multiply::multiply;
-use super::output::Matrix;
 use super::*;
+use crate::matrix::Matrix;
 use crate::rng::Stream;
 use crate::simd::Level;
 use crate::threads::on_threads;

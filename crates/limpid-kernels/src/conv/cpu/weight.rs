@@ -1,11 +1,13 @@
 //! The weight gradient: for every tap, the products of image and result summed over all pixels.
 
 use super::gather::{Gather, Tile, tiles};
-use super::output::{Matrix, Output, product};
+use super::output::{Output, product};
 use super::{COLUMN_ROWS, TASKS, image_gather, tile_pixels};
 use crate::Result;
+use crate::buffer::CHUNK;
 use crate::conv::geometry::Geometry;
 use crate::element::Element;
+use crate::matrix::Matrix;
 use crate::simd::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -53,7 +55,6 @@ pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -
     // SAFETY: the blocks of all groups are all of each part.
     let (mut weight, partial) = unsafe { (weight.into_vec(), partial.into_vec()) };
     if parts > 1 {
-        const CHUNK: usize = 1 << 14;
         weight.par_chunks_mut(CHUNK).enumerate().for_each(|(i, weight)| {
             for partial in partial.chunks_exact(len) {
                 for (sum, part) in weight.iter_mut().zip(&partial[i * CHUNK..]) {
@@ -95,10 +96,9 @@ impl<T: Element> WeightGrad<'_, T> {
         let features = self.g.group_features();
         let pixels = self.g.result_pixels();
         for (i, tile) in tiles.iter().enumerate() {
-            let one_image = tile.images.len() == 1;
-            let no_columns = one_image && self.gather.is_identity();
+            let no_columns = tile.images.len() == 1 && self.gather.is_identity();
             let column_len = if no_columns { 0 } else { block.len() * tile.len() };
-            let result_len = if one_image { 0 } else { features * tile.len() };
+            let result_len = tile.packed_len(features);
             T::with_scratch(column_len + result_len, |scratch| {
                 let (columns, packed) = scratch.split_at_mut(column_len);
                 let columns = if no_columns {
@@ -110,19 +110,7 @@ impl<T: Element> WeightGrad<'_, T> {
                     self.gather.fill_columns(channels, block.clone(), tile, columns);
                     Matrix { data: columns, row: 1, column: tile.len() }
                 };
-                let result = if one_image {
-                    let data = self.result_features(tile.images.start, group);
-                    Matrix { data: &data[tile.pixels.start..], row: pixels, column: 1 }
-                } else {
-                    for (k, row) in packed.chunks_exact_mut(tile.len()).enumerate() {
-                        for (n, row) in tile.images.clone().zip(row.chunks_exact_mut(pixels)) {
-                            row.copy_from_slice(
-                                &self.result_features(n, group)[k * pixels..][..pixels],
-                            );
-                        }
-                    }
-                    Matrix { data: packed, row: tile.len(), column: 1 }
-                };
+                let result = tile.rows(|n| self.result_features(n, group), pixels, packed);
                 let size = [features, block.len(), tile.len()];
                 // SAFETY: the caller vouches for `dst`, which the first tile initialises.
                 unsafe { product(size, dst, [rows, 1], i > 0, result, columns) };
