@@ -1,5 +1,7 @@
 //! Output buffers that several threads fill, in fixed chunks, without a pass that only zeroes them.
 
+#![allow(unsafe_code)] // declares memory initialised once it has been written
+
 use crate::math::Real;
 use crate::simd::vectorised;
 use crate::{Error, Result};
@@ -27,13 +29,15 @@ pub(crate) fn fill<T: Real>(
     f: impl Fn(usize, &mut [T]) + Sync,
 ) -> Result<Vec<T>> {
     let chunk = chunk.max(1);
-    build(op, len, |data| {
+    let filled = |data: &mut [MaybeUninit<T>]| {
         data.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| {
             // zeroed here, while the part is about to enter the cache anyway
             part.fill(MaybeUninit::new(T::zero()));
             f(i * chunk, initialised(part));
         });
-    })
+    };
+    // SAFETY: the chunks cover the slice.
+    unsafe { build(op, len, filled) }
 }
 
 /// As [`fill`], but a chunk is not zeroed first: that costs half as much again as a simple loop.
@@ -43,7 +47,6 @@ pub(crate) fn fill<T: Real>(
 ///
 /// # Safety
 /// `f` writes every element of the chunk.
-#[allow(unsafe_code)] // the contract
 pub(crate) unsafe fn fill_unset<T: Real>(
     op: &'static str,
     len: usize,
@@ -51,9 +54,11 @@ pub(crate) unsafe fn fill_unset<T: Real>(
     f: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
 ) -> Result<Vec<T>> {
     let chunk = chunk.max(1);
-    build(op, len, |data| {
+    let filled = |data: &mut [MaybeUninit<T>]| {
         data.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| f(i * chunk, part));
-    })
+    };
+    // SAFETY: the chunks cover the slice, the caller vouches for its function.
+    unsafe { build(op, len, filled) }
 }
 
 /// `f` of every element.
@@ -61,7 +66,7 @@ pub(crate) unsafe fn fill_unset<T: Real>(
 /// # Errors
 /// As [`fill`].
 pub(crate) fn map<T: Real>(op: &'static str, x: &[T], f: impl Fn(T) -> T + Sync) -> Result<Vec<T>> {
-    build(op, x.len(), |data| {
+    let filled = |data: &mut [MaybeUninit<T>]| {
         data.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
             vectorised(
                 #[inline(always)]
@@ -72,7 +77,9 @@ pub(crate) fn map<T: Real>(op: &'static str, x: &[T], f: impl Fn(T) -> T + Sync)
                 },
             );
         });
-    })
+    };
+    // SAFETY: the source is as long as the result.
+    unsafe { build(op, x.len(), filled) }
 }
 
 /// `f` of every pair of elements of two slices of the same length.
@@ -88,7 +95,7 @@ pub(crate) fn map2<T: Real>(
     if x.len() != y.len() {
         return Err(Error::shape(op, format!("{} elements", x.len()), y.len()));
     }
-    build(op, x.len(), |data| {
+    let filled = |data: &mut [MaybeUninit<T>]| {
         let sources = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK));
         data.par_chunks_mut(CHUNK).zip(sources).for_each(|(out, (x, y))| {
             vectorised(
@@ -100,27 +107,35 @@ pub(crate) fn map2<T: Real>(
                 },
             );
         });
-    })
+    };
+    // SAFETY: both sources are as long as the result.
+    unsafe { build(op, x.len(), filled) }
 }
 
-/// Memory for `len` elements, written by `f`, which must write all of it.
-#[allow(unsafe_code)] // declares the memory initialised
-fn build<T>(op: &'static str, len: usize, f: impl FnOnce(&mut [MaybeUninit<T>])) -> Result<Vec<T>> {
+/// Memory for `len` elements, written by `f`.
+///
+/// # Errors
+/// As [`fill`].
+///
+/// # Safety
+/// `f` writes all of it.
+pub(crate) unsafe fn build<T>(
+    op: &'static str,
+    len: usize,
+    f: impl FnOnce(&mut [MaybeUninit<T>]),
+) -> Result<Vec<T>> {
     let mut data: Vec<T> = Vec::new();
     if data.try_reserve_exact(len).is_err() {
         let message = format!("not enough memory for an output of {len} elements");
         return Err(Error::Argument { op, message });
     }
     f(&mut data.spare_capacity_mut()[..len]);
-    // SAFETY: the capacity was reserved, and the callers above write every element: the chunks
-    // cover the slice, in the maps the sources are as long as it, and the caller of `fill_unset`
-    // vouches for its function.
+    // SAFETY: the capacity was reserved, and the caller vouches for the function.
     unsafe { data.set_len(len) };
     Ok(data)
 }
 
 /// A slice whose every element was just written.
-#[allow(unsafe_code)] // declares the memory initialised
 fn initialised<T: Real>(part: &mut [MaybeUninit<T>]) -> &mut [T] {
     // SAFETY: the only caller fills `part` in the line before.
     unsafe { part.assume_init_mut() }

@@ -1,6 +1,7 @@
 //! The two element types of the CPU kernels, f32 and f64, behind one trait.
 
 use candle_core::{CpuStorage, Layout, WithDType};
+use std::any::TypeId;
 use std::cell::RefCell;
 
 /// A float of the CPU kernels. [`WithDType`] brings the arithmetic and the conversions.
@@ -70,4 +71,12 @@ pub(crate) fn contiguous<'a, T: Element>(
         candle_core::bail!("{op}: expected a contiguous tensor, got strides {:?}", layout.stride())
     };
     Ok(&T::cpu_storage_as_slice(storage)?[start..end])
+}
+
+/// The slice itself, if its elements are f32.
+#[allow(unsafe_code)] // changes the type of a slice
+pub(crate) fn single<T: 'static>(x: &[T]) -> Option<&[f32]> {
+    // SAFETY: `T` is f32.
+    (TypeId::of::<T>() == TypeId::of::<f32>())
+        .then(|| unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
 }

@@ -20,6 +20,7 @@ mod math;
 mod matrix;
 pub mod memory;
 mod op;
+mod output;
 mod planes;
 mod prefetch;
 pub mod rng;

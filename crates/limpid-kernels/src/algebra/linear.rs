@@ -1,6 +1,5 @@
 //! The linear map of rows, `y = x·Wᵀ + b`.
 
-use crate::buffer::{fill, rows_per_chunk};
 use crate::check::shape_of;
 use crate::math::Real;
 use crate::matrix::{Matrix, shared_product};
@@ -38,7 +37,7 @@ impl Op for Linear {
         let ([n, inputs], outputs) = ([x.dims[0], x.dims[1]], w.dims[0]);
         let w = Matrix::rows(w.data, inputs).transposed();
         let x = Matrix::rows(x.data, inputs);
-        let y = multiply(x, w, [n, outputs, inputs], bias)?;
+        let y = shared_product(self.name(), [n, outputs, inputs], x, w, bias)?;
         Ok((y, (n, outputs).into()))
     }
 
@@ -70,7 +69,7 @@ impl Op for Product {
         let (a, b) = (Matrix::rows(args[0].data, columns), Matrix::rows(args[1].data, n));
         let (a, m, k) =
             if self.transposed { (a.transposed(), columns, rows) } else { (a, rows, columns) };
-        Ok((multiply(a, b, [m, n, k], None)?, (m, n).into()))
+        Ok((shared_product(self.name(), [m, n, k], a, b, None)?, (m, n).into()))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -109,20 +108,4 @@ impl Op for ColumnSums {
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(at.grad.broadcast_as(at.args[0].shape())?)])
     }
-}
-
-/// `a [m, k] · b [k, n]`, with `start [n]` added to each row.
-fn multiply<T: Real>(
-    a: Matrix<T>,
-    b: Matrix<T>,
-    [m, n, k]: [usize; 3],
-    start: Option<&[T]>,
-) -> Result<Vec<T>> {
-    let mut y = fill("linear", m * n, rows_per_chunk(n) * n, |_, out: &mut [T]| {
-        if let Some(start) = start {
-            out.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(start));
-        }
-    })?;
-    shared_product(&mut y, [m, n, k], start.is_some(), a, b);
-    Ok(y)
 }

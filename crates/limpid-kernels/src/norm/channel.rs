@@ -2,21 +2,25 @@
 //! or over the batch.
 //!
 //! Nothing but `x` and the statistics is kept for the backward pass, which computes the argument of
-//! the function again: that costs less than memory to write it to and read it from.
+//! the function again: that costs less than memory to write it to and read it from. The planes of
+//! one statistic are measured and normalised one after the other, while they are in the cache.
 
 #![allow(unsafe_code)] // results are written to memory that is not zeroed first
 
-use super::moments::Statistic;
+use super::moments::{Moments, Statistic};
 use super::{Affine, composed};
 use crate::activation::{Activation, Function, Visit};
-use crate::buffer::{CHUNK, fill_unset};
+use crate::buffer::{CHUNK, build, rows_per_chunk};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, with_slices};
-use crate::planes::{Sums, pieces, reduce};
+use crate::planes::{Sums, reduce};
 use crate::simd::vectorised;
 use crate::{Error, Result};
 use candle_core::{DType, Shape, Tensor};
+use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 /// Which planes of a tensor share a mean and a variance.
 #[derive(Clone, Copy, Debug)]
@@ -83,17 +87,21 @@ impl Sharing {
     }
 }
 
-/// Normalisation with known statistics, and a function of what comes of it.
+/// Normalisation, and a function of what comes of it.
 pub(super) struct Normalise {
     pub name: &'static str,
     pub sharing: Sharing,
-    pub statistics: Vec<Statistic>,
+    /// Set from the beginning if they are constants, else by the forward pass.
+    pub statistics: Arc<OnceLock<Vec<Statistic>>>,
     pub eps: f64,
     /// Whether the statistics are constants, else they depend on `x`.
     pub fixed: bool,
     pub affine: Affine,
     pub activation: Activation,
 }
+
+/// One plane of a result.
+type Plane<'a, T> = (usize, &'a mut [MaybeUninit<T>]);
 
 impl Op for Normalise {
     fn name(&self) -> &'static str {
@@ -102,18 +110,20 @@ impl Op for Normalise {
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let x = args[0];
-        let lines = self.lines(
-            self.affine.weight(args).map(|w| w.data),
-            self.affine.bias(args).map(|b| b.data),
-        );
-        let values = |start: usize, out: &mut [MaybeUninit<T>]| {
-            for (p, piece) in pieces(start, out.len(), self.sharing.plane) {
-                let x = &x.data[start + piece.start..start + piece.end];
-                self.activation.visit(Value { line: lines(p), x, out: &mut out[piece] });
-            }
+        let weight = self.affine.weight(args).map(|w| w.data);
+        let bias = self.affine.bias(args).map(|b| b.data);
+        let known = self.fixed.then(|| self.known()).transpose()?;
+        let set = |s: usize, planes: Vec<Plane<T>>| {
+            let statistic = known.map_or_else(|| self.measured(x.data, &planes), |all| all[s]);
+            each_piece(planes, |p, at, out| {
+                let line = Line::new(statistic, p, weight, bias);
+                self.activation.visit(Value { line, x: &x.data[at], out });
+            });
+            statistic
         };
-        // SAFETY: the pieces are the whole chunk, and `Value` writes all of a piece.
-        let y = unsafe { fill_unset(self.name, x.data.len(), CHUNK, values) }?;
+        // SAFETY: the pieces are all of the planes, and `Value` writes all of a piece.
+        let (y, statistics) = unsafe { self.by_statistic(x.data.len(), set) }?;
+        self.statistics.get_or_init(|| statistics);
         Ok((y, x.dims.into()))
     }
 
@@ -129,6 +139,12 @@ impl Op for Normalise {
 }
 
 impl Normalise {
+    /// The statistics, which the forward pass has found.
+    fn known(&self) -> Result<&[Statistic]> {
+        let missing = || Error::argument(self.name, "the statistics are not known yet");
+        Ok(self.statistics.get().ok_or_else(missing)?)
+    }
+
     fn composed(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (view, shared, statistic) = self.sharing.view();
         let mut parameter = statistic;
@@ -137,7 +153,8 @@ impl Normalise {
         if shape.len() == 2 {
             parameter[0] = self.sharing.batch;
         }
-        let given = self.fixed.then(|| self.statistics.iter().map(|s| (s.mean, s.rstd)).unzip());
+        let known = self.known()?;
+        let given = self.fixed.then(|| known.iter().map(|s| (s.mean, s.rstd)).unzip());
         let view = composed::View {
             view: &view,
             shared: &shared,
@@ -148,18 +165,53 @@ impl Normalise {
         composed::gradients(at, self.affine, self.activation, view, given, self.eps)
     }
 
-    /// What each plane goes through before the function.
-    fn lines<'a, T: Real>(
-        &'a self,
-        weight: Option<&'a [T]>,
-        bias: Option<&'a [T]>,
-    ) -> impl Fn(usize) -> Line<T> + 'a {
-        move |p| {
-            let Statistic { mean, rstd } = self.statistics[self.sharing.of_plane(p)];
-            let weight = weight.map_or(1.0, |w| w[p % w.len()].f64());
-            let shift = bias.map_or(T::zero(), |b| b[p % b.len()]);
-            Line { mean: T::of(mean), scale: T::of(weight * rstd), shift }
-        }
+    /// A new tensor of `len` elements, and what `f` gives for the planes of each statistic.
+    ///
+    /// # Errors
+    /// As [`build`].
+    ///
+    /// # Safety
+    /// `f` writes every element of the planes.
+    unsafe fn by_statistic<T: Real, R: Send>(
+        &self,
+        len: usize,
+        f: impl Fn(usize, Vec<Plane<T>>) -> R + Sync,
+    ) -> Result<(Vec<T>, Vec<R>)> {
+        let mut found = Vec::new();
+        let fill = |data: &mut [MaybeUninit<T>]| {
+            let mut sets: Vec<_> = (0..self.sharing.statistics()).map(|_| Vec::new()).collect();
+            for (p, plane) in data.chunks_mut(self.sharing.plane.max(1)).enumerate() {
+                sets[self.sharing.of_plane(p)].push((p, plane));
+            }
+            let sets = sets.into_par_iter().enumerate();
+            sets.map(|(s, planes)| f(s, planes)).collect_into_vec(&mut found);
+        };
+        // SAFETY: each plane belongs to a set; the caller vouches for them.
+        let data = unsafe { build(self.name, len, fill) }?;
+        Ok((data, found))
+    }
+
+    /// The statistic of some planes.
+    fn measured<T: Real>(&self, x: &[T], planes: &[Plane<T>]) -> Statistic {
+        let of = |at: Range<usize>| Moments::of(&x[at]);
+        let planes = self.reduce(planes, of, Moments::merge);
+        planes.into_iter().fold(Moments::default(), Moments::merge).statistic(self.eps)
+    }
+
+    /// As [`reduce`], for these planes.
+    fn reduce<T: Real, S: Copy + Send>(
+        &self,
+        planes: &[Plane<T>],
+        of: impl Fn(Range<usize>) -> S + Sync,
+        merge: impl Fn(S, S) -> S,
+    ) -> Vec<S> {
+        let plane = self.sharing.plane;
+        let indices: Vec<usize> = planes.iter().map(|&(p, _)| p).collect();
+        let within = |at: Range<usize>| {
+            let start = indices[at.start / plane] * plane + at.start % plane;
+            of(start..start + at.len())
+        };
+        reduce(planes.len(), plane, within, merge)
     }
 
     fn gradients<T: Real>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -167,86 +219,92 @@ impl Normalise {
         let x = &at.args[0];
         let (w, b) = (self.affine.weight(&at.args), self.affine.bias(&at.args));
         let operands = [x, &at.grad, w.unwrap_or(x), b.unwrap_or(x)];
+        let statistics = self.known()?;
         with_slices(self.name, operands, |[xs, grads, weight, bias]: [&[T]; 4]| {
-            let weight = w.map(|_| weight);
-            let lines = self.lines(weight, b.map(|_| bias));
+            let (weight, bias) = (w.map(|_| weight), b.map(|_| bias));
+            let gradient = DataGradient { statistics, weight, bias, x: xs, grads };
+            // SAFETY: it writes all planes.
+            let (dx, sums) =
+                unsafe { self.by_statistic(xs.len(), |s, p| gradient.of(self, s, p)) }?;
             let shape = w.or(b).map_or(Shape::from(self.sharing.channels), |t| t.shape().clone());
-            let mut sums = vec![[0f64; 2]; self.statistics.len()];
             let (mut dw, mut db) = (vec![0f64; shape.elem_count()], vec![0f64; shape.elem_count()]);
-            if !self.fixed || at.wanted[1..].contains(&true) {
-                for (p, [g, gx]) in self.plane_sums(xs, grads, &lines).into_iter().enumerate() {
-                    let (parameter, s) = (p % dw.len(), self.sharing.of_plane(p));
-                    dw[parameter] += gx * self.statistics[s].rstd;
-                    db[parameter] += g;
-                    if !self.fixed {
-                        let weight = weight.map_or(1.0, |w| w[parameter].f64());
-                        sums[s][0] += g * weight;
-                        sums[s][1] += gx * weight;
-                    }
-                }
+            let mut planes: Vec<_> = sums.into_iter().flatten().collect();
+            planes.sort_unstable_by_key(|&(p, _)| p);
+            for (p, [g, gx]) in planes {
+                let parameter = p % dw.len();
+                dw[parameter] += gx * statistics[self.sharing.of_plane(p)].rstd;
+                db[parameter] += g;
             }
-            let dx = if at.wanted[0] {
-                let dx = self.data_gradient(xs, grads, &sums, &lines)?;
-                Some(Tensor::from_vec(dx, x.shape(), x.device())?)
-            } else {
-                None
-            };
+            let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
             let parameter = |v: Vec<f64>| {
                 let v: Vec<T> = v.into_iter().map(T::of).collect();
                 Tensor::from_vec(v, &shape, x.device())
             };
-            Ok(self.affine.gradients(dx, parameter(dw)?, parameter(db)?))
+            Ok(self.affine.gradients(at.wanted[0].then_some(dx), parameter(dw)?, parameter(db)?))
         })
     }
+}
 
-    /// For each plane the sums of g and of `g (x - mean)`, where g is the gradient of what goes into
-    /// the function.
-    fn plane_sums<T: Real>(
-        &self,
-        x: &[T],
-        grads: &[T],
-        lines: &(impl Fn(usize) -> Line<T> + Sync),
-    ) -> Vec<[f64; 2]> {
-        let plane = self.sharing.plane;
-        reduce(
-            x.len() / plane.max(1),
-            plane,
+/// The gradient of x, and on the way those of the parameters.
+struct DataGradient<'a, T> {
+    statistics: &'a [Statistic],
+    weight: Option<&'a [T]>,
+    bias: Option<&'a [T]>,
+    x: &'a [T],
+    grads: &'a [T],
+}
+
+impl<T: Real> DataGradient<'_, T> {
+    /// Writes the gradient of the planes of a statistic. Gives for each of them the sums of g and of
+    /// `g (x - mean)`, where g is the gradient of what goes into the function.
+    fn of(&self, op: &Normalise, s: usize, planes: Vec<Plane<T>>) -> Vec<(usize, [f64; 2])> {
+        let Statistic { mean, rstd, .. } = self.statistics[s];
+        let line = |p: usize| Line::new(self.statistics[s], p, self.weight, self.bias);
+        let plane = op.sharing.plane;
+        let sums = op.reduce(
+            &planes,
             |at| {
-                let p = at.start / plane;
-                let mean = self.statistics[self.sharing.of_plane(p)].mean;
-                let (x, g) = (&x[at.clone()], &grads[at]);
-                self.activation.visit(GradientSums { line: lines(p), mean, x, g })
+                let (p, x, g) = (at.start / plane, &self.x[at.clone()], &self.grads[at]);
+                op.activation.visit(GradientSums { line: line(p), mean, x, g })
             },
             |[a, b], [c, d]| [a + c, b + d],
-        )
-    }
-
-    fn data_gradient<T: Real>(
-        &self,
-        x: &[T],
-        grads: &[T],
-        sums: &[[f64; 2]],
-        lines: &(impl Fn(usize) -> Line<T> + Sync),
-    ) -> Result<Vec<T>> {
-        let count = self.sharing.count() as f64;
-        let values = |start: usize, out: &mut [MaybeUninit<T>]| {
-            for (p, piece) in pieces(start, out.len(), self.sharing.plane) {
-                let s = self.sharing.of_plane(p);
-                let (rstd, [sum, product]) = (self.statistics[s].rstd, sums[s]);
-                let at = start + piece.start..start + piece.end;
-                self.activation.visit(Gradient {
-                    line: lines(p),
-                    slope: T::of(-product * rstd * rstd * rstd / count),
-                    level: T::of(-sum * rstd / count),
-                    x: &x[at.clone()],
-                    g: &grads[at],
-                    out: &mut out[piece],
-                });
+        );
+        let sums: Vec<_> = planes.iter().map(|&(p, _)| p).zip(sums).collect();
+        let mut total = [0f64; 2];
+        if !op.fixed {
+            for &(p, [g, gx]) in &sums {
+                let weight = self.weight.map_or(1.0, |w| w[p % w.len()].f64());
+                total[0] += g * weight;
+                total[1] += gx * weight;
             }
-        };
-        // SAFETY: the pieces are the whole chunk, and `Gradient` writes all of a piece.
-        unsafe { fill_unset(self.name, x.len(), CHUNK, values) }
+        }
+        let count = op.sharing.count() as f64;
+        each_piece(planes, |p, at, out| {
+            op.activation.visit(Gradient {
+                line: line(p),
+                slope: T::of(-total[1] * rstd * rstd * rstd / count),
+                level: T::of(-total[0] * rstd / count),
+                x: &self.x[at.clone()],
+                g: &self.grads[at],
+                out,
+            });
+        });
+        sums
     }
+}
+
+/// Calls `f(plane, elements of the tensor, their part of the result)` for pieces of planes.
+fn each_piece<T: Real>(
+    planes: Vec<Plane<T>>,
+    f: impl Fn(usize, Range<usize>, &mut [MaybeUninit<T>]) + Sync,
+) {
+    let plane = planes.first().map_or(0, |(_, out)| out.len());
+    planes.into_par_iter().with_min_len(rows_per_chunk(plane)).for_each(|(p, out)| {
+        out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
+            let start = p * plane + i * CHUNK;
+            f(p, start..start + out.len(), out);
+        });
+    });
 }
 
 /// `(x - mean) * scale + shift`
@@ -258,6 +316,13 @@ struct Line<T> {
 }
 
 impl<T: Real> Line<T> {
+    /// What plane `p` goes through before the function.
+    fn new(statistic: Statistic, p: usize, weight: Option<&[T]>, bias: Option<&[T]>) -> Self {
+        let weight = weight.map_or(1.0, |w| w[p % w.len()].f64());
+        let shift = bias.map_or(T::zero(), |b| b[p % b.len()]);
+        Self { mean: T::of(statistic.mean), scale: T::of(weight * statistic.rstd), shift }
+    }
+
     #[inline(always)]
     fn of(self, x: T) -> T {
         (x - self.mean) * self.scale + self.shift

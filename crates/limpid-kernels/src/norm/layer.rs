@@ -36,7 +36,7 @@ impl Op for LayerNorm {
         let b = self.affine.bias(args).map(|b| b.data);
         let y = fill(NAME, x.data.len(), CHUNK, |start, out| {
             for (row, piece) in pieces(start, out.len(), width) {
-                let Statistic { mean, rstd } = self.statistics[row];
+                let Statistic { mean, rstd, .. } = self.statistics[row];
                 let (mean, rstd) = (T::of(mean), T::of(rstd));
                 let x = &x.data[start + piece.start..start + piece.end];
                 let first = start + piece.start - row * width;
@@ -135,7 +135,7 @@ impl LayerNorm {
         );
         fill(NAME, x.len(), CHUNK, |start, out| {
             for (row, piece) in pieces(start, out.len(), width) {
-                let Statistic { mean, rstd } = self.statistics[row];
+                let Statistic { mean, rstd, .. } = self.statistics[row];
                 let [sum, product] = of_rows[row];
                 let slope = T::of(-product * rstd * rstd * rstd / width as f64);
                 let shift = T::of(-sum * rstd / width as f64);
@@ -170,7 +170,7 @@ impl LayerNorm {
                 let block = i / across * height..((i / across + 1) * height).min(rows);
                 let (mut dw, mut db) = (vec![0f64; columns.len()], vec![0f64; columns.len()]);
                 for row in block {
-                    let Statistic { mean, rstd } = self.statistics[row];
+                    let Statistic { mean, rstd, .. } = self.statistics[row];
                     let at = row * width + columns.start..row * width + columns.end;
                     let (x, g) = (&x[at.clone()], &grads[at]);
                     vectorised(

@@ -3,8 +3,8 @@
 //! `y = (x - mean) / sqrt(var + eps) * weight + bias` over different sets of elements (Wu & He,
 //! arXiv:1803.08494, figure 2), as the functions of the same names in PyTorch. Statistics are
 //! accumulated in f64. Forward and backward are fused: one pass for the statistics, one for the
-//! values, which may go through a pointwise function on the way; where second derivatives are wanted, the gradient is composed of differentiable
-//! operations instead (`composed.rs`).
+//! values, which may go through a pointwise function on the way; where second derivatives are
+//! wanted, the gradient is composed of differentiable operations instead (`composed.rs`).
 
 mod channel;
 mod composed;
@@ -20,6 +20,7 @@ use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use channel::{Normalise, Sharing};
 use moments::{Moments, Statistic};
+use std::sync::{Arc, OnceLock};
 
 /// Normalises each of `groups` groups of channels of each batch item.
 ///
@@ -167,16 +168,16 @@ pub fn batch_norm_train_act(
         let expected = "more than one element per channel; use a larger batch or another norm";
         return Err(Error::shape(op, expected, x.dims()));
     }
-    let moments = moments_of(op, x, &sharing)?;
-    let vector = |f: fn(&Moments) -> f64| -> Result<Tensor> {
-        let values: Vec<f64> = moments.iter().map(f).collect();
-        Ok(Tensor::from_vec(values, sharing.channels, x.device())?.to_dtype(x.dtype())?)
-    };
-    let (mean, var) = (vector(|m| m.mean)?, vector(|m| m.variance())?);
-    let statistics = moments.iter().map(|m| m.statistic(eps)).collect();
+    let statistics = Arc::new(OnceLock::new());
+    let found = Arc::clone(&statistics);
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine, activation };
-    Ok((apply(op, &operands(x, weight, bias))?, mean, var))
+    let y = apply(op, &operands(x, weight, bias))?;
+    let vector = |f: fn(&Statistic) -> f64| -> Result<Tensor> {
+        let values: Vec<f64> = found.get().into_iter().flatten().map(f).collect();
+        Ok(Tensor::from_vec(values, sharing.channels, x.device())?.to_dtype(x.dtype())?)
+    };
+    Ok((y, vector(|s| s.mean)?, vector(|s| s.variance)?))
 }
 
 /// Normalises each channel with a given mean and variance `[C]`, which get no gradient.
@@ -218,11 +219,9 @@ pub fn batch_norm_eval_act(
     shape_of(op, "var", Some(var), &[sharing.channels])?;
     let mean = mean.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     let var = var.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    let statistics = mean
-        .into_iter()
-        .zip(var)
-        .map(|(mean, var)| Statistic { mean, rstd: 1.0 / (var + eps).sqrt() })
-        .collect();
+    let statistics: Vec<_> =
+        mean.into_iter().zip(var).map(|(mean, var)| Statistic::new(mean, var, eps)).collect();
+    let statistics = Arc::new(OnceLock::from(statistics));
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: true, affine, activation };
     apply(op, &operands(x, weight, bias))
@@ -242,7 +241,7 @@ fn by_group(
         let expected = "more than one element to normalise; it would always be zero";
         return Err(Error::shape(op, expected, x.dims()));
     }
-    let statistics = moments_of(op, x, &sharing)?.into_iter().map(|m| m.statistic(eps)).collect();
+    let statistics = Arc::default();
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine, activation };
     apply(op, &operands(x, weight, bias))
@@ -324,18 +323,4 @@ fn planes_of<T: crate::math::Real>(
     plane: usize,
 ) -> Result<Vec<Moments>> {
     with_slices(op, [x], |[x]: [&[T]; 1]| Ok(moments::of_planes(x, plane)))
-}
-
-/// The moments of the sets of planes that share them.
-fn moments_of(op: &'static str, x: &Tensor, sharing: &Sharing) -> Result<Vec<Moments>> {
-    let planes = match x.dtype() {
-        DType::F64 => planes_of::<f64>(op, x, sharing.plane)?,
-        _ => planes_of::<f32>(op, x, sharing.plane)?,
-    };
-    let mut shared = vec![Moments::default(); sharing.statistics()];
-    for (p, &moments) in planes.iter().enumerate() {
-        let s = sharing.of_plane(p);
-        shared[s] = shared[s].merge(moments);
-    }
-    Ok(shared)
 }

@@ -13,7 +13,7 @@ pub(super) struct Moments {
 
 impl Moments {
     /// One pass over the data, about its first element, so that a large mean costs no digits.
-    fn of<T: Real>(x: &[T]) -> Self {
+    pub(super) fn of<T: Real>(x: &[T]) -> Self {
         let Some(&first) = x.first() else { return Self::default() };
         let origin = first.f64();
         let count = x.len() as f64;
@@ -48,13 +48,13 @@ impl Moments {
     }
 
     /// The biased variance.
-    pub(super) fn variance(self) -> f64 {
+    fn variance(self) -> f64 {
         self.deviations / self.count
     }
 
     /// The statistic that normalises with these moments.
     pub(super) fn statistic(self, eps: f64) -> Statistic {
-        Statistic { mean: self.mean, rstd: 1.0 / (self.variance() + eps).sqrt() }
+        Statistic::new(self.mean, self.variance(), eps)
     }
 }
 
@@ -67,6 +67,14 @@ pub(super) fn of_planes<T: Real>(x: &[T], plane: usize) -> Vec<Moments> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Statistic {
     pub mean: f64,
+    pub variance: f64,
     /// Reciprocal of the standard deviation.
     pub rstd: f64,
+}
+
+impl Statistic {
+    /// `eps` is added to the variance.
+    pub(super) fn new(mean: f64, variance: f64, eps: f64) -> Self {
+        Self { mean, variance, rstd: 1.0 / (variance + eps).sqrt() }
+    }
 }

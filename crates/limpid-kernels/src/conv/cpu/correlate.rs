@@ -2,11 +2,11 @@
 
 use super::few::{self, Few};
 use super::gather::{Axis, Gather, Segment, Tile, tiles};
-use super::output::{Output, product};
 use super::winograd::buffer::Buffer;
-use super::{COLUMN_ROWS, TASKS, single, tile_pixels};
-use crate::element::Element;
-use crate::matrix::Matrix;
+use super::{COLUMN_ROWS, TASKS, tile_pixels};
+use crate::element::{Element, single};
+use crate::matrix::{Matrix, product_at};
+use crate::output::Output;
 use crate::simd::{level, vectorised};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -227,7 +227,7 @@ impl Correlation {
                 let size = [outputs.len(), tile.len(), len];
                 // SAFETY: within the tile's elements, which belong to this task; they are
                 // initialised by the bias or the first product before they are added to.
-                unsafe { product(size, dst, [stride, 1], accumulate, weight, columns) };
+                unsafe { product_at(size, dst, [stride, 1], accumulate, weight, columns) };
             }
             if !in_place {
                 for (k, result) in result.chunks_exact(tile.len()).enumerate() {

@@ -3,8 +3,8 @@
 //! registers while all taps of all inputs pass.
 
 use super::gather::{Gather, Segment};
-use super::output::Output;
 use crate::element::Element;
+use crate::output::Output;
 use crate::simd::{self, Lanes, Level};
 use rayon::prelude::*;
 use std::ops::Range;

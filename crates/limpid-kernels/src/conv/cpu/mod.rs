@@ -2,7 +2,7 @@
 //!
 //! All three read the image through [`gather::Gather`], which says where each tap of the kernel
 //! looks for each output pixel. [`correlate`] computes forward and data gradient, [`weight`] the
-//! weight gradient, both by products ([`multiply`] for f32). In f32, [`scatter`] computes the data
+//! weight gradient, both by matrix products. In f32, [`scatter`] computes the data
 //! gradient of most strided kernels, [`few`] and [`few_weight`] what has few channels per group, and
 //! [`winograd`] kernels of three taps per dimension. Work is cut by tile index, never by thread
 //! count, so that sums come out with the same bits however many threads there are.
@@ -13,8 +13,6 @@ mod correlate;
 mod few;
 mod few_weight;
 mod gather;
-mod multiply;
-mod output;
 mod scatter;
 #[cfg(test)]
 mod tests;
@@ -23,16 +21,15 @@ mod winograd;
 
 use super::algorithm::{ConvAlgorithm, conv_algorithm};
 use super::geometry::Geometry;
-use crate::element::Element;
+use crate::element::{Element, single};
 use crate::math::Real;
+use crate::output::Output;
 use crate::{Result, planes, simd};
 use correlate::{Correlation, Lattice};
 use few_weight::FewWeight;
 use gather::{Axis, Gather};
-use output::Output;
 use rayon::prelude::*;
 use scatter::Scatter;
-use std::any::TypeId;
 use std::ops::Range;
 
 /// Pixels of a tile: a row of the column buffer takes 2 kB.
@@ -177,13 +174,6 @@ fn by_winograd<T: Element>(
     let bias = bias.and_then(single);
     winograd::correlate(simd::level(), g, transposed, [source, weight], bias, output)?;
     Ok(true)
-}
-
-/// The slice itself, if its elements are f32.
-fn single<T: 'static>(x: &[T]) -> Option<&[f32]> {
-    // SAFETY: `T` is f32.
-    (TypeId::of::<T>() == TypeId::of::<f32>())
-        .then(|| unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
 }
 
 /// Sums of `data [batch, channels, ..]` over all but the channels, accumulated in f64.

@@ -3,11 +3,11 @@
 //! are as fast as reading the weight.
 
 use super::gather::{Axis, Gather, Tile, tiles};
-use super::output::{Output, product};
 use super::{TASKS, image_gather, tile_pixels};
 use crate::conv::geometry::Geometry;
 use crate::element::Element;
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, product_at};
+use crate::output::Output;
 use crate::simd::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -73,7 +73,7 @@ impl Scatter<'_> {
                 let result = tile.rows(of_image, pixels, packed);
                 let (size, to) = ([rows, tile.len(), features], columns.as_mut_ptr());
                 // SAFETY: `columns` has these elements.
-                unsafe { product(size, to, [tile.len(), 1], false, weight, result) };
+                unsafe { product_at(size, to, [tile.len(), 1], false, weight, result) };
                 for (i, n) in tile.images.clone().enumerate() {
                     for (c, columns) in columns.chunks_exact(taps * tile.len()).enumerate() {
                         let (plane, len) = (self.plane(n, first + c), g.image_pixels());

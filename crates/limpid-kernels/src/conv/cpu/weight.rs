@@ -1,13 +1,13 @@
 //! The weight gradient: for every tap, the products of image and result summed over all pixels.
 
 use super::gather::{Gather, Tile, tiles};
-use super::output::{Output, product};
 use super::{COLUMN_ROWS, TASKS, image_gather, tile_pixels};
 use crate::Result;
 use crate::buffer::CHUNK;
 use crate::conv::geometry::Geometry;
 use crate::element::Element;
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, product_at};
+use crate::output::Output;
 use crate::simd::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -113,7 +113,7 @@ impl<T: Element> WeightGrad<'_, T> {
                 let result = tile.rows(|n| self.result_features(n, group), pixels, packed);
                 let size = [features, block.len(), tile.len()];
                 // SAFETY: the caller vouches for `dst`, which the first tile initialises.
-                unsafe { product(size, dst, [rows, 1], i > 0, result, columns) };
+                unsafe { product_at(size, dst, [rows, 1], i > 0, result, columns) };
             });
         }
     }

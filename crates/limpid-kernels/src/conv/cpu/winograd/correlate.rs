@@ -3,11 +3,12 @@
 use super::buffer::{Buffer, with_scratch};
 use super::collect::{self, Planes, Products};
 use super::filter::{Weight, points};
-use super::product::{Left, Rows, product};
+use super::product::product;
 use super::spread::{Patches, Target, longest, spread};
 use super::tiling::Tiling;
 use crate::Result;
-use crate::conv::cpu::output::Output;
+use crate::matrix::{Left, Rows};
+use crate::output::Output;
 use crate::simd::Lanes;
 use rayon::prelude::*;
 use std::ops::Range;

@@ -17,7 +17,7 @@ pub(super) mod buffer;
 mod collect;
 mod correlate;
 mod filter;
-pub(super) mod product;
+mod product;
 mod spread;
 #[cfg(test)]
 mod tests;
@@ -25,9 +25,9 @@ mod tiling;
 mod transform;
 mod weight;
 
-use super::output::Output;
 use crate::Result;
 use crate::conv::geometry::Geometry;
+use crate::output::Output;
 use crate::simd::{self, Level};
 use correlate::Correlation;
 use filter::Weight;

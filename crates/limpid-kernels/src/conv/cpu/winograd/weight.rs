@@ -6,11 +6,12 @@
 use super::buffer::{Buffer, LINE, with_scratch};
 use super::collect::to_rows;
 use super::filter::points;
-use super::product::{Left, Rows, product};
+use super::product::product;
 use super::spread::{Patches, Target, longest, spread};
 use super::transform::{filter_grad4, filter_grad6};
 use crate::Result;
-use crate::conv::cpu::output::Output;
+use crate::matrix::{Left, Rows};
+use crate::output::Output;
 use crate::simd::Lanes;
 use rayon::prelude::*;
 use std::ops::Range;

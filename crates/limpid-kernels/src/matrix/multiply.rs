@@ -1,11 +1,13 @@
 //! Matrix products of f32 on one thread, of matrices in any order.
 //!
-//! Both factors are packed to panels in the order in which a register tile reads them: a block of
-//! the left one stays in the second-level cache, a strip of the right one in the first (Goto & van
-//! de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
+//! Factors are packed to panels in the order in which a register tile reads them: a block of the
+//! left one stays in the second-level cache, a strip of the right one in the first (Goto & van de
+//! Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). A left factor whose rows are
+//! contiguous is read where it is.
 
-use super::winograd::product::{Left, Rows, block};
-use crate::matrix::Matrix;
+#![allow(unsafe_code)] // vector instructions
+
+use super::{Left, Matrix, Rows, block};
 use crate::simd::{self, Lanes, Level};
 use std::cell::RefCell;
 
@@ -50,7 +52,7 @@ impl Vectors {
     }
 }
 
-/// `dst[m × n] = a[m × k] · b[k × n]`, added to what is there if `accumulate`. `dst` has the given
+/// `dst[m × n] = factor · a[m × k] · b[k × n]`, added to what is there if `accumulate`. `dst` has the given
 /// row and column strides.
 ///
 /// # Safety
@@ -63,19 +65,23 @@ pub(super) unsafe fn multiply(
     dst: *mut f32,
     strides: [usize; 2],
     accumulate: bool,
-    a: Matrix<f32>,
-    b: Matrix<f32>,
+    factor: f32,
+    factors: [Matrix<f32>; 2],
 ) {
     // SAFETY: the caller vouches for level and matrices.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => run::<simd::Avx512, 8, 2>(size, dst, strides, accumulate, a, b),
+            Level::Avx512 => {
+                run::<simd::Avx512, 8, 2>(size, dst, strides, accumulate, factor, factors)
+            }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => run::<simd::Avx2, 6, 2>(size, dst, strides, accumulate, a, b),
+            Level::Avx2 => run::<simd::Avx2, 6, 2>(size, dst, strides, accumulate, factor, factors),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => run::<simd::Neon, 8, 2>(size, dst, strides, accumulate, a, b),
-            Level::Portable => run::<simd::Portable, 4, 1>(size, dst, strides, accumulate, a, b),
+            Level::Neon => run::<simd::Neon, 8, 2>(size, dst, strides, accumulate, factor, factors),
+            Level::Portable => {
+                run::<simd::Portable, 4, 1>(size, dst, strides, accumulate, factor, factors)
+            }
         }
     }
 }
@@ -85,8 +91,8 @@ unsafe fn run<S: Lanes, const R: usize, const N: usize>(
     dst: *mut f32,
     [row, column]: [usize; 2],
     accumulate: bool,
-    a: Matrix<f32>,
-    b: Matrix<f32>,
+    factor: f32,
+    [a, b]: [Matrix<f32>; 2],
 ) {
     let a = Vectors { data: a.data.as_ptr(), across: a.row, along: a.column };
     let b = Vectors { data: b.data.as_ptr(), across: b.column, along: b.row };
@@ -109,7 +115,7 @@ unsafe fn run<S: Lanes, const R: usize, const N: usize>(
         unsafe {
             S::run(
                 #[inline(always)]
-                || blocks::<S, R, N>([m, n, k], dst, accumulate, a, b, panels),
+                || blocks::<S, R, N>([m, n, k], dst, accumulate, factor, [a, b], panels),
             );
         }
     });
@@ -120,11 +126,12 @@ unsafe fn blocks<S: Lanes, const R: usize, const N: usize>(
     [m, n, k]: [usize; 3],
     dst: Target,
     accumulate: bool,
-    a: Vectors,
-    b: Vectors,
+    factor: f32,
+    [a, b]: [Vectors; 2],
     [a_panels, b_panels]: [*mut f32; 2],
 ) {
     let width = N * S::LANES;
+    let direct = a.along == 1 && factor == 1.0;
     for j in (0..n).step_by(COLUMNS) {
         for p in (0..k).step_by(SUM) {
             let (columns, len) = (COLUMNS.min(n - j), SUM.min(k - p));
@@ -134,17 +141,48 @@ unsafe fn blocks<S: Lanes, const R: usize, const N: usize>(
                 pack::<S>(width, columns, len, b.from(j, p), b_panels);
                 for i in (0..m).step_by(ROWS) {
                     let rows = ROWS.min(m - i);
-                    pack::<S>(R, rows, len, a.from(i, p), a_panels);
+                    // whole tiles of contiguous rows are read where they are
+                    let there = if direct { rows - rows % R } else { 0 };
+                    pack::<S>(R, rows - there, len, a.from(i + there, p), a_panels);
+                    if factor != 1.0 {
+                        scale::<S>(factor, a_panels, rows.next_multiple_of(R) * len);
+                    }
                     for c in (0..columns).step_by(width) {
                         for r in (0..rows).step_by(R) {
-                            let (a, b) = (a_panels.add(r * len), b_panels.add(c * len));
+                            let left = if r < there {
+                                let data = a.from(i + r, p).data;
+                                Left { data, row: a.across, column: 1 }
+                            } else {
+                                Left { data: a_panels.add((r - there) * len), row: 1, column: R }
+                            };
+                            let right =
+                                Rows { data: b_panels.add(c * len).cast_const(), row: width };
                             let at = dst.data.add((i + r) * dst.row + (j + c) * dst.column);
                             let size = [R.min(rows - r), width.min(columns - c)];
-                            tile::<S, R, N>(size, len, a, b, Target { data: at, ..dst }, add);
+                            tile::<S, R, N>(
+                                size,
+                                len,
+                                left,
+                                right,
+                                Target { data: at, ..dst },
+                                add,
+                            );
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+/// Multiplies elements by a factor; the whole vector at the end too.
+#[inline(always)]
+unsafe fn scale<S: Lanes>(factor: f32, data: *mut f32, len: usize) {
+    for i in (0..len).step_by(S::LANES) {
+        // SAFETY: panels have slack at their end.
+        unsafe {
+            let at = data.add(i);
+            S::store(at, S::mul(S::load(at), S::splat(factor)));
         }
     }
 }
@@ -154,14 +192,12 @@ unsafe fn blocks<S: Lanes, const R: usize, const N: usize>(
 unsafe fn tile<S: Lanes, const R: usize, const N: usize>(
     [rows, columns]: [usize; 2],
     len: usize,
-    a: *const f32,
-    b: *const f32,
+    a: Left,
+    b: Rows<*const f32>,
     dst: Target,
     add: bool,
 ) {
     let width = N * S::LANES;
-    let a = Left { data: a, row: 1, column: R };
-    let b = Rows { data: b, row: width };
     // SAFETY: the panels hold `len` products of a whole tile; `dst` is written within the matrix.
     unsafe {
         if rows == R && columns == width && dst.column == 1 {

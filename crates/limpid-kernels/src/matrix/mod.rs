@@ -1,0 +1,191 @@
+//! Matrix products: small ones on the calling thread, large ones on all.
+//!
+//! Those of f32 are our own ([`multiply`]), those of f64, which only tests and small problems need,
+//! the gemm crate's.
+
+#![allow(unsafe_code)] // results are written to memory that is not zeroed first
+
+mod block;
+mod multiply;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use block::{Left, Rows, block};
+
+use crate::Result;
+use crate::element::{Element, single};
+use crate::output::Output;
+use crate::simd::level;
+use multiply::multiply;
+use rayon::prelude::*;
+
+/// A matrix in memory: element `(i, j)` lies at `i * row + j * column`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    pub data: &'a [T],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Rows of neighbouring elements, `stride` apart.
+    pub(crate) fn rows(data: &'a [T], stride: usize) -> Self {
+        Self { data, row: stride, column: 1 }
+    }
+
+    /// The same matrix with rows and columns swapped.
+    pub(crate) fn transposed(self) -> Self {
+        Self { data: self.data, row: self.column, column: self.row }
+    }
+
+    /// Whether a matrix of this many rows and columns, at least one each, lies within the data.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
+    }
+
+    /// The part that begins at an element within the data.
+    fn from(self, row: usize, column: usize) -> Self {
+        Self { data: &self.data[row * self.row + column * self.column..], ..self }
+    }
+
+    /// The matrix itself, if its elements are f32.
+    fn single(self) -> Option<Matrix<'a, f32>>
+    where
+        T: 'static,
+    {
+        single(self.data).map(|data| Matrix { data, row: self.row, column: self.column })
+    }
+}
+
+/// `dst [m, n] = factor * a [m, k] · b [k, n]`, added to what is there if `accumulate`, on this thread.
+pub(crate) fn product<T: Element>(
+    dst: &mut [T],
+    [m, n, k]: [usize; 3],
+    accumulate: bool,
+    factor: T,
+    a: Matrix<T>,
+    b: Matrix<T>,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(dst.len() >= m * n, "matrix product out of bounds");
+    // SAFETY: the result lies within `dst`, which is borrowed mutably.
+    unsafe { scaled([m, n, k], dst.as_mut_ptr(), [n, 1], accumulate, factor, [a, b]) };
+}
+
+/// As [`product`] with a factor of one, to memory with the given row and column strides.
+///
+/// # Safety
+/// `dst` may be written at all those positions, no one else accesses them meanwhile, and they are
+/// initialised if `accumulate`.
+pub(crate) unsafe fn product_at<T: Element>(
+    size: [usize; 3],
+    dst: *mut T,
+    strides: [usize; 2],
+    accumulate: bool,
+    a: Matrix<T>,
+    b: Matrix<T>,
+) {
+    // SAFETY: the caller's.
+    unsafe { scaled(size, dst, strides, accumulate, T::one(), [a, b]) };
+}
+
+/// A new matrix `a [m, k] · b [k, n]`, with `start [n]` added to each row, on all threads: rows and
+/// columns are shared, never a sum, so the bits do not depend on how many there are.
+///
+/// # Errors
+/// As [`Output::new`].
+pub(crate) fn shared_product<T: Element>(
+    op: &'static str,
+    [m, n, k]: [usize; 3],
+    a: Matrix<T>,
+    b: Matrix<T>,
+    start: Option<&[T]>,
+) -> Result<Vec<T>> {
+    if k == 0 {
+        return Ok(start.map_or_else(|| vec![T::zero(); m * n], |start| start.repeat(m)));
+    }
+    let output: Output<T> = Output::new(op, m * n)?;
+    if m > 0 && n > 0 {
+        let [rows, columns] = shares(m, n);
+        let across = n.div_ceil(columns);
+        (0..m.div_ceil(rows) * across).into_par_iter().for_each(|task| {
+            let (i, j) = (task / across * rows, task % across * columns);
+            let (rows, columns) = (rows.min(m - i), columns.min(n - j));
+            let dst = output.at(i * n + j, (rows - 1) * n + columns);
+            if let Some(start) = start.map(|start| &start[j..j + columns]) {
+                for r in 0..rows {
+                    // SAFETY: a row of this task's part of the output.
+                    unsafe { dst.add(r * n).copy_from_nonoverlapping(start.as_ptr(), columns) };
+                }
+            }
+            let (size, add) = ([rows, columns, k], start.is_some());
+            // SAFETY: as above; it is initialised if there is a start.
+            unsafe { product_at(size, dst, [n, 1], add, a.from(i, 0), b.from(0, j)) };
+        });
+    }
+    // SAFETY: the parts are all of the output.
+    Ok(unsafe { output.into_vec() })
+}
+
+/// Rows and columns of the parts of a result, some for each thread. Columns are shared first, since
+/// the right factor is the one that has to be packed.
+fn shares(m: usize, n: usize) -> [usize; 2] {
+    const LEAST: usize = 64;
+    let wanted = 4 * rayon::current_num_threads();
+    let mut shares = [m, n.min(512)];
+    while m.div_ceil(shares[0]) * n.div_ceil(shares[1]) < wanted && shares[1] > 2 * LEAST {
+        shares[1] = shares[1].div_ceil(2).next_multiple_of(LEAST);
+    }
+    while m.div_ceil(shares[0]) * n.div_ceil(shares[1]) < wanted && shares[0] > 2 * LEAST {
+        shares[0] = shares[0].div_ceil(2).next_multiple_of(LEAST);
+    }
+    shares
+}
+
+/// `dst = factor * a · b`.
+///
+/// # Safety
+/// As [`product_at`].
+unsafe fn scaled<T: Element>(
+    [m, n, k]: [usize; 3],
+    dst: *mut T,
+    [row, column]: [usize; 2],
+    accumulate: bool,
+    factor: T,
+    [a, b]: [Matrix<T>; 2],
+) {
+    assert!(m > 0 && n > 0 && k > 0 && a.holds(m, k) && b.holds(k, n));
+    let strides = [row, column];
+    if let (Some(a), Some(b)) = (a.single(), b.single()) {
+        let (dst, factor) = (dst.cast(), factor.to_f64() as f32);
+        // SAFETY: `T` is f32; the sizes were checked, the caller vouches for `dst`.
+        unsafe { multiply(level(), [m, n, k], dst, strides, accumulate, factor, [a, b]) };
+        return;
+    }
+    // SAFETY: as above.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst,
+            column as isize,
+            row as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            T::one(),
+            factor,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
