@@ -1,8 +1,9 @@
 //! Our side of the benchmarks: one work in one process, measured at the word of `cargo xtask bench`.
 //!
-//! `bench MODE NAME SHAPE…`, as in `bench train dncnn 8x1x64x64`: `infer` keeps no graph, `backward`
-//! differentiates an operation, `train` is a whole step with Adam. The work is done once and a line
-//! of JSON says what it is; then each line on standard input is answered by one:
+//! `bench MODE NAME SHAPE…`, as in `bench train dncnn 8x1x64x64`: `infer` keeps no graph, `bf16`
+//! neither and rounds what it can, `backward` differentiates an operation, `train` is a whole step
+//! with Adam, `recompute` one that computes blocks again. The work is done once and a line of JSON
+//! says what it is; then each line on standard input is answered by one:
 //!
 //! - `warm`: repeats the work until its time is known, and decides how often a repetition does it;
 //! - `run`: one repetition; milliseconds of wall and of CPU per work;
@@ -17,6 +18,7 @@ mod ops;
 mod step;
 
 use candle_core::Tensor;
+use limpid_kernels::{Precision, set_precision};
 use limpid_nn::{Error, Result};
 use serde_json::{Value, json};
 use std::io::{BufRead, Write};
@@ -48,6 +50,8 @@ enum Mode {
     Infer,
     Backward,
     Train,
+    /// A training step that computes blocks a second time.
+    Recompute,
 }
 
 fn main() -> ExitCode {
@@ -102,8 +106,15 @@ fn work(words: &[String]) -> Result<Work> {
     let [mode, name, shapes @ ..] = words else { return Err(unknown()) };
     let mode = match mode.as_str() {
         "infer" => Mode::Infer,
+        "bf16" => {
+            if !set_precision(Precision::Bf16) {
+                return Err(Error::argument("bench", "this processor does not multiply bf16"));
+            }
+            Mode::Infer
+        }
         "backward" => Mode::Backward,
         "train" => Mode::Train,
+        "recompute" => Mode::Recompute,
         _ => return Err(unknown()),
     };
     let shape = |word: &String| word.split('x').map(|size| size.parse().ok()).collect();

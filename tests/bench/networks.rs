@@ -25,7 +25,8 @@ pub(crate) fn work(mode: Mode, name: &str, shapes: &[Vec<usize>]) -> Result<Opti
             let Some(forward) = network(name, &scope(&params))? else { return Ok(None) };
             let x = numbers(1, shape)?;
             Ok(Some(match mode {
-                Mode::Train => supervised(params, forward, x)?,
+                Mode::Train => supervised(params, forward, x, false)?,
+                Mode::Recompute => supervised(params, forward, x, true)?,
                 _ => inference(params, forward, x),
             }))
         }
@@ -66,7 +67,7 @@ fn inference(params: Params, forward: Forward, x: Tensor) -> Work {
 }
 
 /// Squared error against a target of one channel, which all networks trained here give.
-fn supervised(params: Params, forward: Forward, x: Tensor) -> Result<Work> {
+fn supervised(params: Params, forward: Forward, x: Tensor, recompute: bool) -> Result<Work> {
     let mut shape = x.dims().to_vec();
     shape[1] = 1;
     let target = numbers(2, &shape)?;
@@ -75,7 +76,8 @@ fn supervised(params: Params, forward: Forward, x: Tensor) -> Result<Work> {
     let mut step = 0;
     let call = move || {
         step += 1;
-        let y = forward(&x, &Ctx::train(Stream::new(step, "bench")))?;
+        let ctx = Ctx::train(Stream::new(step, "bench")).recomputing(recompute);
+        let y = forward(&x, &ctx)?;
         trained.minimise(&l2(&y, &target)?)?;
         Ok(y)
     };

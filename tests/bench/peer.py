@@ -54,6 +54,8 @@ class Peer:
         if name in NETWORKS:
             net = self.laid(NETWORKS[name]())
             x = self.numbers(*shapes[0])
+            if mode == "bf16":
+                return count(net), torch.autocast("cpu", torch.bfloat16)(self.infer(net, x))
             return count(net), (self.infer if mode == "infer" else self.train)(net, x)
         shapes, op = operation(name, shapes)
         operands = [self.numbers(*shape) for shape in shapes]

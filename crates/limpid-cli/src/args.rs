@@ -10,7 +10,7 @@ use limpid_config::Request;
 use crate::failure::Failure;
 use crate::terminal::{Color, choose_color, report};
 use crate::threads::init_threads;
-use limpid_kernels::{ConvAlgorithm, set_conv_algorithm};
+use limpid_kernels::{ConvAlgorithm, Precision, set_conv_algorithm, set_precision};
 
 /// For verbs that neither compute nor load a configuration.
 #[derive(Debug, Clone, clap::Args)]
@@ -129,6 +129,36 @@ pub struct RunArgs {
 const COMPUTE: &str = "Compute";
 const RUN: &str = "Run";
 const TERMINAL: &str = "Terminal";
+
+/// To what numbers are rounded, for commands that only predict.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct PrecisionArgs {
+    /// Round the factors of linear maps (transformers) to bf16: faster, two to three digits
+    #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = COMPUTE)]
+    pub precision: PrecisionName,
+}
+
+/// A choice of [`PrecisionArgs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PrecisionName {
+    /// Not at all.
+    F32,
+    /// To eight significant bits.
+    Bf16,
+}
+
+impl PrecisionArgs {
+    /// Puts the choice into effect, and says so where the machine cannot follow it.
+    pub fn apply(&self) {
+        let precision = match self.precision {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::Bf16 => Precision::Bf16,
+        };
+        if !set_precision(precision) {
+            report("this processor does not multiply bf16: computing in f32");
+        }
+    }
+}
 
 /// How much to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

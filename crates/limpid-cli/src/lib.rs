@@ -37,8 +37,8 @@ mod terminal;
 mod threads;
 
 pub use args::{
-    ColorArgs, CommonArgs, ComputeArgs, ConfigArgs, Device, RequestArgs, RunArgs, SetArgs,
-    Verbosity,
+    ColorArgs, CommonArgs, ComputeArgs, ConfigArgs, Device, PrecisionArgs, RequestArgs, RunArgs,
+    SetArgs, Verbosity,
 };
 pub use entry::main_with;
 pub use failure::{Failure, Kind};

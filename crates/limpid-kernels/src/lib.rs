@@ -56,6 +56,7 @@ pub use conv::{
 };
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};
+pub use matrix::{Precision, set_precision};
 pub use norm::{
     batch_norm_eval, batch_norm_eval_act, batch_norm_train, batch_norm_train_act, group_norm,
     group_norm_act, instance_norm, instance_norm_act, layer_norm,

@@ -18,7 +18,7 @@ pub(super) const FIRST_STEP: f64 = 0.3;
 pub(super) const START: Work = work("start", "train dncnn_small 4x1x32x32", 0.0);
 
 /// Names of the groups. Those from [`SINGLE`] on run only when named.
-pub(super) const GROUPS: [&str; 12] = [
+pub(super) const GROUPS: [&str; 13] = [
     "emdiffuse",
     "basic_unet",
     "dncnn",
@@ -29,11 +29,12 @@ pub(super) const GROUPS: [&str; 12] = [
     "grog",
     "gemm",
     START.group,
+    "options",
     "conv",
     "ops",
 ];
-/// Groups of single operations.
-pub(super) const SINGLE: [&str; 2] = ["conv", "ops"];
+/// Groups of options that are off by themselves, and of single operations.
+pub(super) const SINGLE: [&str; 3] = ["options", "conv", "ops"];
 
 impl Work {
     /// Whether PyTorch has a choice of layouts for it: of images.
@@ -44,7 +45,7 @@ impl Work {
 
     /// Whether it is a training step.
     pub(super) fn trains(&self) -> bool {
-        self.words.starts_with("train ")
+        ["train ", "recompute "].iter().any(|mode| self.words.starts_with(mode))
     }
 }
 
@@ -76,6 +77,10 @@ pub(super) const WORKS: &[Work] = &[
     work("gemm", "infer matmul 4096x4096 4096x64", 1.0),
     work("gemm", "infer matmul 65536x64 64x576", 1.0),
     // of EMDiffuse
+    work("options", "bf16 vit_b 1x1x224x224", 0.0),
+    work("options", "bf16 swinir_light 1x3x64x64", 0.0),
+    work("options", "recompute emdiffuse 1x2x256x256", 0.0),
+    work("options", "recompute basic_unet 1x1x96x96x96", 0.0),
     work("conv", "infer conv 1x32x256x256 32x32x3x3 1 1", 0.0),
     work("conv", "backward conv 1x32x256x256 32x32x3x3 1 1", 0.0),
     work("conv", "infer conv 1x64x128x128 64x64x3x3 1 1", 0.0),

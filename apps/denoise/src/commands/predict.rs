@@ -4,7 +4,7 @@ use crate::model_file::Trained;
 use crate::published::{self, Wishes};
 use crate::task::failure;
 use limpid_arch::{ImageArchitecture, NetworkConfig};
-use limpid_cli::{CommonArgs, Failure, HELP, SetArgs, Verbosity, interrupt, report};
+use limpid_cli::{CommonArgs, Failure, HELP, PrecisionArgs, SetArgs, Verbosity, interrupt, report};
 use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
 use limpid_datamodule::predict::{Input, Output, OutputFrame};
 use limpid_engine::infer::{Inferencer, Plan, Slabs, TileConfig, Tta};
@@ -59,12 +59,15 @@ pub(crate) struct Args {
     #[command(flatten)]
     keys: SetArgs,
     #[command(flatten)]
+    precision: PrecisionArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let common = &args.common;
     common.apply()?;
+    args.precision.apply();
     common.device.resolve()?;
     let jobs = jobs(args)?;
     let (network, tiling): (Vec<String>, Vec<String>) =

@@ -2,7 +2,7 @@
 
 use crate::check::shape_of;
 use crate::math::Real;
-use crate::matrix::{Matrix, shared_product};
+use crate::matrix::{Matrix, half_product, is_half, shared_product};
 use crate::op::{Array, Backward, Op, apply};
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
@@ -22,10 +22,14 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     }
     shape_of(op, "b", b, &[*outputs])?;
     let args: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
-    apply(Linear, &args)
+    let half = is_half() && !args.iter().any(|t| t.track_op());
+    apply(Linear { half }, &args)
 }
 
-struct Linear;
+struct Linear {
+    /// Whether its factors are rounded to bf16 where the machine can.
+    half: bool,
+}
 
 impl Op for Linear {
     fn name(&self) -> &'static str {
@@ -35,9 +39,15 @@ impl Op for Linear {
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (x, w, bias) = (args[0], args[1], args.get(2).map(|b| b.data));
         let ([n, inputs], outputs) = ([x.dims[0], x.dims[1]], w.dims[0]);
+        let size = [n, outputs, inputs];
+        if self.half
+            && let Some(y) = half_product(self.name(), size, x.data, w.data, bias)?
+        {
+            return Ok((y, (n, outputs).into()));
+        }
         let w = Matrix::rows(w.data, inputs).transposed();
         let x = Matrix::rows(x.data, inputs);
-        let y = shared_product(self.name(), [n, outputs, inputs], x, w, bias)?;
+        let y = shared_product(self.name(), size, x, w, bias)?;
         Ok((y, (n, outputs).into()))
     }
 

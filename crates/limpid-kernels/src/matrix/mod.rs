@@ -5,12 +5,17 @@
 
 #![allow(unsafe_code)] // results are written to memory that is not zeroed first
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod block;
 mod multiply;
+mod precision;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use block::{Left, Rows, block};
+pub(crate) use precision::is_half;
+pub use precision::{Precision, set_precision};
 
 use crate::Result;
 use crate::element::{Element, single};
@@ -103,6 +108,47 @@ pub(crate) fn shared_product<T: Element>(
     b: Matrix<T>,
     start: Option<&[T]>,
 ) -> Result<Vec<T>> {
+    shared(op, [m, n, k], start, |[rows, columns], [i, j], dst, add| {
+        // SAFETY: `shared` vouches for the part of the result.
+        unsafe { product_at([rows, columns, k], dst, [n, 1], add, a.from(i, 0), b.from(0, j)) };
+    })
+}
+
+/// As [`shared_product`] of `x [m, k]` and `w [n, k]` transposed, both of contiguous rows and rounded
+/// to bf16; none if that is not possible.
+///
+/// # Errors
+/// As [`Output::new`].
+pub(crate) fn half_product<T: Element>(
+    op: &'static str,
+    size: [usize; 3],
+    x: &[T],
+    w: &[T],
+    start: Option<&[T]>,
+) -> Result<Option<Vec<T>>> {
+    #[cfg(target_arch = "x86_64")]
+    if let (true, Some(x), Some(w)) = (bf16::available(), single(x), single(w)) {
+        let [_, n, k] = size;
+        let x = bf16::Words::new(x, k);
+        let multiply = |[rows, columns]: [usize; 2], [i, j]: [usize; 2], dst: *mut T, add: bool| {
+            let size = [rows, columns, k];
+            // SAFETY: the instructions are there, `T` is f32, `shared` vouches for the result.
+            unsafe { bf16::multiply(size, dst.cast(), n, add, (&x, i), &w[j * k..]) };
+        };
+        return shared(op, size, start, multiply).map(Some);
+    }
+    let _ = (op, size, x, w, start);
+    Ok(None)
+}
+
+/// A new matrix `[m, n]` of sums of `k` products, computed in parts by
+/// `part(size, first element, result, whether to add to it)`.
+fn shared<T: Element>(
+    op: &'static str,
+    [m, n, k]: [usize; 3],
+    start: Option<&[T]>,
+    part: impl Fn([usize; 2], [usize; 2], *mut T, bool) + Sync,
+) -> Result<Vec<T>> {
     if k == 0 {
         return Ok(start.map_or_else(|| vec![T::zero(); m * n], |start| start.repeat(m)));
     }
@@ -120,9 +166,7 @@ pub(crate) fn shared_product<T: Element>(
                     unsafe { dst.add(r * n).copy_from_nonoverlapping(start.as_ptr(), columns) };
                 }
             }
-            let (size, add) = ([rows, columns, k], start.is_some());
-            // SAFETY: as above; it is initialised if there is a start.
-            unsafe { product_at(size, dst, [n, 1], add, a.from(i, 0), b.from(0, j)) };
+            part([rows, columns], [i, j], dst, start.is_some());
         });
     }
     // SAFETY: the parts are all of the output.

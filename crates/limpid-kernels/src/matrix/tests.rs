@@ -75,3 +75,30 @@ fn shared_products_have_the_bits_of_one_thread() {
         assert!(got(1) == want && got(3) == want, "{m} {n} {k}");
     }
 }
+
+#[test]
+fn rounded_products_are_those_of_rounded_factors() {
+    // what bf16 holds of a number: its upper half, rounded to even
+    let rounded = |x: f32| {
+        let bits = x.to_bits();
+        f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+    };
+    for [m, n, k] in [[196, 768, 301], [1, 40, 7], [9, 33, 1000], [70, 16, 1], [3, 0, 4], [0, 3, 4]]
+    {
+        let (a, b, start) = (random(1, m * k), random(2, n * k), random(3, n));
+        let got = |threads| {
+            on_threads(threads, || half_product("test", [m, n, k], &a, &b, Some(&start)).unwrap())
+        };
+        let Some(one) = got(1) else { return }; // no such instructions here
+        assert!(got(3) == Some(one.clone()));
+        for i in 0..m {
+            for j in 0..n {
+                let product =
+                    |p| f64::from(rounded(a[i * k + p])) * f64::from(rounded(b[j * k + p]));
+                let want = f64::from(start[j]) + (0..k).map(product).sum::<f64>();
+                let error = (f64::from(one[i * n + j]) - want).abs();
+                assert!(error < 1e-6 * (k as f64).max(4.0), "{m} {n} {k}: {error:e}");
+            }
+        }
+    }
+}
