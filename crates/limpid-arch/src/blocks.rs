@@ -1,11 +1,12 @@
 //! What several networks share: residual blocks without normalisation, layer normalisation over
 //! channels, the steps of an upscaling factor, checks of their input.
 
-use crate::Shapes;
+use crate::{Network, Shapes};
 use candle_core::Tensor;
 use limpid_nn::layers::{Conv, LayerNorm};
-use limpid_nn::{Error, Result, Scope};
+use limpid_nn::{Ctx, Error, Result, Scope};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Two convolutions with a ReLU in between, `x + scale·f(x)`.
 #[derive(Debug)]
@@ -25,8 +26,10 @@ impl ResBlock {
     pub(crate) fn of(convs: [Conv; 2], scale: f64) -> Self {
         Self { convs, scale }
     }
+}
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+impl Network for ResBlock {
+    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
         let [first, second] = &self.convs;
         let h = second.forward(&limpid_kernels::relu(&first.forward(x)?)?)?;
         let h = if self.scale == 1.0 { h } else { limpid_kernels::scale(&h, self.scale)? };
@@ -34,9 +37,16 @@ impl ResBlock {
     }
 }
 
-/// One block after another.
-pub(crate) fn chain(blocks: &[ResBlock], x: &Tensor) -> Result<Tensor> {
-    blocks.iter().try_fold(x.clone(), |h, block| block.forward(&h))
+/// One block after another; training may keep what is between them and compute the rest again.
+pub(crate) fn chain<B: Network + 'static>(
+    blocks: &[Arc<B>],
+    x: &Tensor,
+    ctx: &Ctx,
+) -> Result<Tensor> {
+    blocks.iter().try_fold(x.clone(), |h, block| {
+        let block = Arc::clone(block);
+        ctx.block(&[&h], move |inputs, ctx| block.forward(&inputs[0], ctx))
+    })
 }
 
 /// Layer normalisation over the channels of each pixel of an image.
@@ -112,6 +122,9 @@ pub(crate) fn crop(x: &Tensor, like: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        ImageArchitecture, drunet, edsr, golden, nafnet, restormer, swinir, transformer, vit,
+    };
 
     #[test]
     fn a_scale_is_a_product_of_its_steps() {
@@ -119,5 +132,53 @@ mod tests {
         assert_eq!(upscaling_steps(3), Some(vec![3]));
         assert_eq!(upscaling_steps(8), Some(vec![2, 2, 2]));
         assert_eq!((upscaling_steps(0), upscaling_steps(6)), (None, None));
+    }
+
+    #[test]
+    fn chains_can_be_recomputed() {
+        let nets: [(&dyn ImageArchitecture, [usize; 4]); 6] = [
+            (
+                &restormer::Config { width: 4, blocks: [1, 2, 1, 1], ..Default::default() },
+                [1, 1, 16, 16],
+            ),
+            (
+                &nafnet::Config {
+                    width: 4,
+                    encoder: vec![1, 2],
+                    middle: 1,
+                    decoder: vec![1, 1],
+                    ..Default::default()
+                },
+                [1, 1, 16, 16],
+            ),
+            (&drunet::Config { widths: [4; 4], blocks: 2, ..Default::default() }, [1, 2, 16, 16]),
+            (&edsr::Config { width: 4, blocks: 2, ..edsr::Config::medium(2) }, [1, 3, 8, 8]),
+            (
+                &swinir::Config {
+                    channels: 3,
+                    width: 8,
+                    depths: vec![2],
+                    heads: vec![2],
+                    window: 4,
+                    drop_path: 0.3,
+                    ..swinir::Config::lightweight(2)
+                },
+                [2, 3, 8, 8],
+            ),
+            (
+                &vit::Config {
+                    image_size: vec![8, 8],
+                    patch_size: vec![4, 4],
+                    transformer: transformer::VitConfig { width: 8, mlp: 8, layers: 2, heads: 2 },
+                    ..Default::default()
+                },
+                [1, 1, 8, 8],
+            ),
+        ];
+        for (config, shape) in nets {
+            let (params, net) = golden::drawn(|scope| config.build(scope));
+            let x = golden::noise(&shape);
+            golden::check_recomputing(&params, |ctx| net.forward(&x, ctx).unwrap());
+        }
     }
 }

@@ -19,6 +19,7 @@ use limpid_nn::layers::{Conv, ConvTranspose};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 const NAME: &str = "drunet";
 
@@ -152,9 +153,9 @@ impl Validate for Config {
 #[derive(Debug)]
 pub struct DruNet {
     head: Conv,
-    down: Vec<(Vec<ResBlock>, Conv)>,
-    body: Vec<ResBlock>,
-    up: Vec<(ConvTranspose, Vec<ResBlock>)>,
+    down: Vec<(Vec<Arc<ResBlock>>, Conv)>,
+    body: Vec<Arc<ResBlock>>,
+    up: Vec<(ConvTranspose, Vec<Arc<ResBlock>>)>,
     tail: Conv,
     /// Of the image that it is given.
     in_channels: usize,
@@ -168,8 +169,9 @@ impl DruNet {
     /// If a parameter name is taken.
     pub fn new(c: &Config, scope: &Scope) -> Result<Self> {
         let w = &c.widths;
-        let block =
-            |width, scope: &Scope| ResBlock::new(width, c.bias, ["0", "2"], &scope.pp("res"));
+        let block = |width, scope: &Scope| {
+            ResBlock::new(width, c.bias, ["0", "2"], &scope.pp("res")).map(Arc::new)
+        };
         let blocks = |first: usize, width: usize, scope: &Scope| {
             (first..first + c.blocks).map(|i| block(width, &scope.pp(i))).collect::<Result<_>>()
         };
@@ -206,7 +208,7 @@ impl DruNet {
 }
 
 impl Network for DruNet {
-    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         check_image(NAME, x, self.in_channels, 8)?;
         let x = match self.sigma {
             Some(sigma) => {
@@ -218,14 +220,14 @@ impl Network for DruNet {
         };
         let mut scales = vec![self.head.forward(&x)?];
         for (i, (blocks, halve)) in self.down.iter().enumerate() {
-            let next = halve.forward(&chain(blocks, &scales[i])?)?;
+            let next = halve.forward(&chain(blocks, &scales[i], ctx)?)?;
             scales.push(next);
         }
-        let mut h = chain(&self.body, &scales[3])?;
+        let mut h = chain(&self.body, &scales[3], ctx)?;
         for (i, (double, blocks)) in self.up.iter().enumerate() {
-            h = chain(blocks, &double.forward(&(h + &scales[3 - i])?)?)?;
+            h = chain(blocks, &double.forward(&limpid_kernels::add(&h, &scales[3 - i])?)?, ctx)?;
         }
-        self.tail.forward(&(h + &scales[0])?)
+        self.tail.forward(&limpid_kernels::add(&h, &scales[0])?)
     }
 }
 

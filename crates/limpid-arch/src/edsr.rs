@@ -17,6 +17,7 @@ use limpid_nn::layers::Conv;
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 const NAME: &str = "edsr";
 
@@ -160,7 +161,7 @@ impl Validate for Config {
 #[derive(Debug)]
 pub struct Edsr {
     first: Conv,
-    body: Vec<ResBlock>,
+    body: Vec<Arc<ResBlock>>,
     after_body: Conv,
     up: Vec<(usize, Conv)>,
     last: Conv,
@@ -181,7 +182,7 @@ impl Edsr {
         let block = |i| {
             let scope = scope.pp("body").pp(i);
             let conv = |name: &str| conv(width, width, &scope.pp(name));
-            Ok(ResBlock::of([conv("conv1")?, conv("conv2")?], c.residual_scale))
+            Ok(Arc::new(ResBlock::of([conv("conv1")?, conv("conv2")?], c.residual_scale)))
         };
         // a shuffle without parameters has every other number
         let step = |(i, r): (usize, &usize)| {
@@ -201,13 +202,14 @@ impl Edsr {
 }
 
 impl Network for Edsr {
-    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let channels = self.mean.len();
         check_image(NAME, x, channels, 1)?;
         let mean = Tensor::from_slice(&self.mean, (1, channels, 1, 1), x.device())?;
         let mean = mean.to_dtype(x.dtype())?;
         let first = self.first.forward(&(x.broadcast_sub(&mean)? * self.range)?)?;
-        let mut h = (self.after_body.forward(&chain(&self.body, &first)?)? + first)?;
+        let body = self.after_body.forward(&chain(&self.body, &first, ctx)?)?;
+        let mut h = limpid_kernels::add(&body, &first)?;
         for (r, conv) in &self.up {
             h = pixel_shuffle(&conv.forward(&h)?, *r)?;
         }

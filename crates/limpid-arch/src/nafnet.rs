@@ -11,7 +11,7 @@
 //!   → norm2 → conv4 → gate → conv5;  y + gamma·that
 //! ```
 
-use crate::blocks::{ChannelNorm, check_image, crop, missing};
+use crate::blocks::{ChannelNorm, chain, check_image, crop, missing};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, count_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
@@ -20,6 +20,7 @@ use limpid_nn::layers::Conv;
 use limpid_nn::{Ctx, Error, Init, Param, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 const NAME: &str = "nafnet";
 
@@ -202,34 +203,32 @@ impl Block {
             norms: [norm("norm1")?, norm("norm2")?],
         })
     }
+}
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+impl Network for Block {
+    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
         let ([norm1, norm2], [beta, gamma]) = (&self.norms, &self.factors);
         let [conv1, conv2, conv3, conv4, conv5] = &self.convs;
         let h = gate(&conv2.forward(&conv1.forward(&norm1.forward(x)?)?)?)?;
         let weights = self.attention.forward(&adaptive_avg_pool(&h, &[1, 1])?)?;
         let h = conv3.forward(&h.broadcast_mul(&weights)?)?;
-        let y = (x + h.broadcast_mul(&beta.tensor())?)?;
+        let y = limpid_kernels::add(x, &h.broadcast_mul(&beta.tensor())?)?;
         let h = conv5.forward(&gate(&conv4.forward(&norm2.forward(&y)?)?)?)?;
-        Ok((y + h.broadcast_mul(&gamma.tensor())?)?)
+        limpid_kernels::add(&y, &h.broadcast_mul(&gamma.tensor())?)
     }
 }
 
-fn blocks(count: usize, width: usize, scope: &Scope) -> Result<Vec<Block>> {
-    (0..count).map(|i| Block::new(width, &scope.pp(i))).collect()
-}
-
-fn chain(blocks: &[Block], x: &Tensor) -> Result<Tensor> {
-    blocks.iter().try_fold(x.clone(), |h, block| block.forward(&h))
+fn blocks(count: usize, width: usize, scope: &Scope) -> Result<Vec<Arc<Block>>> {
+    (0..count).map(|i| Block::new(width, &scope.pp(i)).map(Arc::new)).collect()
 }
 
 /// The network.
 #[derive(Debug)]
 pub struct NafNet {
     intro: Conv,
-    down: Vec<(Vec<Block>, Conv)>,
-    middle: Vec<Block>,
-    up: Vec<(Conv, Vec<Block>)>,
+    down: Vec<(Vec<Arc<Block>>, Conv)>,
+    middle: Vec<Arc<Block>>,
+    up: Vec<(Conv, Vec<Arc<Block>>)>,
     ending: Conv,
     channels: usize,
     padded_to: usize,
@@ -266,21 +265,22 @@ impl NafNet {
 }
 
 impl Network for NafNet {
-    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         check_image(NAME, x, self.channels, 1)?;
         let padded = pad(x, &missing(x, self.padded_to), Pad::Zero)?;
         let mut h = self.intro.forward(&padded)?;
         let mut skips = Vec::new();
         for (blocks, halve) in &self.down {
-            h = chain(blocks, &h)?;
+            h = chain(blocks, &h, ctx)?;
             skips.push(h.clone());
             h = halve.forward(&h)?;
         }
-        h = chain(&self.middle, &h)?;
+        h = chain(&self.middle, &h, ctx)?;
         for ((conv, blocks), skip) in self.up.iter().zip(skips.iter().rev()) {
-            h = chain(blocks, &(pixel_shuffle(&conv.forward(&h)?, 2)? + skip)?)?;
+            let up = pixel_shuffle(&conv.forward(&h)?, 2)?;
+            h = chain(blocks, &limpid_kernels::add(&up, skip)?, ctx)?;
         }
-        crop(&(self.ending.forward(&h)? + padded)?, x)
+        crop(&limpid_kernels::add(&self.ending.forward(&h)?, &padded)?, x)
     }
 }
 

@@ -11,7 +11,7 @@
 //!   → output + x,  or with dual pixels: output(… + skip_conv(patch_embed))
 //! ```
 
-use crate::blocks::{ChannelNorm, check_image};
+use crate::blocks::{ChannelNorm, chain, check_image};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, count_of, size_of};
 use candle_core::{D, Tensor};
 use limpid_config::{Check, Validate};
@@ -20,6 +20,7 @@ use limpid_nn::layers::Conv;
 use limpid_nn::{Ctx, Error, Init, Param, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 const NAME: &str = "restormer";
 const EPS: f64 = 1e-5;
@@ -339,15 +340,13 @@ impl Block {
             forward: FeedForward::new(width, hidden, c.bias, &scope.pp("ffn"))?,
         })
     }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.attention.forward(&self.norm1.forward(x)?)?)?;
-        Ok((&x + self.forward.forward(&self.norm2.forward(&x)?)?)?)
-    }
 }
 
-fn chain(blocks: &[Block], x: &Tensor) -> Result<Tensor> {
-    blocks.iter().try_fold(x.clone(), |h, block| block.forward(&h))
+impl Network for Block {
+    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
+        let x = limpid_kernels::add(x, &self.attention.forward(&self.norm1.forward(x)?)?)?;
+        limpid_kernels::add(&x, &self.forward.forward(&self.norm2.forward(&x)?)?)
+    }
 }
 
 /// The way back up to a scale.
@@ -356,18 +355,18 @@ struct Up {
     conv: Conv,
     /// Back to the channels of the scale after the concatenation; none on the finest.
     reduce: Option<Conv>,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
 }
 
 /// The network.
 #[derive(Debug)]
 pub struct Restormer {
     embed: Conv,
-    down: Vec<(Vec<Block>, Conv)>,
-    latent: Vec<Block>,
+    down: Vec<(Vec<Arc<Block>>, Conv)>,
+    latent: Vec<Arc<Block>>,
     /// The coarsest first.
     up: Vec<Up>,
-    refinement: Vec<Block>,
+    refinement: Vec<Arc<Block>>,
     /// Of the first features, for dual pixels.
     skip: Option<Conv>,
     output: Conv,
@@ -383,7 +382,7 @@ impl Restormer {
         let blocks = |name: &str, count: usize, width: usize, heads: usize| {
             let scope = scope.pp(name);
             (0..count)
-                .map(|i| Block::new(c, width, heads, &scope.pp(i)))
+                .map(|i| Block::new(c, width, heads, &scope.pp(i)).map(Arc::new))
                 .collect::<Result<Vec<_>>>()
         };
         let between = |name: String, inputs: usize, outputs: usize| {
@@ -430,28 +429,28 @@ impl Restormer {
 }
 
 impl Network for Restormer {
-    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         check_image(NAME, x, self.in_channels, 8)?;
         let first = self.embed.forward(x)?;
         let mut h = first.clone();
         let mut skips = Vec::new();
         for (blocks, conv) in &self.down {
-            h = chain(blocks, &h)?;
+            h = chain(blocks, &h, ctx)?;
             skips.push(h.clone());
             h = pixel_unshuffle(&conv.forward(&h)?, 2)?;
         }
-        h = chain(&self.latent, &h)?;
+        h = chain(&self.latent, &h, ctx)?;
         for (up, skip) in self.up.iter().zip(skips.iter().rev()) {
             h = limpid_kernels::cat(&[&pixel_shuffle(&up.conv.forward(&h)?, 2)?, skip], 1)?;
             if let Some(reduce) = &up.reduce {
                 h = reduce.forward(&h)?;
             }
-            h = chain(&up.blocks, &h)?;
+            h = chain(&up.blocks, &h, ctx)?;
         }
-        h = chain(&self.refinement, &h)?;
+        h = chain(&self.refinement, &h, ctx)?;
         match &self.skip {
-            Some(skip) => self.output.forward(&(h + skip.forward(&first)?)?),
-            None => Ok((self.output.forward(&h)? + x)?),
+            Some(skip) => self.output.forward(&limpid_kernels::add(&h, &skip.forward(&first)?)?),
+            None => limpid_kernels::add(&self.output.forward(&h)?, x),
         }
     }
 }

@@ -20,6 +20,7 @@ use limpid_nn::layers::{Conv, ConvTranspose};
 use limpid_nn::{Ctx, Init, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 const NAME: &str = "srresnet";
 
@@ -235,7 +236,7 @@ impl Up {
 #[derive(Debug)]
 pub struct SrResNet {
     first: Conv,
-    blocks: Vec<ResBlock>,
+    blocks: Vec<Arc<ResBlock>>,
     /// Ends the skip connection around the blocks in the first version; the second has none.
     after_blocks: Option<Conv>,
     up: Vec<Up>,
@@ -263,7 +264,7 @@ impl SrResNet {
             Conv::same(2, inputs, outputs, 3, bias, scope)
         };
         let sub = scope.pp(1).pp("sub");
-        let block = |i| ResBlock::new(width, true, ["0", "2"], &sub.pp(i).pp("res"));
+        let block = |i| ResBlock::new(width, true, ["0", "2"], &sub.pp(i).pp("res")).map(Arc::new);
         let (mut up, mut index) = (Vec::new(), 2);
         for r in upscaling_steps(c.scale).unwrap_or_default() {
             // layers of the step, its activation included
@@ -302,7 +303,7 @@ impl SrResNet {
         let block = |i| {
             let scope = scope.pp("recon_trunk").pp(i);
             let conv = |name: &str| small_conv(width, width, &scope.pp(name));
-            Ok(ResBlock::of([conv("conv1")?, conv("conv2")?], 1.0))
+            Ok(Arc::new(ResBlock::of([conv("conv1")?, conv("conv2")?], 1.0)))
         };
         let step = |(i, r): (usize, &usize)| {
             let conv = small_conv(width, width * r * r, &scope.pp(format!("upconv{}", i + 1)))?;
@@ -333,18 +334,18 @@ fn small_conv(inputs: usize, outputs: usize, scope: &Scope) -> Result<Conv> {
 }
 
 impl Network for SrResNet {
-    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         check_image(NAME, x, self.in_channels, 1)?;
         let first = self.first.forward(x)?;
         let Some(after_blocks) = &self.after_blocks else {
             let act = |h: &Tensor| leaky_relu(h, 0.1);
-            let h = chain(&self.blocks, &act(&first)?)?;
+            let h = chain(&self.blocks, &act(&first)?, ctx)?;
             let y = self.enlarge(h, act)?;
             let base =
                 resize_by(x, &[self.scale as f64; 2], Resize::Linear { align_corners: false })?;
             return limpid_kernels::add(&y, &base);
         };
-        let h = after_blocks.forward(&chain(&self.blocks, &first)?)?;
+        let h = after_blocks.forward(&chain(&self.blocks, &first, ctx)?)?;
         self.enlarge(limpid_kernels::add(&h, &first)?, relu)
     }
 }

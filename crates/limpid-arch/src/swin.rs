@@ -10,6 +10,7 @@
 //! different ends must not see each other. Only those windows get a mask; all others share one bias
 //! `[heads, L, L]`, so that nothing of the size of all scores is ever built.
 
+use crate::Network;
 use crate::transformer::{Mlp, SMALL, SelfAttention, Style, drop_path};
 use candle_core::Tensor;
 use limpid_nn::layers::LayerNorm;
@@ -91,16 +92,19 @@ impl SwinBlock {
             spec,
         })
     }
+}
 
-    /// # Shapes
+impl Network for SwinBlock {
     /// `x [N, s…, width]` → the same
-    pub(crate) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let h = self.windows(&self.norm1.forward(x)?)?;
-        let x = (x + drop_path(&h, self.spec.drop_path, ctx)?)?;
+        let x = limpid_kernels::add(x, &drop_path(&h, self.spec.drop_path, ctx)?)?;
         let h = self.mlp.forward(&self.norm2.forward(&x)?)?;
-        Ok((&x + drop_path(&h, self.spec.drop_path, ctx)?)?)
+        limpid_kernels::add(&x, &drop_path(&h, self.spec.drop_path, ctx)?)
     }
+}
 
+impl SwinBlock {
     fn windows(&self, x: &Tensor) -> Result<Tensor> {
         let rank = self.spec.window.len();
         let size = x.dims()[1..=rank].to_vec();

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::adn::{check_norm, norm_of};
+use crate::blocks::chain;
 use crate::dynunet::Block;
 use crate::swin::{Spec, SwinBlock, mlp_width, window_of};
 use crate::transformer::{MONAI_SWIN, channels_first, channels_last, drop_rates};
@@ -23,6 +24,7 @@ use limpid_nn::layers::{Conv, LayerNorm, Linear, NormConfig};
 use limpid_nn::{Ctx, Error, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Pixels that one of the coarsest scale stands for, per axis.
 const COARSEST: usize = 32;
@@ -289,7 +291,7 @@ impl Merge {
 #[derive(Debug)]
 struct Stage {
     convs: Option<Block>,
-    blocks: Vec<SwinBlock>,
+    blocks: Vec<Arc<SwinBlock>>,
     merge: Merge,
 }
 
@@ -331,7 +333,7 @@ impl SwinUnetr {
                             drop_path: rates.next().unwrap_or(c.drop_path),
                             style: MONAI_SWIN,
                         };
-                        SwinBlock::new(spec, &scope.pp("blocks").pp(b))
+                        SwinBlock::new(spec, &scope.pp("blocks").pp(b)).map(Arc::new)
                     })
                     .collect::<Result<_>>()?;
                 // these are instance-normalised whatever the other blocks are
@@ -412,9 +414,7 @@ impl Network for SwinUnetr {
                 h = convs.forward(&h, ctx)?;
             }
             let mut tokens = channels_last(&h)?;
-            for block in &stage.blocks {
-                tokens = block.forward(&tokens, ctx)?;
-            }
+            tokens = chain(&stage.blocks, &tokens, ctx)?;
             h = channels_first(&stage.merge.forward(&tokens)?)?;
             scales.push(self.scale(&h)?);
         }

@@ -6,6 +6,8 @@
 //!   → (x + attn(norm1 x); x + mlp(norm2 x)) × layers → norm
 //! ```
 
+use crate::Network;
+use crate::blocks::chain;
 use crate::{Shapes, count_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
@@ -14,6 +16,7 @@ use limpid_nn::layers::{Conv, LayerNorm, Linear};
 use limpid_nn::{Ctx, Error, Init, Param, Result, Scope};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// `trunc_normal_` of deviation 0.02, cut at ±2, with which transformers start.
 pub(crate) const SMALL: Init = Init::TruncNormal { mean: 0.0, std: 0.02, low: -2.0, high: 2.0 };
@@ -372,11 +375,19 @@ struct Block {
     mlp: Mlp,
 }
 
+impl Network for Block {
+    /// `x [N, L, width]` → the same
+    fn forward(&self, x: &Tensor, _: &Ctx) -> Result<Tensor> {
+        let x = limpid_kernels::add(x, &self.attn.forward(&self.norm1.forward(x)?, None)?)?;
+        limpid_kernels::add(&x, &self.mlp.forward(&self.norm2.forward(&x)?)?)
+    }
+}
+
 /// Tokens, blocks and the last normalisation.
 #[derive(Debug)]
 pub(crate) struct Vit {
     tokens: Tokens,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     norm: LayerNorm,
 }
 
@@ -396,12 +407,12 @@ impl Vit {
                     norm(&scope.pp("norm_cross_attn"))?;
                 }
                 let attn = scope.pp("attn");
-                Ok(Block {
+                Ok(Arc::new(Block {
                     norm1: norm(&scope.pp("norm1"))?,
                     attn: SelfAttention::new(c.width, c.heads, qkv_bias, style, &attn)?,
                     norm2: norm(&scope.pp("norm2"))?,
                     mlp: Mlp::new(c.width, c.mlp, style, &scope.pp("mlp"))?,
-                })
+                }))
             })
             .collect::<Result<_>>()?;
         Ok(Self { tokens, blocks, norm: norm(&scope.pp("norm"))? })
@@ -411,12 +422,11 @@ impl Vit {
     ///
     /// # Shapes
     /// `x [N, channels, image…]` → `[N, L, width]`
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
+    pub(crate) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<(Tensor, Vec<Tensor>)> {
         let mut h = self.tokens.forward(x)?;
         let mut states = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            h = (&h + block.attn.forward(&block.norm1.forward(&h)?, None)?)?;
-            h = (&h + block.mlp.forward(&block.norm2.forward(&h)?)?)?;
+            h = chain(std::slice::from_ref(block), &h, ctx)?;
             states.push(h.clone());
         }
         Ok((self.norm.forward(&h)?, states))

@@ -312,7 +312,7 @@ impl Unetr {
 
 impl Network for Unetr {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let (last, states) = self.vit.forward(x)?;
+        let (last, states) = self.vit.forward(x, ctx)?;
         let mut skips = vec![self.full.forward(x, ctx)?];
         for (up, i) in self.states.iter().zip(STATES) {
             let state = states.get(i).ok_or_else(|| {

@@ -188,8 +188,8 @@ impl ImageVit {
 }
 
 impl Network for ImageVit {
-    fn forward(&self, x: &Tensor, _ctx: &Ctx) -> Result<Tensor> {
-        let pixels = self.head.forward(&self.vit.forward(x)?.0)?;
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let pixels = self.head.forward(&self.vit.forward(x, ctx)?.0)?;
         let y = unpatch(&pixels, &self.spec.grid(), &self.spec.patch)?;
         Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }

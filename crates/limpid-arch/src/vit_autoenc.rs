@@ -212,8 +212,8 @@ impl VitAutoEnc {
 }
 
 impl Network for VitAutoEnc {
-    fn forward(&self, x: &Tensor, _ctx: &Ctx) -> Result<Tensor> {
-        let features = self.vit.image(&self.vit.forward(x)?.0)?;
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let features = self.vit.image(&self.vit.forward(x, ctx)?.0)?;
         let y = self.up[1].forward(&self.up[0].forward(&features)?)?;
         Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })
     }

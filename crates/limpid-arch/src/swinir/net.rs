@@ -1,6 +1,7 @@
 //! The blocks of a SwinIR and the network.
 
 use super::{Config, Upsampler};
+use crate::blocks::chain;
 use crate::swin::{Spec, SwinBlock};
 use crate::transformer::{SMALL, SWINIR, channels_first, channels_last, drop_rates};
 use crate::{ImageArchitecture, Network};
@@ -8,6 +9,7 @@ use candle_core::Tensor;
 use limpid_kernels::{Pad, Resize, leaky_relu};
 use limpid_nn::layers::{Conv, LayerNorm};
 use limpid_nn::{Ctx, Error, Param, Result, Scope};
+use std::sync::Arc;
 
 /// Slope of the leaky ReLUs but that before upsampling, which has PyTorch's default.
 const SLOPE: f64 = 0.2;
@@ -125,7 +127,7 @@ impl Head {
 /// Residual Swin transformer block: blocks and a convolution, added to the input.
 #[derive(Debug)]
 struct Layer {
-    blocks: Vec<SwinBlock>,
+    blocks: Vec<Arc<SwinBlock>>,
     convs: Convs,
 }
 
@@ -172,6 +174,7 @@ impl SwinIr {
                             style: SWINIR,
                         };
                         SwinBlock::new(spec, &scope.pp("residual_group").pp("blocks").pp(b))
+                            .map(Arc::new)
                     })
                     .collect::<Result<_>>()?;
                 Ok(Layer { blocks, convs: Convs::new(c, &scope.pp("conv"))? })
@@ -211,11 +214,9 @@ impl SwinIr {
             h = h.broadcast_add(&positions)?;
         }
         for layer in &self.layers {
-            let mut inner = h.clone();
-            for block in &layer.blocks {
-                inner = block.forward(&inner, ctx)?;
-            }
-            h = (h + channels_last(&layer.convs.forward(&channels_first(&inner)?)?)?)?;
+            let inner = chain(&layer.blocks, &h, ctx)?;
+            let convs = layer.convs.forward(&channels_first(&inner)?)?;
+            h = limpid_kernels::add(&h, &channels_last(&convs)?)?;
         }
         channels_first(&self.norm.forward(&h)?)
     }
@@ -244,7 +245,8 @@ impl Network for SwinIr {
         }
         let input = (h * c.image_range)?;
         let first = self.first.forward(&input)?;
-        let features = (self.after_body.forward(&self.body(&first, ctx)?)? + first)?;
+        let body = self.after_body.forward(&self.body(&first, ctx)?)?;
+        let features = limpid_kernels::add(&body, &first)?;
         let mut y = (self.head.forward(&features, &input)? / c.image_range)?;
         if let Some(mean) = &mean {
             y = y.broadcast_add(mean)?;
