@@ -10,5 +10,7 @@
 
 pub mod diffusion;
 mod restoration;
+mod scores;
 
-pub use restoration::{Measure, ModelConfig, Restoration, display_window};
+pub use restoration::{ModelConfig, Restoration};
+pub use scores::{Measure, display_window};

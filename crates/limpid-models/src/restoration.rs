@@ -4,20 +4,19 @@
 //! image of the same object; Noise2Void (Krull et al. 2019, arXiv:1811.10980): the target is the
 //! noisy image itself at pixels that were masked in the input.
 
+use crate::scores::{Measure, Scorer};
 use candle_core::{DType, Device, Tensor};
 use limpid_arch::{ImageArchitecture, Network, NetworkConfig};
 use limpid_config::{Check, Validate};
-use limpid_engine::{Batch, Error, Logs, Model, OptimizerSpec, Picture, Result, Score, Stepper};
+use limpid_engine::{Batch, Logs, Model, OptimizerSpec, Picture, Result, Score, Stepper};
 use limpid_kernels::Pad;
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses::{LossConfig, Objective, masked_l2};
-use limpid_losses::metrics::{Image, SsimSpec, psnr, ssim};
 use limpid_nn::optim::OptimizerConfig;
 use limpid_nn::schedule::ScheduleConfig;
 use limpid_nn::{Ctx, Params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// What the target is, and how a prediction is compared with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -65,27 +64,6 @@ impl Validate for ModelConfig {
     }
 }
 
-/// How validation measures: in which unit, against what.
-#[derive(Clone)]
-pub struct Measure {
-    /// Span of valid intensities after `denormalise`, for PSNR and SSIM.
-    pub data_range: f64,
-    /// Turns normalised intensities back into those of the file, in place.
-    pub denormalise: Arc<dyn Fn(&mut [f32]) + Send + Sync>,
-    /// Whether validation batches hold the truth (`clean`, or `target` in the supervised case).
-    /// Without it only the loss is known.
-    pub truth: bool,
-}
-
-impl std::fmt::Debug for Measure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Measure")
-            .field("data_range", &self.data_range)
-            .field("truth", &self.truth)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A network under training, or ready to predict.
 pub struct Restoration {
     net: Box<dyn Network>,
@@ -95,7 +73,7 @@ pub struct Restoration {
     objective: Option<Objective>,
     optimizer: OptimizerConfig,
     schedule: ScheduleConfig,
-    measure: Measure,
+    scorer: Scorer,
 }
 
 impl Restoration {
@@ -127,7 +105,7 @@ impl Restoration {
             objective,
             optimizer,
             schedule,
-            measure,
+            scorer: Scorer { measure },
         })
     }
 
@@ -139,44 +117,6 @@ impl Restoration {
             None => (masked_l2(y, target, batch.get("mask")?)?, Vec::new()),
         })
     }
-
-    /// The truth of a validation batch.
-    fn truth<'b>(&self, batch: &'b Batch) -> Result<Option<&'b Tensor>> {
-        if !self.measure.truth {
-            return Ok(None);
-        }
-        batch.get("clean").or_else(|_| batch.get("target")).map(Some)
-    }
-
-    /// One sample in the intensities of the file.
-    fn physical(&self, sample: &Tensor) -> Result<Vec<f32>> {
-        let mut values = sample.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        (self.measure.denormalise)(&mut values);
-        Ok(values)
-    }
-
-    /// Scores of one sample `[C, s…]`; channels are averaged.
-    fn score(&self, sample: &Tensor, truth: &[f32], dims: &[usize]) -> Result<[f64; 2]> {
-        let values = self.physical(sample)?;
-        let voxels: usize = dims[1..].iter().product();
-        let mut sums = [0.0; 2];
-        for (a, b) in values.chunks(voxels).zip(truth.chunks(voxels)) {
-            let (a, b) = (image(a, &dims[1..])?, image(b, &dims[1..])?);
-            sums[0] += psnr(&a, &b, self.measure.data_range).map_err(boxed)?;
-            // images smaller than the window have no SSIM
-            let range = self.measure.data_range;
-            sums[1] += ssim(&a, &b, range, &SsimSpec::SKIMAGE).unwrap_or(f64::NAN);
-        }
-        Ok(sums.map(|s| s / dims[0] as f64))
-    }
-}
-
-fn image<'a>(values: &'a [f32], shape: &'a [usize]) -> Result<Image<'a>> {
-    Image::new(values, shape).map_err(boxed)
-}
-
-fn boxed(e: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Data(Box::new(e))
 }
 
 impl Model for Restoration {
@@ -196,7 +136,7 @@ impl Model for Restoration {
     fn validation_step(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Logs>> {
         let input = batch.get("input")?;
         let y = self.predict(input, ctx)?;
-        let truth = self.truth(batch)?;
+        let truth = self.scorer.truth(batch)?;
         (0..batch.len())
             .map(|i| {
                 let Some(truth) = truth else {
@@ -204,15 +144,7 @@ impl Model for Restoration {
                     let loss = scalar(&self.loss(&one, &y.narrow(0, i, 1)?)?.0)?;
                     return Ok(Logs::from([("loss".to_owned(), loss)]));
                 };
-                let dims = &truth.dims()[1..];
-                let truth = self.physical(&truth.get(i)?)?;
-                let [psnr, ssim] = self.score(&y.get(i)?, &truth, dims)?;
-                let mut logs = Logs::from([("psnr".to_owned(), psnr), ("ssim".to_owned(), ssim)]);
-                if input.dims() == y.dims() {
-                    let [before, _] = self.score(&input.get(i)?, &truth, dims)?;
-                    logs.insert("psnr_gain".to_owned(), psnr - before);
-                }
-                Ok(logs)
+                self.scorer.scores(&input.get(i)?, &y.get(i)?, &truth.get(i)?)
             })
             .collect()
     }
@@ -233,11 +165,10 @@ impl Model for Restoration {
     }
 
     fn scores(&self) -> Vec<Score> {
-        let score = |name: &str, higher_is_better| Score { name: name.into(), higher_is_better };
-        if self.measure.truth {
-            vec![score("psnr", true), score("ssim", true), score("psnr_gain", true)]
+        if self.scorer.measure.truth {
+            Scorer::list()
         } else {
-            vec![score("loss", false)]
+            vec![Score { name: "loss".into(), higher_is_better: false }]
         }
     }
 
@@ -255,29 +186,7 @@ impl Model for Restoration {
     }
 
     fn pictures(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Picture>> {
-        let input = batch.get("input")?.narrow(0, 0, 1)?;
-        let y = self.predict(&input, ctx)?;
-        let mut panels = vec![("input", input), ("output", y)];
-        let reference = batch.get("clean").or_else(|_| batch.get("target"));
-        if let Ok(target) = reference {
-            panels.push(("target", target.narrow(0, 0, 1)?));
-        }
-        let dims = panels[0].1.dims().to_vec();
-        let size = [dims[dims.len() - 2], dims[dims.len() - 1]];
-        let panels = panels
-            .into_iter()
-            .map(|(title, t)| {
-                // the first channel; the middle slice of a volume
-                let values = self.physical(&t.get(0)?)?;
-                let plane = size[0] * size[1];
-                let slices = t.dims()[2..t.rank() - 2].iter().product::<usize>();
-                let middle = slices / 2 * plane;
-                Ok((title.to_owned(), values[middle..middle + plane].to_vec()))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let window = display_window(&panels[panels.len() - 1].1);
-        let name = batch.ids.first().map_or_else(String::new, |id| stem(&id.file));
-        Ok(vec![Picture { name, size, panels, window }])
+        self.scorer.pictures(batch, &|input| self.predict(input, ctx))
     }
 }
 
@@ -285,19 +194,3 @@ fn scalar(t: &Tensor) -> Result<f64> {
     Ok(t.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }
 
-/// The 1st and 99.5th percentile: the intensities that a viewer would show black and white.
-#[must_use]
-pub fn display_window(values: &[f32]) -> [f32; 2] {
-    let mut sorted: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
-    if sorted.is_empty() {
-        return [0.0, 1.0];
-    }
-    sorted.sort_by(f32::total_cmp);
-    let at = |q: f64| sorted[((sorted.len() - 1) as f64 * q) as usize];
-    [at(0.01), at(0.995)]
-}
-
-fn stem(file: &str) -> String {
-    let name = file.rsplit(['/', '\\']).next().unwrap_or(file);
-    name.split('.').next().unwrap_or(name).to_owned()
-}
