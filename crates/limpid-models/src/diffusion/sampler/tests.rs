@@ -1,0 +1,1 @@
+//! Orders of convergence and distributions, on images that are normal.
