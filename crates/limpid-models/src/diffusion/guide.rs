@@ -192,3 +192,118 @@ impl Guide for Inpaint {
         Ok(add(&self.kept, &(x * &self.mask)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::{Input, Level};
+    use candle_core::{DType, Device};
+    use limpid_kernels::rng::Stream;
+
+    fn image(n: usize, height: usize, width: usize, purpose: &str) -> Tensor {
+        let mut values = vec![0f32; n * height * width];
+        Stream::new(2, purpose).fill_normal(&mut values);
+        let image = Tensor::from_vec(values, (n, 1, height, width), &Device::Cpu).unwrap();
+        image.to_dtype(DType::F64).unwrap()
+    }
+
+    fn step(index: usize, gamma: f64) -> Step {
+        Step { index, of: 10, level: Level::of_gamma(gamma, Input::Gamma), next: Level::CLEAN }
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        let d = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+        d.to_vec1::<f64>().unwrap().into_iter().fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn an_error_of_brightness_is_taken_away() {
+        let clean = image(3, 13, 22, "clean");
+        let shifted = (&clean + 0.7).unwrap();
+        let guide = LowFrequency::new(&clean, 1.0, 8, 0.5).unwrap();
+        let got = guide.estimate(&step(0, 0.3), shifted.clone()).unwrap();
+        assert!(distance(&got, &clean) < 1e-12);
+        let half = LowFrequency::new(&clean, 0.5, 8, 0.5).unwrap();
+        let got = half.estimate(&step(0, 0.5), shifted.clone()).unwrap();
+        assert!(distance(&got, &(&clean + 0.35).unwrap()) < 1e-12);
+        // beyond its range it does nothing
+        let got = guide.estimate(&step(0, 0.6), shifted.clone()).unwrap();
+        assert_eq!(distance(&got, &shifted), 0.0);
+        // one reference for all rows
+        let flat = Tensor::zeros((1, 1, 13, 22), DType::F64, &Device::Cpu).unwrap();
+        let guide = LowFrequency::new(&flat, 1.0, 8, 1.0).unwrap();
+        let ones = Tensor::ones((3, 1, 13, 22), DType::F64, &Device::Cpu).unwrap();
+        let got = guide.estimate(&step(0, 0.3), ones).unwrap();
+        assert!(distance(&got, &got.zeros_like().unwrap()) < 1e-12);
+    }
+
+    #[test]
+    fn details_stay_as_they_are() {
+        // stripes of one pixel have no mean over eight
+        let stripes: Vec<f64> = (0..256).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let stripes = Tensor::from_vec(stripes, (1, 1, 16, 16), &Device::Cpu).unwrap();
+        let flat = stripes.zeros_like().unwrap();
+        let guide = LowFrequency::new(&flat, 1.0, 8, 1.0).unwrap();
+        let got = guide.estimate(&step(0, 0.3), stripes.clone()).unwrap();
+        assert!(distance(&got, &stripes) < 1e-12);
+    }
+
+    #[test]
+    fn parts_of_an_image_are_guided_as_the_whole() {
+        // inside, and cut at multiples of the scale, a window has the correction of the whole
+        let (reference, clean) = (image(1, 32, 40, "reference"), image(1, 32, 40, "clean"));
+        let cut = |t: &Tensor| t.narrow(2, 8, 24).unwrap().narrow(3, 8, 24).unwrap();
+        let guided = |reference: &Tensor, clean: &Tensor| {
+            let guide = LowFrequency::new(reference, 0.8, 8, 1.0).unwrap();
+            guide.estimate(&step(0, 0.3), clean.clone()).unwrap()
+        };
+        let whole = cut(&guided(&reference, &clean));
+        let part =
+            guided(&cut(&reference).contiguous().unwrap(), &cut(&clean).contiguous().unwrap());
+        let inner = |t: &Tensor| t.narrow(2, 4, 16).unwrap().narrow(3, 4, 16).unwrap();
+        assert!(distance(&inner(&whole), &inner(&part)) < 1e-12);
+    }
+
+    #[test]
+    fn the_adjustment_goes_half_way_in_the_last_fifth() {
+        let mean = image(2, 4, 4, "mean");
+        let flat = Tensor::full(2.0f64, (2, 2, 4, 4), &Device::Cpu).unwrap();
+        let guide = Adjust::new(&flat).unwrap();
+        for (index, acts) in [(0, false), (7, false), (8, true), (9, true)] {
+            let got = guide.mean(&step(index, 0.5), mean.clone()).unwrap();
+            assert_eq!(distance(&got, &mean) > 0.0, acts, "{index}");
+            if acts {
+                let middle = |t: &Tensor| t.mean_keepdim((1, 2, 3)).unwrap();
+                let expected = ((middle(&mean) + 2.0).unwrap() * 0.5).unwrap();
+                assert!(distance(&middle(&got), &expected) < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_kept() {
+        let (known, drawn) = (image(1, 2, 3, "known"), image(1, 2, 3, "drawn"));
+        let mask = Tensor::new(&[[[[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]]], &Device::Cpu).unwrap();
+        let got = Inpaint::new(&known, &mask).unwrap().state(&step(0, 0.5), drawn.clone()).unwrap();
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let (got, known, drawn, mask) =
+            (values(&got), values(&known), values(&drawn), values(&mask));
+        for i in 0..6 {
+            assert_eq!(got[i], if mask[i] == 1.0 { drawn[i] } else { known[i] });
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let image = Tensor::zeros((4, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(LowFrequency::new(&image, 1.0, 8, 1.0).is_err());
+        assert!(Adjust::new(&image).is_err());
+        for guide in [
+            GuideConfig::LowFrequency { strength: 1.5, scale: 8, until: 1.0 },
+            GuideConfig::LowFrequency { strength: 1.0, scale: 0, until: 1.0 },
+            GuideConfig::LowFrequency { strength: 1.0, scale: 8, until: f64::NAN },
+        ] {
+            assert_eq!(limpid_config::check(&guide).len(), 1, "{guide:?}");
+        }
+    }
+}
