@@ -77,17 +77,18 @@ fn log_snr(steps: usize) -> Vec<Level> {
 
 #[test]
 fn samplers_converge_at_their_order() {
-    for (config, order, coarse) in [
-        (SamplerConfig::Ddim { eta: 0.0 }, 0.9, 0.1),
-        (SamplerConfig::DpmSolver { order: 1, stochastic: false }, 0.9, 0.1),
-        (SamplerConfig::DpmSolver { order: 2, stochastic: false }, 1.8, 1.2e-2),
-        (SamplerConfig::UniPc { order: 2 }, 2.6, 8e-3),
-        (SamplerConfig::UniPc { order: 3 }, 2.5, 5e-4),
-        (SamplerConfig::Heun {}, 1.9, 3e-2),
+    // order, and largest error of 80 steps
+    for (config, order, most) in [
+        (SamplerConfig::Ddim { eta: 0.0 }, 0.9, 2.5e-2),
+        (SamplerConfig::DpmSolver { order: 1, stochastic: false }, 0.9, 2.5e-2),
+        (SamplerConfig::DpmSolver { order: 2, stochastic: false }, 1.8, 8e-4),
+        (SamplerConfig::UniPc { order: 2 }, 2.6, 1.5e-4),
+        (SamplerConfig::UniPc { order: 3 }, 3.0, 8e-6),
+        (SamplerConfig::Heun {}, 1.9, 1.6e-3),
     ] {
         let errors = [20, 40, 80].map(|steps| error(&config, &log_snr(steps)));
         let slope = (errors[0] / errors[2]).log2() / 2.0;
-        assert!(slope > order && errors[0] < coarse, "{config:?}: {errors:?}, order {slope}");
+        assert!(slope > order && errors[2] < most, "{config:?}: {errors:?}, order {slope}");
         assert!(errors[1] < errors[0] && errors[2] < errors[1], "{config:?}: {errors:?}");
     }
 }
@@ -97,7 +98,7 @@ fn a_flow_can_start_where_no_signal_is_left() {
     let process = ProcessConfig::Flow { train: TimesConfig::Uniform {} };
     let levels = |steps| GridConfig::Time { steps, start: 1.0 }.levels(&process).unwrap();
     for (config, coarse) in [
-        (SamplerConfig::Ddim { eta: 0.0 }, 3e-2),
+        (SamplerConfig::Ddim { eta: 0.0 }, 6e-2),
         (SamplerConfig::DpmSolver { order: 2, stochastic: false }, 2e-2),
         (SamplerConfig::UniPc { order: 2 }, 2e-2),
         (SamplerConfig::UniPc { order: 3 }, 2e-2),
