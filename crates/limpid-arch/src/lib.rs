@@ -71,6 +71,28 @@ pub trait Network: Send + Sync {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor>;
 }
 
+/// A network that a diffusion restores with: it answers what is asked for at a level of noise, and
+/// knows no schedule.
+pub trait NoisePredictor: Send + Sync {
+    /// The network sees the condition's channels, then those of the state.
+    ///
+    /// # Shapes
+    /// State `x [N, C, H, W]`, `condition [N, Cc, H, W]`; `level`, and `layer` for networks that
+    /// take it, with N elements or 1, of any float type → `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// [`limpid_nn::Error::Shape`] if something does not fit; [`limpid_nn::Error::Argument`] if the
+    /// layer is missing or not wanted.
+    fn predict(
+        &self,
+        x: &Tensor,
+        condition: &Tensor,
+        level: &Tensor,
+        layer: Option<&Tensor>,
+        ctx: &Ctx,
+    ) -> Result<guided_unet::Prediction>;
+}
+
 /// The configuration of a network: what is known before there are weights.
 pub trait Architecture: std::fmt::Debug {
     /// Name of the network: that of its module.

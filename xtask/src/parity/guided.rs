@@ -56,6 +56,13 @@ fn recognised(weights: &Weights, unet: &Value) -> Result<Config, String> {
     }
 }
 
+/// The weights of a file and the configuration that they belong to.
+pub(super) fn network_of(fixture: &Fixture) -> Result<(Config, Weights), String> {
+    let weights = reference_entries(fixture.part("weights."));
+    let config = recognised(&weights, &described(fixture)?["unet"])?;
+    Ok((config, weights))
+}
+
 /// Runs the network on the inputs below `prefix`.
 fn predict(fixture: &Fixture, prefix: &str, net: &GuidedUnet) -> Result<Prediction, String> {
     let input = |name: &str| fixture.tensors.get(&format!("{prefix}{name}"));
@@ -88,8 +95,7 @@ fn check(
 
 /// `net_unet*`: output, variance, loss and gradients of one network, in any of its layouts.
 pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
-    let weights = reference_entries(fixture.part("weights."));
-    let config = recognised(&weights, &described(fixture)?["unet"])?;
+    let (config, weights) = network_of(fixture)?;
     let (params, net) = filled(&weights, |scope| config.build(scope))?;
     let got = predict(fixture, "in.", &net)?;
     let mut worst = Worst::default();

@@ -7,6 +7,7 @@
 
 mod checkpoints;
 mod classical;
+mod diffusion;
 mod emdiffuse;
 mod fixture;
 mod formula;
@@ -59,6 +60,12 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("checkpoint_epoch", gan_networks::checkpoint),
     ("bm3d_reference", classical::block_matching),
     ("ckpt_expected", checkpoints::torch_files),
+    ("diffusion_mean_std", diffusion::mean_and_deviation),
+    ("diffusion_ops", diffusion::ops),
+    ("diffusion_restore_2d", diffusion::restore),
+    ("diffusion_restore_3d", diffusion::restore_layers),
+    ("diffusion_restore_real_schedule", diffusion::restore_shipped),
+    ("e2e_denoise", diffusion::from_bits_to_bits),
     ("ema", optim::ema),
     ("formula_selftest", gan_networks::formula_selftest),
     ("full256_", gan_networks::full_size),

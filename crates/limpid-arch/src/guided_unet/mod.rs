@@ -254,6 +254,43 @@ impl Config {
         if self.inner_channels == 16 { 16 } else { 32 }
     }
 
+    /// Channels of the condition: those of the input before the noisy image.
+    #[must_use]
+    pub fn condition_channels(&self) -> usize {
+        self.in_channels.saturating_sub(self.out_channels)
+    }
+
+    /// Pixels along each axis that convolutions, means and repeated pixels let an output pixel
+    /// depend on. Normalisations and the attention of the middle see the whole image.
+    #[must_use]
+    pub fn receptive_field(&self) -> usize {
+        let levels = self.channels.len();
+        // both ways of each level, with residual blocks of two convolutions of 3 pixels
+        let blocks: usize = (0..levels).map(|l| (4 * (2 * self.res_blocks + 1)) << l).sum();
+        let middle = 8usize << levels.saturating_sub(1);
+        let resampling: usize = (1..levels)
+            .map(|l| {
+                let (fine, coarse) = (1usize << (l - 1), 1usize << l);
+                match self.resampling {
+                    Resampling::Residual => 2 * fine + 4 * (coarse + fine),
+                    Resampling::Conv => fine + 2 * (fine + fine),
+                    Resampling::Pooling => 2 * fine,
+                }
+            })
+            .sum();
+        1 + 2 + blocks + middle + resampling + 2
+    }
+
+    /// Bytes of activations per input pixel in a forward pass, roughly: the skip connections and
+    /// what is alive at the finest level.
+    #[must_use]
+    pub fn activation_bytes(&self) -> usize {
+        let at =
+            |(level, channels): (usize, &usize)| ((self.res_blocks + 2) * channels) >> (2 * level);
+        let skips: usize = self.channels.iter().enumerate().map(at).sum();
+        4 * (skips + 8 * self.channels.first().copied().unwrap_or(0))
+    }
+
     /// What the residual blocks share.
     fn residual(&self) -> ResSettings {
         ResSettings {

@@ -2,6 +2,7 @@
 
 use super::blocks::{Attention, Head, ResBlock, Resample, down_conv, gamma_embedding};
 use super::{Config, Resampling};
+use crate::NoisePredictor;
 use candle_core::Tensor;
 use limpid_nn::layers::{Conv, Linear};
 use limpid_nn::{Ctx, Error, Result, Scope};
@@ -238,5 +239,18 @@ impl GuidedUnet {
             output: self.head.forward(&h)?,
             variance: self.variance.as_ref().map(|head| head.forward(&h)).transpose()?,
         })
+    }
+}
+
+impl NoisePredictor for GuidedUnet {
+    fn predict(
+        &self,
+        x: &Tensor,
+        condition: &Tensor,
+        level: &Tensor,
+        layer: Option<&Tensor>,
+        ctx: &Ctx,
+    ) -> Result<Prediction> {
+        self.forward(&limpid_kernels::cat(&[condition, x], 1)?, level, layer, ctx)
     }
 }

@@ -226,3 +226,42 @@ fn blocks_can_be_recomputed() {
         net.forward(&x, &gamma, None, ctx).unwrap().output
     });
 }
+
+#[test]
+fn the_field_of_the_convolutions_is_that_of_their_sum() {
+    // first 3×3, (1 + 2 + 2) residual blocks of two 3×3, last 3×3
+    let one = Config { channels: vec![32], res_blocks: 1, ..Config::emdiffuse() };
+    assert_eq!(one.receptive_field(), 1 + 2 + 5 * 4 + 2);
+    // 120 + 180 in the blocks of the levels, 64 in the middle, 2·7 + 4·14 + 4·7 in between
+    assert_eq!(Config::emdiffuse().receptive_field(), 1 + 2 + 300 + 64 + 98 + 2);
+    assert_eq!(Config::vemdiffuse().condition_channels(), 2);
+    // 4·(4·(32 + 64/4 + 128/16 + 256/64) + 8·32)
+    assert_eq!(Config::emdiffuse().activation_bytes(), 4 * (4 * 60 + 256));
+}
+
+#[test]
+fn a_noise_predictor_sees_the_condition_before_the_state() {
+    use crate::NoisePredictor;
+    let params = Params::new();
+    let scope = params.scope(Stream::new(1, "init"), DType::F32, &Device::Cpu);
+    let net = Config::small().build(&scope).unwrap();
+    // the last layer is zero at first
+    let head = params.get("out.2.weight").unwrap();
+    let ones = head.var().ones_like().unwrap();
+    head.var().set(&ones).unwrap();
+    let image = |purpose| {
+        let mut values = vec![0f32; 64];
+        Stream::new(2, purpose).fill_normal(&mut values);
+        Tensor::from_vec(values, (1, 1, 8, 8), &Device::Cpu).unwrap()
+    };
+    let (x, condition) = (image("state"), image("condition"));
+    let level = Tensor::new(&[0.3f32], &Device::Cpu).unwrap();
+    let values = |p: Prediction| p.output.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let got = values(net.predict(&x, &condition, &level, None, &Ctx::eval()).unwrap());
+    let both = |a: &Tensor, b: &Tensor| {
+        let x = limpid_kernels::cat(&[a, b], 1).unwrap();
+        values(net.forward(&x, &level, None, &Ctx::eval()).unwrap())
+    };
+    assert_eq!(got, both(&condition, &x));
+    assert_ne!(got, both(&x, &condition));
+}

@@ -64,6 +64,21 @@ impl Inferencer {
         source: &dyn Source,
         sink: &mut dyn Slabs,
         mut predict: impl FnMut(&Tensor) -> Result<Tensor>,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        self.run_at(source, sink, |x, _| predict(x), progress)
+    }
+
+    /// As [`Inferencer::run`]; `predict` also gets where each window of its batch starts in the
+    /// image, below 0 where it was padded. Other orientations of a window have its place.
+    ///
+    /// # Errors
+    /// As [`Inferencer::run`].
+    pub fn run_at(
+        &self,
+        source: &dyn Source,
+        sink: &mut dyn Slabs,
+        mut predict: impl FnMut(&Tensor, &[Vec<isize>]) -> Result<Tensor>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<()> {
         let plan = &self.plan;
@@ -78,7 +93,14 @@ impl Inferencer {
             }
             let shape = [&[group.len(), channels], plan.size.as_slice()].concat();
             let x = Tensor::from_vec(data, shape, &self.device)?;
-            let y = self.oriented(&x, &mut predict)?;
+            let places: Vec<Vec<isize>> = group
+                .iter()
+                .map(|start| {
+                    let axes = start.iter().zip(&plan.before);
+                    axes.map(|(s, b)| *s as isize - *b as isize).collect()
+                })
+                .collect();
+            let y = self.oriented(&x, &mut |x: &Tensor| predict(x, &places))?;
             if y.rank() != x.rank() || y.dims()[2..] != plan.size {
                 return Err(Error::Setting {
                     message: format!(
@@ -95,13 +117,8 @@ impl Inferencer {
             });
             for (i, start) in group.iter().enumerate() {
                 let values = y.get(i)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-                let at: Vec<isize> = start
-                    .iter()
-                    .zip(&plan.before)
-                    .map(|(s, b)| *s as isize - *b as isize)
-                    .collect();
                 let window = Window {
-                    start: &at,
+                    start: &places[i],
                     size: &plan.size,
                     rows: plan.kept_rows(start[0]),
                     data: &values,

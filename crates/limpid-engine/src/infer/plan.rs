@@ -307,8 +307,9 @@ impl Plan {
         self.open_rows
     }
 
-    /// Weight of each position of the window at `start`.
-    pub(super) fn weight(&self, start: &[usize]) -> std::borrow::Cow<'_, [f32]> {
+    /// Weight of each position of the window at `start` of the padded image, row-major.
+    #[must_use]
+    pub fn weight(&self, start: &[usize]) -> std::borrow::Cow<'_, [f32]> {
         if let Some(map) = &self.map {
             return map.into();
         }

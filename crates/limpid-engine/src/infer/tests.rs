@@ -295,3 +295,29 @@ fn a_network_of_one_size_is_given_no_other() {
     let error = Plan::new(&other, &fixed, &[50, 70]).unwrap_err().to_string();
     assert!(error.contains("takes [16, 24] only"), "{error}");
 }
+
+#[test]
+fn a_prediction_is_told_where_its_windows_are() {
+    let source = image(&[1, 9, 14]);
+    let config = TileConfig { size: vec![8, 8], batch: 2, ..TileConfig::default() };
+    let plan = Plan::new(&config, &needs(2, 2, 1), &[9, 14]).unwrap();
+    let inferencer = Inferencer { plan, deviation: false, device: Device::Cpu };
+    let mut seen = 0;
+    let look = |x: &Tensor, places: &[Vec<isize>]| {
+        assert_eq!(x.dims()[0], places.len());
+        for (window, place) in x.squeeze(1)?.to_vec3::<f32>()?.iter().zip(places) {
+            for (y, row) in window.iter().enumerate() {
+                for (x, value) in row.iter().enumerate() {
+                    let (y, x) = (place[0] + y as isize, place[1] + x as isize);
+                    if (0..9).contains(&y) && (0..14).contains(&x) {
+                        assert_eq!(*value, source.data[(y * 14 + x) as usize]);
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        Ok(x.clone())
+    };
+    inferencer.run_at(&source, &mut Collect::default(), look, |_, _| {}).unwrap();
+    assert!(seen >= 9 * 14, "{seen}");
+}

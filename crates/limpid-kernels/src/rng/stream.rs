@@ -88,21 +88,30 @@ impl Stream {
 
     /// Fills `out` with uniform numbers of `[0, 1)`.
     pub fn fill_uniform(&self, out: &mut [f32]) {
-        self.fill(out, |w| w.map(unit_f32));
+        self.fill(0, out, |w| w.map(unit_f32));
     }
 
     /// Fills `out` with standard normal numbers (Box–Muller on pairs, in f64).
     pub fn fill_normal(&self, out: &mut [f32]) {
-        self.fill(out, |w| {
-            let (a, b) = normal_pair(w[0], w[1]);
-            let (c, d) = normal_pair(w[2], w[3]);
-            [a as f32, b as f32, c as f32, d as f32]
-        });
+        self.fill(0, out, four_normals);
     }
 
-    fn fill(&self, out: &mut [f32], of: impl Fn([u32; 4]) -> [f32; 4] + Sync) {
+    /// As [`Stream::fill_normal`], from element `first` of the stream on: `out[i]` is element
+    /// `first + i`, so any part of a field can be drawn by itself.
+    pub fn fill_normal_from(&self, first: u64, out: &mut [f32]) {
+        let (block, skipped) = (first / 4, (first % 4) as usize);
+        if skipped == 0 {
+            return self.fill(block, out, four_normals);
+        }
+        let (head, rest) = out.split_at_mut(out.len().min(4 - skipped));
+        head.copy_from_slice(&four_normals(self.block(block))[skipped..][..head.len()]);
+        self.fill(block + 1, rest, four_normals);
+    }
+
+    /// Fills `out` with what `of` makes of the blocks from `first` on.
+    fn fill(&self, first: u64, out: &mut [f32], of: impl Fn([u32; 4]) -> [f32; 4] + Sync) {
         out.par_chunks_mut(CHUNK).enumerate().for_each(|(c, chunk)| {
-            let first = (c * CHUNK / 4) as u64;
+            let first = first + (c * CHUNK / 4) as u64;
             for (b, four) in chunk.chunks_mut(4).enumerate() {
                 let values = of(self.block(first + b as u64));
                 four.copy_from_slice(&values[..four.len()]);
@@ -150,6 +159,14 @@ fn normal_pair(a: u32, b: u32) -> (f64, f64) {
     let r = (-2.0 * u.ln()).sqrt();
     let (s, c) = v.sin_cos();
     (r * c, r * s)
+}
+
+/// The normal numbers of a block.
+#[inline]
+fn four_normals(w: [u32; 4]) -> [f32; 4] {
+    let (a, b) = normal_pair(w[0], w[1]);
+    let (c, d) = normal_pair(w[2], w[3]);
+    [a as f32, b as f32, c as f32, d as f32]
 }
 
 /// Numbers of a [`Stream`] taken one after the other.

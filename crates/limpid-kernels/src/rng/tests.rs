@@ -93,3 +93,15 @@ fn permutation_holds_every_index_once_and_below_is_in_range() {
     assert!(seen.iter().all(|&n| (850..1150).contains(&n)), "{seen:?}");
     assert_eq!(d.below(0), 0);
 }
+
+#[test]
+fn a_part_of_a_stream_is_the_same_drawn_by_itself() {
+    let stream = Stream::new(5, "field");
+    let mut whole = vec![0f32; 40_000];
+    stream.fill_normal(&mut whole);
+    for (first, len) in [(0, 9), (1, 1), (2, 2), (3, 6), (5, 0), (8, 7), (16_383, 20_001)] {
+        let mut part = vec![0f32; len];
+        stream.fill_normal_from(first as u64, &mut part);
+        assert_eq!(part, whole[first..first + len], "{len} from {first}");
+    }
+}

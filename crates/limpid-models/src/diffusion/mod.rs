@@ -1,5 +1,24 @@
-//! Diffusion: how noise is added step by step. Networks and samplers are elsewhere.
+//! Diffusion, flow and bridge: a restoration is drawn step by step.
+//!
+//! Network, process, grid and sampler are apart. A [`ProcessConfig`] says what a state is made of at a
+//! [`Level`] and how a clean estimate follows from the network's answer; a [`GridConfig`] which levels
+//! are visited; [`sample`] walks them and knows neither network nor image.
 
+mod combine;
+mod grid;
+mod guide;
+mod level;
+mod noise;
+mod process;
+mod sampler;
 mod schedule;
+#[cfg(test)]
+mod testing;
 
+pub use grid::{GridConfig, Start};
+pub use guide::{Adjust, GuideConfig, Inpaint, LowFrequency};
+pub use level::{Input, Level, Transition};
+pub use noise::{LayerNoise, LayerPlace, NoiseField, Row};
+pub use process::{LevelsConfig, Parametrisation, ProcessConfig, TimesConfig, Weighting};
+pub use sampler::{Guide, SamplerConfig, Step, evaluations, sample};
 pub use schedule::{BetaConfig, NoiseSchedule, NoiseScheduleConfig};

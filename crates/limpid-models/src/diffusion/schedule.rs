@@ -183,6 +183,15 @@ impl NoiseSchedule {
             gammas,
         }
     }
+
+    /// γ between step `t`, at `part` 1, and the step before, at 0; before the first it is 1. In f32
+    /// as the reference, which trains at these levels.
+    #[must_use]
+    pub fn gamma_before(&self, t: usize, part: f32) -> f64 {
+        let at = |t: Option<usize>| t.and_then(|t| self.gammas.get(t)).map_or(1.0, |g| *g as f32);
+        let (now, before) = (at(Some(t)), at(t.checked_sub(1)));
+        f64::from((now - before) * part + before)
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +230,18 @@ mod tests {
         let s = schedule(20, BetaConfig::Jsd {});
         assert_eq!((s.betas[0], s.betas[19], s.gammas[19]), (0.05, 1.0, 0.0));
         assert_eq!(s.sqrt_recip_gammas[19], f64::INFINITY);
+    }
+
+    #[test]
+    fn levels_between_steps_begin_at_the_step_before() {
+        let s = schedule(50, BetaConfig::Constant { value: 0.1 });
+        for t in 0..50 {
+            let before = if t == 0 { 1.0 } else { s.gammas[t - 1] };
+            assert_eq!(s.gamma_before(t, 0.0), f64::from(before as f32));
+            assert!((s.gamma_before(t, 1.0) - s.gammas[t]).abs() < 1e-6);
+            let half = s.gamma_before(t, 0.5);
+            assert!(half < before && half > s.gammas[t]);
+        }
     }
 
     #[test]
