@@ -193,4 +193,3 @@ impl Model for Restoration {
 fn scalar(t: &Tensor) -> Result<f64> {
     Ok(t.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }
-
