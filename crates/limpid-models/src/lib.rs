@@ -4,7 +4,7 @@
 //! supervised, Noise2Noise and Noise2Void differ only in what the target is and which pixels
 //! count.
 //!
-//! [`diffusion`] holds the noise schedules of diffusion models.
+//! [`diffusion`] draws restorations step by step: processes, grids of noise levels, samplers, guides.
 //!
 //! Invariants: a model knows no files and no terminal.
 

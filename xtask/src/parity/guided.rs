@@ -63,6 +63,16 @@ pub(super) fn network_of(fixture: &Fixture) -> Result<(Config, Weights), String>
     Ok((config, weights))
 }
 
+/// `weights_trained_*`: whose weights these are, and that there are no others.
+pub(super) fn trained(fixture: &Fixture) -> Result<Outcome, String> {
+    let (config, weights) = network_of(fixture)?;
+    let (params, _) = filled(&weights, |scope| config.build(scope))?;
+    let report = limpid_nn::compare(&params.shapes(), &weights);
+    let mut worst = Worst::default();
+    worst.require(&format!("the weights do not fit: {report}"), report.is_match());
+    worst.done()
+}
+
 /// Runs the network on the inputs below `prefix`.
 fn predict(fixture: &Fixture, prefix: &str, net: &GuidedUnet) -> Result<Prediction, String> {
     let input = |name: &str| fixture.tensors.get(&format!("{prefix}{name}"));

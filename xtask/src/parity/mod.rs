@@ -125,6 +125,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("train_gan", training::gan),
     ("train_tiny", training::tiny),
     ("vgg_", gan_networks::perceptual),
+    ("weights_trained", guided::trained),
 ];
 
 /// Blocks of networks by themselves, of whichever reference.

@@ -72,7 +72,7 @@ impl NoiseField {
         Self { seed }
     }
 
-    /// Standard normal noise of a step, f32 `[rows, 1, size…]`, of the pixels from `at` (y, x) on,
+    /// Standard normal noise of a step, f32 `[rows, 1, size…]` on the CPU, of the pixels from `at` (y, x) on,
     /// which may be below 0.
     ///
     /// # Errors

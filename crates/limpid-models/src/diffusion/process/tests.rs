@@ -160,3 +160,28 @@ fn nonsense_is_refused() {
     let levels = LevelsConfig::LogSnr { low: 0.5, high: 0.5 };
     assert_eq!(limpid_config::check(&levels).len(), 1);
 }
+
+#[test]
+fn settings_are_read_and_misspellings_refused() {
+    let read = |text: &str| serde_json::from_str::<ProcessConfig>(text);
+    assert_eq!(read(r#"{"kind": "diffusion"}"#).unwrap(), ProcessConfig::default());
+    let text = r#"{"kind": "diffusion", "predict": {"kind": "velocity"}, "input": "log_snr",
+        "weighting": {"kind": "min_snr", "most": 5.0}, "train": {"kind": "schedule", "steps": 50}}"#;
+    let ProcessConfig::Diffusion { predict, input, train, .. } = read(text).unwrap() else {
+        panic!("no diffusion")
+    };
+    assert_eq!((predict, input), (Parametrisation::Velocity {}, Input::LogSnr));
+    let LevelsConfig::Schedule(schedule) = train else { panic!("no schedule") };
+    assert_eq!((schedule.steps, schedule.beta), (50, NoiseScheduleConfig::default().beta));
+    for text in [
+        r#"{"kind": "diffusion", "predicts": {"kind": "velocity"}}"#,
+        r#"{"kind": "diffusion", "train": {"kind": "schedule", "step": 50}}"#,
+        r#"{"kind": "diffusion", "predict": {"kind": "noise", "sigma_data": 1.0}}"#,
+        r#"{"kind": "bridge", "strenght": 0.1}"#,
+    ] {
+        assert!(read(text).is_err(), "{text}");
+    }
+    for process in all() {
+        assert_eq!(read(&serde_json::to_string(&process).unwrap()).unwrap(), process);
+    }
+}

@@ -46,6 +46,7 @@ pub enum SamplerConfig {
         stochastic: bool,
     },
     /// Predictor and corrector of several steps.
+    #[serde(rename = "unipc")]
     UniPc {
         /// 2 or 3.
         order: usize,
