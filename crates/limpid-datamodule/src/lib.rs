@@ -17,6 +17,7 @@ pub mod blind_spot;
 mod boxes;
 mod config;
 pub mod dataset;
+pub mod em_reference;
 mod error;
 #[cfg(test)]
 mod fixture;
