@@ -93,9 +93,11 @@ impl ImageFile {
 
     /// Whether every region read decodes the file from its start.
     pub(crate) fn is_slow(&self) -> bool {
-        let name = self.path.to_string_lossy().to_lowercase();
-        let whole = [".gz", ".npz", ".png", ".jpg", ".jpeg"];
-        !self.keep && self.spool.is_none() && whole.iter().any(|ending| name.ends_with(ending))
+        let whole = |path: &PathBuf| {
+            let name = path.to_string_lossy().to_lowercase();
+            [".gz", ".npz", ".png", ".jpg", ".jpeg"].iter().any(|ending| name.ends_with(ending))
+        };
+        !self.keep && self.spool.is_none() && self.parts.iter().any(whole)
     }
 
     /// Decodes a slow file once, so that its regions can be read in any order: into memory if it

@@ -84,7 +84,7 @@ pub(super) fn image_ops(fixture: &Fixture) -> Result<Outcome, String> {
     for name in fixture.names().filter_map(|name| name.strip_prefix("out.")) {
         let result = format!("out.{name}");
         let part: Vec<&str> = name.split('.').collect();
-        match part[..] {
+        match &part[..] {
             ["resize", image, sizes] => {
                 let unknown = || format!("`{result}` does not name its sizes");
                 let (from, to) = sizes.split_once('_').ok_or_else(unknown)?;
@@ -107,7 +107,7 @@ pub(super) fn image_ops(fixture: &Fixture) -> Result<Outcome, String> {
             }
             [image, operation] => {
                 let image = Image::of(fixture, &format!("in.{image}"))?;
-                match operation {
+                match *operation {
                     "flip" => image.flipped(),
                     "rotate90" => image.turned()?,
                     "gaussian_blur_r3" => image.blurred()?,

@@ -99,7 +99,7 @@ fn bins_take_the_noise_out_of_percentiles() {
     // stripes of 20 and 80 with strong noise: bins find the stripes, single pixels the noise
     let mut draws = limpid_kernels::rng::Stream::new(2, "bins").draws();
     let size = [128, 128];
-    let clean = |i: usize| if i / 128 / 32 % 2 == 0 { 20.0 } else { 80.0 };
+    let clean = |i: usize| if (i / 128 / 32).is_multiple_of(2) { 20.0 } else { 80.0 };
     let noisy: Vec<f32> = (0..128 * 128).map(|i| clean(i) + 25.0 * draws.normal() as f32).collect();
     let width = |bin| {
         let mut statistics = Statistics::binned(1, noisy.len(), bin);

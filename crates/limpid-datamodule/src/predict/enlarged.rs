@@ -87,6 +87,7 @@ pub fn enlarged_info(info: &VolumeInfo, factor: usize) -> Result<VolumeInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
     use limpid_engine::infer::InMemory;
 
     #[test]
@@ -110,5 +111,21 @@ mod tests {
         }
         // and once as large is the image itself
         assert_eq!(Enlarged::new(&image, 1).read(&[0, 0], &[4, 5]).unwrap(), image.data);
+    }
+
+    #[test]
+    fn bytes_become_those_of_pillow_but_for_its_rounding() {
+        let Some(t) = fixture::tensors_in(&fixture::emdiffuse(), "image_ops") else { return };
+        for name in ["em", "noise"] {
+            let data = t[&format!("in.resize.{name}.128x128")].clone();
+            let image = InMemory { shape: vec![1, 128, 128], data };
+            let got = Enlarged::new(&image, 2).read(&[0, 0], &[256, 256]).unwrap();
+            let expected = &t[&format!("out.resize.{name}.128x128_256x256")];
+            assert_eq!(got.len(), expected.len());
+            // Pillow rounds after each of its two passes
+            for (a, b) in got.iter().zip(expected) {
+                assert!((a - b).abs() <= 1.0, "{name}: {a} and {b}");
+            }
+        }
     }
 }

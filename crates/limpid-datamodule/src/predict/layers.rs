@@ -298,6 +298,31 @@ mod tests {
     }
 
     #[test]
+    fn slices_that_were_taken_keep_their_bits_and_may_be_files_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("slices");
+        std::fs::create_dir(&folder).unwrap();
+        let mut draws = limpid_kernels::rng::Stream::new(3, "slices").draws();
+        let values: Vec<f32> = (0..4 * 99).map(|_| 1e3 * draws.normal() as f32).collect();
+        for (z, slice) in values.chunks(99).enumerate() {
+            let data = Data::F32(slice.to_vec());
+            let slice = Volume::new(data, &[9, 11], "YX".parse().unwrap()).unwrap();
+            limpid_io::save(folder.join(format!("{z}.npy")), &slice).unwrap();
+        }
+        // a normalisation whose way back is off by roundings
+        let input = Input::open(&folder, 2, None, &plain()).unwrap();
+        let to = dir.path().join("b.npy");
+        run(&input, &to, 2, Outer::Slices);
+        let Data::F32(got) = limpid_io::open(&to).unwrap().read().unwrap().data else {
+            panic!("the type has changed")
+        };
+        assert_eq!(got.len(), 7 * 99);
+        for (z, slice) in values.chunks(99).enumerate() {
+            assert_eq!(got[2 * z * 99..][..99], *slice, "slice {z}");
+        }
+    }
+
+    #[test]
     fn first_and_last_slice_keep_their_places_in_space() {
         let mut info = VolumeInfo::new(&[5, 6, 8], "ZYX".parse().unwrap(), DType::U8).unwrap();
         info.spacing = Some(vec![30.0, 1.0, 2.0]);

@@ -3,8 +3,6 @@
 
 mod torch;
 
-pub use torch::permutation as torch_permutation;
-
 use crate::dataset::{DatasetConfig, Scene};
 use crate::images::ImageFile;
 use crate::{Error, Result};

@@ -5,8 +5,7 @@ const N: usize = 624;
 const M: usize = 397;
 
 /// `torch.randperm(n, generator=torch.Generator().manual_seed(seed))`.
-#[must_use]
-pub fn permutation(n: usize, seed: i64) -> Vec<usize> {
+pub(super) fn permutation(n: usize, seed: i64) -> Vec<usize> {
     let mut twister = Twister::new(seed as u32); // torch keeps the low 32 bits too
     let mut order: Vec<usize> = (0..n).collect();
     for i in 0..n.saturating_sub(1) {
