@@ -37,6 +37,7 @@ pub enum NormalisationConfig {
         high: f64,
         /// Take the percentiles of means over squares of this many pixels a side: noise widens
         /// those of single pixels, and so would normalise a noisy image otherwise than a clean one.
+        /// Not set: 1, single pixels.
         #[serde(default = "single", skip_serializing_if = "is_single")]
         bin: usize,
     },

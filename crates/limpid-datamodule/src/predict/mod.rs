@@ -39,10 +39,9 @@ pub struct Frame<'a> {
 
 impl Input {
     /// Opens an image for a network of `dims` spatial axes; a folder or pattern is one volume, whose
-    /// slices are the files in it. `axes` are those of the file in its
-    /// order, where it does not say. If each image is normalised for itself, it is read once here;
-    /// files that can only be decoded from their start are decoded once, into memory or into a
-    /// temporary file.
+    /// slices are the files in it. `axes` are those of the file in its order, where it does not say.
+    /// If each image is normalised for itself, it is read once here; files that can only be decoded
+    /// from their start are decoded once, into memory or into a temporary file.
     ///
     /// # Errors
     /// The file cannot be read, does not fit `dims`, or has not the channels that were normalised
