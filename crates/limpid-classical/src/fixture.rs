@@ -1,4 +1,4 @@
-//! Reads the reference values of `../shared/golden/engine` for the tests of this crate.
+//! Reads the reference values of `../shared/golden` for the tests of this crate.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -11,10 +11,16 @@ pub(crate) struct Fixture {
     metadata: HashMap<String, String>,
 }
 
-/// Loads a fixture, or says that it is absent and returns `None`.
+/// Loads a fixture of the engine, or says that it is absent and returns `None`.
 pub(crate) fn load(name: &str) -> Option<Fixture> {
+    load_from("engine", name)
+}
+
+/// Loads a fixture of a folder, or says that it is absent and returns `None`.
+pub(crate) fn load_from(folder: &str, name: &str) -> Option<Fixture> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/golden/engine")
+        .join("../../../shared/golden")
+        .join(folder)
         .join(format!("{name}.safetensors"));
     let Ok(bytes) = std::fs::read(&path) else {
         #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
@@ -62,6 +68,7 @@ fn values(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
         Dtype::F32 => read(bytes, |b| f64::from(f32::from_le_bytes(b))),
         Dtype::I64 => read(bytes, |b| i64::from_le_bytes(b) as f64),
         Dtype::I32 => read(bytes, |b| f64::from(i32::from_le_bytes(b))),
+        Dtype::U8 => read(bytes, |[b]| f64::from(b)),
         Dtype::BOOL => read(bytes, |[b]| f64::from(b)),
         other => panic!("no test reads {other:?}"),
     }

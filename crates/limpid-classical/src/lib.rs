@@ -6,6 +6,7 @@
 //!   [`gaussian`], [`median`], [`uniform`], [`non_local_means`], [`total_variation`],
 //!   [`bilateral`], [`wavelet`], [`perona_malik`], [`bm3d`];
 //! * [`resize`], [`resample_spacing`] and [`affine_sample`] change the grid of an image;
+//! * [`pillow_blur`], [`pillow_resize`] and [`pillow_rotate90`] work on bytes as Pillow does;
 //! * [`Radon`] projects an image and reconstructs it from its projections; [`Osem`] and [`mlem`]
 //!   reconstruct counts from any [`Projector`];
 //! * [`valid_centers`] and [`prune_centers`] choose where training patches are worth taking.
@@ -30,6 +31,7 @@ mod morphology;
 mod nlm;
 mod patch_centers;
 mod perona_malik;
+mod pillow;
 mod recon;
 mod resample;
 mod tune;
@@ -54,6 +56,7 @@ pub use median::{Median, median};
 pub use nlm::{NonLocalMeans, non_local_means};
 pub use patch_centers::{PatchCenters, body_mask, clean_mask, prune_centers, valid_centers};
 pub use perona_malik::{PeronaMalik, perona_malik, roughness};
+pub use pillow::{from_u8, pillow_blur, pillow_resize, pillow_rotate90, to_u8};
 pub use recon::{Osem, Projector, Radon, RampFilter, SystemMatrix, mlem, osem};
 pub use resample::{Order, resample_spacing, resize, spacing_shape};
 pub use tune::{Tuned, tune};

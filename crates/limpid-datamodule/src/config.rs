@@ -169,6 +169,9 @@ impl DataConfig {
 
     fn validate_axes(&self, at: &mut Check) {
         if self.dims == 3 {
+            if let DatasetConfig::Layers { .. } = self.dataset {
+                at.problem("dims", "must be 2 for layers, which are slices");
+            }
             if let DatasetConfig::Noise2noise { repeats: Some(RepeatAxis::Z), .. } = self.dataset {
                 at.problem("dataset.repeats", "cannot be Z when `dims = 3`")
                     .hint("set `dims = 2`, or save the repeats along T");

@@ -1,14 +1,23 @@
 //! Fixtures for tests, which lie outside the repository.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The f32 tensors of a fixture, flat; none, with a printed reason, where it is absent.
-#[allow(clippy::print_stderr)]
+/// The folder of the fixtures of EMDiffuse.
+pub(crate) fn emdiffuse() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden/emdiffuse")
+}
+
+/// The tensors of a fixture of the engine as f32, flat; none, with a printed reason, where it is
+/// absent.
 pub(crate) fn tensors(name: &str) -> Option<BTreeMap<String, Vec<f32>>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/golden/engine")
-        .join(format!("{name}.safetensors"));
+    tensors_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden/engine"), name)
+}
+
+/// The same of a fixture in a folder.
+#[allow(clippy::print_stderr)]
+pub(crate) fn tensors_in(folder: &Path, name: &str) -> Option<BTreeMap<String, Vec<f32>>> {
+    let path = folder.join(format!("{name}.safetensors"));
     if !path.exists() {
         eprintln!("skipped: no fixture {}", path.display());
         return None;

@@ -21,7 +21,7 @@ const OPEN: usize = 256;
 /// Values read at a time when a whole file is walked that is not kept in memory.
 const PIECE: usize = 1 << 24;
 
-/// An image file and the frames in it.
+/// An image file, or a folder or pattern of slices as one volume, and the frames in it.
 pub struct ImageFile {
     /// Where it is.
     pub path: PathBuf,
@@ -31,6 +31,8 @@ pub struct ImageFile {
     pub spatial: Vec<usize>,
     /// Channels of a frame.
     pub channels: usize,
+    /// The files it is read from: itself, or its slices.
+    pub(crate) parts: Vec<PathBuf>,
     options: OpenOptions,
     keep: bool,
     kept: Mutex<Option<Arc<Vec<f32>>>>,
@@ -39,17 +41,22 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Opens a file for frames of `dims` spatial axes, of which nothing is kept in memory. `axes`
-    /// are the axes in the order of the file, where its metadata does not say.
+    /// Opens a file for frames of `dims` spatial axes, of which nothing is kept in memory; a folder
+    /// or pattern is one volume, whose slices are the files in it. `axes` are the axes in the order
+    /// of the file, where its metadata does not say.
     ///
     /// # Errors
-    /// The file cannot be read, or is not of that many dimensions.
+    /// The file cannot be read, or is not of that many dimensions; slices are not alike.
     pub fn open(path: &Path, dims: usize, axes: Option<&Axes>) -> Result<Self> {
         let options = OpenOptions { axes: axes.cloned(), array: None };
-        let reader = limpid_io::open_with(path, &options)?;
+        let collection = limpid_io::is_collection(path);
+        let parts = if collection { limpid_io::list_images(path)? } else { vec![path.to_owned()] };
+        let reader = if collection {
+            limpid_io::open_stack(&parts)?
+        } else {
+            limpid_io::open_with(path, &options)?
+        };
         let info = reader.info().clone();
-        let axes: &[Axis] =
-            if dims == 3 { &[Axis::Z, Axis::Y, Axis::X] } else { &[Axis::Y, Axis::X] };
         if dims == 3 && info.axes.position(Axis::Z).is_none() {
             return Err(Error::file(
                 path,
@@ -62,9 +69,10 @@ impl ImageFile {
         }
         Ok(Self {
             path: path.to_owned(),
-            spatial: axes.iter().map(|a| info.size(*a)).collect(),
+            spatial: spatial(&info, dims),
             channels: info.size(Axis::C),
             info,
+            parts,
             options,
             keep: false,
             kept: Mutex::new(None),
@@ -78,11 +86,18 @@ impl ImageFile {
         self.info.samples() as u64 * size_of::<f32>() as u64
     }
 
+    /// Whether its slices are files of their own.
+    fn is_stack(&self) -> bool {
+        self.parts != [self.path.as_path()]
+    }
+
     /// Whether every region read decodes the file from its start.
     pub(crate) fn is_slow(&self) -> bool {
-        let name = self.path.to_string_lossy().to_lowercase();
-        let whole = [".gz", ".npz", ".png", ".jpg", ".jpeg"];
-        !self.keep && self.spool.is_none() && whole.iter().any(|ending| name.ends_with(ending))
+        let whole = |path: &PathBuf| {
+            let name = path.to_string_lossy().to_lowercase();
+            [".gz", ".npz", ".png", ".jpg", ".jpeg"].iter().any(|ending| name.ends_with(ending))
+        };
+        !self.keep && self.spool.is_none() && self.parts.iter().any(whole)
     }
 
     /// Decodes a slow file once, so that its regions can be read in any order: into memory if it
@@ -123,13 +138,7 @@ impl ImageFile {
 
     /// The axes that frames lie along, slowest first, and how many there are on each.
     pub fn leading(&self) -> Vec<(Axis, usize)> {
-        let leading = |axis: &Axis| match axis {
-            Axis::T => true,
-            Axis::Z => self.spatial.len() == 2,
-            _ => false,
-        };
-        let axes = self.info.axes.as_slice().iter();
-        axes.filter(|a| leading(a)).map(|a| (*a, self.info.size(*a))).collect()
+        leading(&self.info, self.spatial.len())
     }
 
     /// Number of frames.
@@ -196,10 +205,11 @@ impl ImageFile {
     /// # Errors
     /// The file cannot be read.
     pub fn fit(&self, config: &NormalisationConfig) -> Result<Normalisation> {
-        let mut statistics = Statistics::new(self.channels, self.info.samples() / self.channels);
+        let expected = self.info.samples() / self.channels;
+        let mut statistics = Statistics::binned(self.channels, expected, config.bin());
         if config.learns() {
             self.walk(|_, _, values| {
-                statistics.add(values);
+                statistics.add_image(values, &self.spatial);
                 Ok(())
             })?;
         }
@@ -298,6 +308,24 @@ impl ImageFile {
     }
 }
 
+/// Size of a frame of `dims` spatial axes.
+pub(crate) fn spatial(info: &VolumeInfo, dims: usize) -> Vec<usize> {
+    let axes = [Axis::Z, Axis::Y, Axis::X];
+    axes[3 - dims.clamp(2, 3)..].iter().map(|a| info.size(*a)).collect()
+}
+
+/// The axes that frames of `dims` spatial axes lie along, slowest first, and how many there are on
+/// each.
+pub(crate) fn leading(info: &VolumeInfo, dims: usize) -> Vec<(Axis, usize)> {
+    let leading = |axis: &Axis| match axis {
+        Axis::T => true,
+        Axis::Z => dims == 2,
+        _ => false,
+    };
+    let axes = info.axes.as_slice().iter();
+    axes.filter(|a| leading(a)).map(|a| (*a, info.size(*a))).collect()
+}
+
 /// Opens all files, in parallel, and decides which are kept in memory: in order, while the bytes
 /// that are `left` last; what they take is subtracted.
 ///
@@ -311,7 +339,9 @@ pub(crate) fn open_all(
 ) -> Result<Vec<ImageFile>> {
     let open = |path: &PathBuf| {
         let mut file = ImageFile::open(path, dims, axes)?;
-        file.reader = None; // few may be open at a time
+        if !file.is_stack() {
+            file.reader = None; // few may be open at a time; a stack keeps none open
+        }
         Ok(file)
     };
     let mut files = paths.par_iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -321,7 +351,7 @@ pub(crate) fn open_all(
         file.keep = bytes <= *left;
         if file.keep {
             *left -= bytes;
-        } else if open < OPEN {
+        } else if open < OPEN && !file.is_stack() {
             file.reader = Some(limpid_io::open_with(&file.path, &file.options)?);
             open += 1;
         }

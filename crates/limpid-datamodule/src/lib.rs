@@ -6,7 +6,7 @@
 //! noise is simulated ([`noise`]), which pixels are hidden ([`blind_spot`]) and what is varied
 //! ([`augment`]). [`Data`] opens and checks all of it for the trainer, and its loaders prepare
 //! batches ahead in threads. [`predict`] reads an image to restore and writes the result in its
-//! type and geometry.
+//! type and geometry. [`em_reference`] is what EMDiffuse's own programs do, to compare with.
 //!
 //! Invariants: a sample is a function of seed, epoch and index alone, whatever the number of
 //! threads and wherever a run was interrupted; what a split keeps for validation is never trained
@@ -17,6 +17,7 @@ pub mod blind_spot;
 mod boxes;
 mod config;
 pub mod dataset;
+pub mod em_reference;
 mod error;
 #[cfg(test)]
 mod fixture;

@@ -1,7 +1,6 @@
 //! The data of a task for the trainer: prepared once, then read by loaders.
 
 use crate::config::DataConfig;
-use crate::dataset::View;
 use crate::images::ImageFile;
 use crate::loader::{TrainLoader, ValidationLoader};
 use crate::normalise::Normalisers;
@@ -41,10 +40,7 @@ impl Data {
     /// Before [`preprocess`](DataModule::preprocess).
     pub fn channels(&self) -> Result<(usize, usize)> {
         let prepared = self.prepared()?;
-        let channels = |view: &View| prepared.collection.files[view.file].channels;
-        let views = prepared.scenes.first().map_or(&[][..], |s| &s.views);
-        let input = views.first().map_or(1, channels);
-        Ok((input, views.get(1).map_or(input, channels)))
+        Ok(prepared.collection.channels(&prepared.scenes))
     }
 
     /// What makes preparing batches slow, for the user to know.

@@ -1,7 +1,7 @@
 //! The data once opened: files checked, parts divided, normalisation learnt, sampler ready.
 
 use crate::config::DataConfig;
-use crate::dataset::{Collection, DatasetConfig, Listing, Making, Sample, Scene, statistics};
+use crate::dataset::{Collection, DatasetConfig, Making, Sample, Scene, statistics};
 use crate::images::{ImageFile, open_all};
 use crate::noise::NoiseConfig;
 use crate::normalise::{Fit, Normalisation, Normaliser, Normalisers};
@@ -43,9 +43,9 @@ impl Prepared {
         }
         let patch = config.patch_size();
         let mut left = config.cache_mib << 20;
-        let (listing, mut collection, scenes) = open(config, &config.dataset, &mut left)?;
+        let (mut collection, scenes) = open(config, &config.dataset, &mut left)?;
         let mut hash = Fingerprint::new(config, seed)?;
-        hash.files("train", &listing, &collection.files)?;
+        hash.files("train", &collection.files)?;
 
         let split = &config.validation.split;
         let (scenes, held) = divide(split, scenes, &collection.files, &patch)?;
@@ -55,6 +55,7 @@ impl Prepared {
         let (target, range) = (collection.target.clone(), collection.range);
         check_target(&collection, &scenes)?;
         let sampler = Sampler::new(&config.sampler, &collection, &scenes, &patch)?;
+        let channels = collection.channels(&scenes);
         let collection = Arc::new(collection);
 
         let mut validation = Vec::new();
@@ -64,9 +65,9 @@ impl Prepared {
         }
         if let SplitConfig::Sets { sets } = split {
             for (name, dataset) in sets {
-                let (listing, mut set, scenes) = open(config, dataset, &mut left)?;
-                hash.files(name, &listing, &set.files)?;
-                same_channels(&collection, &set)?;
+                let (mut set, scenes) = open(config, dataset, &mut left)?;
+                hash.files(name, &set.files)?;
+                same_channels(channels, &set, &scenes)?;
                 check(&set)?;
                 set.input = match &normalisers.input {
                     Normaliser::Dataset { normalisation } => vec![normalisation.clone()],
@@ -176,7 +177,7 @@ fn open(
     config: &DataConfig,
     dataset: &DatasetConfig,
     left: &mut u64,
-) -> Result<(Listing, Collection, Vec<Scene>)> {
+) -> Result<(Collection, Vec<Scene>)> {
     let axes = config.axes.as_ref().map(|a| a.parse()).transpose()?;
     let listing = dataset.list()?;
     let files = open_all(&listing.paths, config.dims, axes.as_ref(), left)?;
@@ -188,7 +189,7 @@ fn open(
         target: None,
         range: [0.0, 1.0],
     };
-    Ok((listing, collection, scenes))
+    Ok((collection, scenes))
 }
 
 /// Refuses images smaller than the patch, unless they may be grown.
@@ -221,19 +222,18 @@ fn check(collection: &Collection) -> Result<()> {
     })
 }
 
-fn same_channels(train: &Collection, set: &Collection) -> Result<()> {
-    let (expected, file) = (&train.files[0], &set.files[0]);
-    if file.channels == expected.channels {
+/// Checks that a validation set has the input channels of training, and of layers as many.
+fn same_channels(expected: (usize, usize), set: &Collection, scenes: &[Scene]) -> Result<()> {
+    let got = set.channels(scenes);
+    let layers = matches!(set.config, DatasetConfig::Layers { .. });
+    let message = if got.0 != expected.0 {
+        format!("the validation image has {} channels, training images {}", got.0, expected.0)
+    } else if layers && got.1 != expected.1 {
+        format!("the validation set has {} layers, training {}", got.1, expected.1)
+    } else {
         return Ok(());
-    }
-    Err(Error::file(
-        &file.path,
-        format!(
-            "the validation image has {} channels, training images {}",
-            file.channels, expected.channels
-        ),
-        "validate on images of the same kind",
-    ))
+    };
+    Err(Error::file(&set.files[0].path, message, "validate on images of the same kind"))
 }
 
 /// Checks that the normalisation of the targets has their number of channels.
@@ -262,7 +262,7 @@ fn learn(
     let dataset_fit =
         |config: &crate::normalise::NormalisationConfig, view| -> Result<Normalisation> {
             let some = if config.learns() { scenes } else { &scenes[..0] };
-            Ok(config.fit_statistics(&statistics(files, some, view)?))
+            Ok(config.fit_statistics(&statistics(files, some, view, config.bin())?))
         };
     let range = full_range(&collection.config, files, scenes)?;
     let target =
@@ -291,7 +291,7 @@ fn full_range(dataset: &DatasetConfig, files: &[ImageFile], scenes: &[Scene]) ->
     if let Some(range) = range {
         return Ok(*range);
     }
-    let statistics = statistics(files, scenes, Some(0))?;
+    let statistics = statistics(files, scenes, Some(0), 1)?;
     let ranges = (0..statistics.channels()).map(|c| statistics.range(c));
     let (low, high) =
         ranges.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), (c, d)| (a.min(c), b.max(d)));
@@ -329,14 +329,16 @@ impl Fingerprint {
             file.clear();
         }
         hash.text(&seed.to_string());
-        // a debug text is as good as any: it holds every option, and cannot fail
-        hash.text(&format!("{options:?}"));
+        // keys that are left out at their default keep the fingerprints of runs older than they are
+        let text = serde_json::to_string(&options)
+            .map_err(|e| Error::setting(e, "correct the data settings"))?;
+        hash.text(&text);
         Ok(hash)
     }
 
-    fn files(&mut self, set: &str, listing: &Listing, files: &[ImageFile]) -> Result<()> {
+    fn files(&mut self, set: &str, files: &[ImageFile]) -> Result<()> {
         self.text(set);
-        for (path, file) in listing.paths.iter().zip(files) {
+        for (path, file) in files.iter().flat_map(|f| f.parts.iter().map(move |p| (p, f))) {
             let name = path.file_name().unwrap_or_default();
             let size =
                 std::fs::metadata(path).map_err(|e| limpid_io::Error::io("read", path, e))?.len();

@@ -1,8 +1,8 @@
 //! Arrays on disk: images and volumes with axes, dtype, spacing and affine; atomic files.
 //!
 //! [`open`] recognises a file by its content and reads it whole or by [`Region`]; [`create`]
-//! writes in slabs and [`save`] at once; what a file says about geometry travels in
-//! [`VolumeInfo`]. One module per format; a new one is one file and its line in `format`.
+//! writes in slabs and [`save`] at once; [`open_stack`] takes slices in files of their own for one
+//! volume; what a file says about geometry travels in [`VolumeInfo`]. One module per format; a new one is one file and its line in `format`.
 //!
 //! ```no_run
 //! # fn main() -> limpid_io::Result<()> {
@@ -25,6 +25,7 @@ pub mod nifti;
 mod npy;
 mod picture;
 mod slabs;
+mod stack;
 mod tiff;
 mod volume;
 
@@ -37,5 +38,6 @@ pub use format::{
     Compression, Format, OpenOptions, VolumeReader, VolumeWriter, WriteOptions, create, open,
     open_with, save,
 };
-pub use list::{list_images, natural_order};
+pub use list::{is_collection, list_images, natural_order};
+pub use stack::open_stack;
 pub use volume::{Axes, Axis, MAX_READ_BYTES, Meta, Region, Volume, VolumeInfo};

@@ -31,6 +31,12 @@ pub fn list_images(place: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether `place` is a folder or a pattern, which [`list_images`] makes a list of, and not a file.
+pub fn is_collection(place: impl AsRef<Path>) -> bool {
+    let place = place.as_ref();
+    place.is_dir() || !place.is_file() && is_pattern(&place.to_string_lossy())
+}
+
 /// Orders names as a person would: digits by their value, letters by the alphabet, the case of
 /// letters only where nothing else differs.
 pub fn natural_order(a: &str, b: &str) -> Ordering {
@@ -167,6 +173,8 @@ mod tests {
         assert_eq!(list("a/notes.txt"), ["a/notes.txt"]);
         let error = list_images(dir.path().join("empty.tif")).unwrap_err().to_string();
         assert!(error.contains("no readable image") && error.ends_with("empty.tif`"), "{error}");
+        let many = |place: &str| is_collection(dir.path().join(place));
+        assert_eq!(["a", "*/z*", "a/notes.txt", "none"].map(many), [true, true, false, false]);
         assert!(list_images(dir.path().join("q*")).is_err());
         assert!(list_images(dir.path().join("none")).is_err());
     }

@@ -32,10 +32,17 @@ pub(crate) fn text(error: impl Display) -> String {
 }
 
 impl Fixture {
-    /// Reads a file.
+    /// Reads a file; of JSON each entry becomes metadata.
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let at = |e: &dyn Display| format!("{e}: `{}`", path.display());
         let bytes = std::fs::read(path).map_err(|e| at(&e))?;
+        if path.extension().is_some_and(|e| e == "json") {
+            let entries: BTreeMap<String, serde_json::Value> =
+                serde_json::from_slice(&bytes).map_err(|e| at(&e))?;
+            let metadata = entries.into_iter().map(|(key, value)| (key, value.to_string()));
+            let (path, metadata) = (path.to_path_buf(), metadata.collect());
+            return Ok(Self { path, tensors: BTreeMap::new(), metadata });
+        }
         let file = SafeTensors::deserialize(&bytes).map_err(|e| at(&e))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| at(&e))?;
         let mut tensors = BTreeMap::new();

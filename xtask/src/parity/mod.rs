@@ -1,6 +1,6 @@
 //! `parity`: our results beside those of the programs that people trust.
 //!
-//! A folder holds safetensors files of inputs and expected results, each of a kind that its name
+//! A folder holds safetensors (or JSON) files of inputs and expected results, each of a kind that its name
 //! begins with: `losses`, `losses_s7` and `losses-b` are all of the kind `losses`. The longest
 //! known kind wins. A handler per kind computes and compares; sizes come from the tensors and
 //! parameters from names and metadata, so that files of other seeds and shapes are compared too.
@@ -8,6 +8,7 @@
 mod checkpoints;
 mod classical;
 mod diffusion;
+mod em_data;
 mod emdiffuse;
 mod fixture;
 mod formula;
@@ -66,10 +67,12 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("diffusion_restore_3d", diffusion::restore_layers),
     ("diffusion_restore_real_schedule", diffusion::restore_shipped),
     ("e2e_denoise", diffusion::from_bits_to_bits),
+    ("datasets", em_data::datasets),
     ("ema", optim::ema),
     ("formula_selftest", gan_networks::formula_selftest),
     ("full256_", gan_networks::full_size),
     ("gen_", gan_networks::network),
+    ("image_ops", em_data::image_ops),
     ("inference_misc", inference::misc),
     ("losses", losses::losses),
     ("lr_warmup", emdiffuse::warmup),
@@ -122,11 +125,15 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("ssim_maps", metrics::ssim_maps),
     ("stats_compare", metrics::statistics),
     ("suv", metrics::uptake),
+    ("tiling", em_data::tiling),
     ("train_gan", training::gan),
     ("train_tiny", training::tiny),
     ("vgg_", gan_networks::perceptual),
     ("weights_trained", guided::trained),
 ];
+
+/// The kinds that are lists in JSON; other such files describe a fixture of the same name.
+const LISTS: &[&str] = &["tiling"];
 
 /// Blocks of networks by themselves, of whichever reference.
 fn blocks(fixture: &Fixture) -> Result<Outcome, String> {
@@ -183,14 +190,18 @@ fn fixtures(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(|e| format!("{e}: `{}`", dir.display()))?.path();
-        if path.extension().is_some_and(|e| e == "safetensors")
-            && let Some(stem) = path.file_stem()
-        {
-            files.push((stem.to_string_lossy().into_owned(), path));
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let wanted = match path.extension() {
+            Some(ending) if ending == "safetensors" => true,
+            Some(ending) if ending == "json" => LISTS.contains(&stem.as_str()),
+            _ => false,
+        };
+        if wanted {
+            files.push((stem, path));
         }
     }
     if files.is_empty() {
-        return Err(format!("no .safetensors file in `{}`", dir.display()));
+        return Err(format!("no .safetensors or .json file to compare in `{}`", dir.display()));
     }
     files.sort();
     Ok(files)

@@ -1,5 +1,8 @@
-//! Augmentation: random orientation and intensity of a sample, the same for all its images.
+//! Augmentation: random orientation and intensity of a sample, the same for all its images, and
+//! smoothing of its inputs.
 
+use crate::{Error, Result};
+use limpid_classical::{Border, Gaussian, gaussian};
 use limpid_config::{Check, Validate};
 use limpid_kernels::rng::Draws;
 use schemars::JsonSchema;
@@ -24,6 +27,25 @@ pub struct AugmentConfig {
     pub gamma: f64,
     /// Change the intensity of the input alone, for a target of another kind, such as a mask.
     pub input_only: bool,
+    /// Smooth inputs, each channel with a chance of its own; targets never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blur: Option<Blur>,
+}
+
+/// Gaussian smoothing of inputs, that a network learns to sharpen; EMDiffuse has `sigma = 3` and
+/// `probability = 0.5`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Blur {
+    /// Standard deviation in pixels.
+    pub sigma: f64,
+    /// Chance of a channel to be smoothed.
+    #[serde(default = "half")]
+    pub probability: f64,
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 impl Default for AugmentConfig {
@@ -34,6 +56,7 @@ impl Default for AugmentConfig {
             offset: 0.0,
             gamma: 0.0,
             input_only: false,
+            blur: None,
         }
     }
 }
@@ -150,6 +173,28 @@ impl AugmentConfig {
     }
 }
 
+impl AugmentConfig {
+    /// Smooths the channels of `[channels, size…]` whose lot it is; the edges are continued.
+    pub(crate) fn blur_some(
+        &self,
+        data: &mut [f32],
+        size: &[usize],
+        draws: &mut Draws,
+    ) -> Result<()> {
+        let Some(Blur { sigma, probability }) = self.blur else { return Ok(()) };
+        let filter = Gaussian { sigma: sigma.into(), border: Border::Nearest };
+        for channel in data.chunks_exact_mut(size.iter().product()) {
+            if draws.chance(probability) {
+                let image: Vec<f64> = channel.iter().map(|v| f64::from(*v)).collect();
+                let smooth = gaussian(&image, size, &filter)
+                    .map_err(|e| Error::setting(e, "correct `augment.blur` or the images"))?;
+                channel.iter_mut().zip(smooth).for_each(|(v, s)| *v = s as f32);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Intensity {
     pub(crate) fn apply(self, data: &mut [f32]) {
         let Self { gain, offset, gamma } = self;
@@ -174,5 +219,25 @@ impl Validate for AugmentConfig {
         if !(0.0..1.0).contains(&self.gain) {
             at.problem("gain", format!("must be at least 0 and below 1, got {}", self.gain));
         }
+        if let Some(blur) = &self.blur {
+            at.nested("blur", blur);
+        }
     }
 }
+
+impl Validate for Blur {
+    fn validate(&self, at: &mut Check) {
+        if !(self.sigma > 0.0 && self.sigma <= MOST_SIGMA) {
+            at.problem(
+                "sigma",
+                format!("must be above 0 and at most {MOST_SIGMA} pixels, got {}", self.sigma),
+            );
+        }
+        if !(0.0..=1.0).contains(&self.probability) {
+            at.problem("probability", format!("must be between 0 and 1, got {}", self.probability));
+        }
+    }
+}
+
+/// Smoothing beyond this leaves nothing of a patch.
+const MOST_SIGMA: f64 = 100.0;

@@ -81,3 +81,36 @@ fn intensity_stays_within_its_limits() {
     let bad = AugmentConfig { gain: 1.0, offset: -1.0, ..config };
     assert_eq!(limpid_config::check(&bad).len(), 2);
 }
+
+#[test]
+fn blur_smooths_some_channels_and_keeps_the_mean_of_an_even_image() {
+    let config = |probability| AugmentConfig {
+        blur: Some(Blur { sigma: 1.5, probability }),
+        ..AugmentConfig::default()
+    };
+    // a point in each of two channels spreads to a Gaussian: its height is 1/(2πσ²)
+    let mut image = vec![0.0; 2 * 21 * 21];
+    (image[220], image[441 + 220]) = (1.0, 2.0);
+    let blurred = |probability, i| {
+        let mut data = image.clone();
+        config(probability).blur_some(&mut data, &[21, 21], &mut draws(i)).unwrap();
+        data
+    };
+    assert_eq!(blurred(0.0, 0), image);
+    let both = blurred(1.0, 0);
+    let peak = 1.0 / (std::f32::consts::TAU * 2.25);
+    assert!((both[220] / peak - 1.0).abs() < 0.02, "{} instead of {peak}", both[220]);
+    assert!((both[441..].iter().sum::<f32>() - 2.0).abs() < 1e-4);
+    // channels have lots of their own
+    let lots: BTreeSet<_> =
+        (0..60).map(|i| blurred(0.5, i)).map(|d| [d[220] == 1.0, d[441 + 220] == 2.0]).collect();
+    assert_eq!(lots.len(), 4);
+    let mut even = vec![3.0; 25];
+    config(1.0).blur_some(&mut even, &[5, 5], &mut draws(0)).unwrap();
+    assert!(even.iter().all(|v| (v - 3.0).abs() < 1e-6), "the edge darkens: {even:?}");
+    let bad = AugmentConfig {
+        blur: Some(Blur { sigma: 0.0, probability: 1.5 }),
+        ..AugmentConfig::default()
+    };
+    assert_eq!(limpid_config::check(&bad).len(), 2);
+}

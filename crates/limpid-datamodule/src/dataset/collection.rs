@@ -10,6 +10,7 @@ use crate::normalise::{Normalisation, Statistics};
 use crate::sampler::Place;
 use limpid_engine::SampleId;
 use limpid_kernels::rng::Stream;
+use std::collections::HashSet;
 
 /// What the parts of a sample's random stream are for.
 mod purpose {
@@ -54,6 +55,17 @@ pub(crate) struct Making<'a> {
 }
 
 impl Collection {
+    /// Channels of `input` and of `target`.
+    pub(crate) fn channels(&self, scenes: &[Scene]) -> (usize, usize) {
+        if let DatasetConfig::Layers { layers, .. } = self.config {
+            return (2, layers);
+        }
+        let views = scenes.first().map_or(&[][..], |s| &s.views);
+        let of = |view: &View| self.files[view.file].channels;
+        let input = views.first().map_or(1, of);
+        (input, views.get(1).map_or(input, of))
+    }
+
     /// The normalisation of what comes from that file.
     pub(crate) fn input_normalisation(&self, file: usize) -> &Normalisation {
         &self.input[if self.input.len() == 1 { 0 } else { file }]
@@ -62,12 +74,23 @@ impl Collection {
     /// The sample at a place of a scene.
     pub(crate) fn sample(&self, scene: &Scene, place: &Place, how: &Making<'_>) -> Result<Sample> {
         let training = how.augment.is_some();
-        let read = |view: &View| self.files[view.file].read(view.frame, &place.start, &place.size);
-        let (first, partner) = self.views(scene, training, how.stream.op(purpose::PARTNER));
+        let (input, target) = self.views(scene, training, how.stream.op(purpose::PARTNER));
+        let read = |views: &[View]| -> Result<(usize, Vec<f32>)> {
+            let (mut channels, mut values) = (0, Vec::new());
+            for view in views {
+                let file = &self.files[view.file];
+                values.extend(file.read(view.frame, &place.start, &place.size)?);
+                channels += file.channels;
+            }
+            Ok((channels, values))
+        };
+        let first = input[0];
         let file = &self.files[first.file];
-        let mut images = vec![("input", file.channels, read(&first)?)];
-        if let Some(partner) = partner {
-            images.push(("target", self.files[partner.file].channels, read(&partner)?));
+        let (channels, values) = read(&input)?;
+        let mut images = vec![("input", channels, values)];
+        if !target.is_empty() {
+            let (channels, values) = read(&target)?;
+            images.push(("target", channels, values));
         }
         if let DatasetConfig::Simulated { noise, fixed, target, .. } = &self.config {
             let stream = if training && !fixed {
@@ -107,6 +130,9 @@ impl Collection {
             let orientation = augment.orientation.draw(how.patch.len(), &mut draws);
             let intensity = augment.draw_intensity(&mut draws);
             for (name, _, data) in &mut images {
+                if *name == "input" {
+                    augment.blur_some(data, how.patch, &mut draws)?;
+                }
                 orientation.apply(data, how.patch);
                 if *name == "input" || !augment.input_only {
                     intensity.apply(data);
@@ -121,12 +147,12 @@ impl Collection {
             images.push(("target", channels, original));
             images.push(("mask", channels, hidden));
         }
-        let id = self.id(&first, place, how.index);
+        let id = self.id(scene, &first, place, how.index);
         Ok(Sample { tensors: images, size: how.patch.to_vec(), id })
     }
 
-    /// The view that becomes the input, and the one that becomes the target.
-    fn views(&self, scene: &Scene, training: bool, stream: Stream) -> (View, Option<View>) {
+    /// The views that become the input, and those that become the target.
+    fn views(&self, scene: &Scene, training: bool, stream: Stream) -> (Vec<View>, Vec<View>) {
         let views = &scene.views;
         match self.config {
             DatasetConfig::Noise2noise { swap, .. } if training => {
@@ -135,42 +161,54 @@ impl Collection {
                 let j = draws.below(views.len() as u64 - 1) as usize;
                 let j = if j >= i { j + 1 } else { j };
                 let (a, b) = if swap { (i, j) } else { (i.min(j), i.max(j)) };
-                (views[a], Some(views[b]))
+                (vec![views[a]], vec![views[b]])
             }
-            _ => (views[0], views.get(1).copied()),
+            DatasetConfig::Layers { .. } => (views[..2].to_vec(), views[2..].to_vec()),
+            _ => (views[..1].to_vec(), views.get(1).copied().into_iter().collect()),
         }
     }
 
-    fn id(&self, view: &View, place: &Place, index: u64) -> SampleId {
+    fn id(&self, scene: &Scene, view: &View, place: &Place, index: u64) -> SampleId {
         let file = &self.files[view.file];
         let leading: Vec<usize> = file.leading().iter().map(|(_, n)| *n).collect();
         let index_of = unflat(view.frame, &leading);
         let mut region: Vec<[usize; 2]> = index_of.into_iter().map(|i| [i, 1]).collect();
+        if let (DatasetConfig::Layers { .. }, Some([last, count])) =
+            (&self.config, region.last_mut())
+        {
+            *count = scene.views.len();
+            *last -= *count - 1;
+        }
         region.extend(place.start.iter().zip(&place.size).map(|(a, b)| [*a, *b]));
         SampleId { file: file.path.display().to_string(), index, region }
     }
 }
 
-/// Statistics of one view (by its place in [`Scene::views`]; none: of all) of the scenes.
+/// Statistics of one view (by its place in [`Scene::views`]; none: of all) of the scenes, in squares
+/// of `bin` pixels.
 pub(crate) fn statistics(
     files: &[ImageFile],
     scenes: &[Scene],
     view: Option<usize>,
+    bin: usize,
 ) -> Result<Statistics> {
     let views = |scene: &Scene| match view {
         Some(v) => vec![scene.views[v]],
         None => scene.views.clone(),
     };
-    let voxels = |s: &Scene| views(s).len() * s.size.iter().product::<usize>();
-    let channels = scenes.first().map_or(1, |s| files[views(s)[0].file].channels);
-    let mut statistics = Statistics::new(channels, scenes.iter().map(voxels).sum());
-    for scene in scenes {
-        for view in views(scene) {
-            files[view.file].walk_frame(view.frame, &scene.start, &scene.size, |_, values| {
-                statistics.add(values);
-                Ok(())
-            })?;
-        }
+    // frames that belong to several scenes count once
+    let mut seen = HashSet::new();
+    let all = scenes.iter().flat_map(|s| views(s).into_iter().map(move |v| (v, s)));
+    let parts: Vec<(View, &Scene)> =
+        all.filter(|(view, s)| seen.insert((*view, &s.start, &s.size))).collect();
+    let channels = parts.first().map_or(1, |(view, _)| files[view.file].channels);
+    let voxels = parts.iter().map(|(_, s)| s.size.iter().product::<usize>()).sum();
+    let mut statistics = Statistics::binned(channels, voxels, bin);
+    for (view, scene) in parts {
+        files[view.file].walk_frame(view.frame, &scene.start, &scene.size, |_, values| {
+            statistics.add_image(values, &scene.size);
+            Ok(())
+        })?;
     }
     Ok(statistics)
 }

@@ -4,6 +4,7 @@
 //! the kind needs (input and target, or repeats of one acquisition).
 
 mod collection;
+mod layers;
 mod pairing;
 
 pub(crate) use collection::{Collection, Making, Sample, statistics};
@@ -70,6 +71,14 @@ pub enum DatasetConfig {
         #[serde(default)]
         mask: BlindSpotConfig,
     },
+    /// Volumes of grey slices: the input are two slices, the upper (higher z) first, the target
+    /// those between them, as in vEMDiffuse (Lu et al. 2024). Only for `dims = 2`.
+    Layers {
+        /// Files of whole volumes, or a folder or pattern of slices, which are one volume.
+        volume: String,
+        /// Slices between the two.
+        layers: usize,
+    },
 }
 
 fn yes() -> bool {
@@ -134,12 +143,18 @@ impl Validate for DatasetConfig {
                 place("images", images);
                 at.nested("mask", mask);
             }
+            Self::Layers { volume, layers } => {
+                place("volume", volume);
+                if *layers == 0 {
+                    at.problem("layers", "must be at least 1");
+                }
+            }
         }
     }
 }
 
 /// A frame of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct View {
     pub(crate) file: usize,
     pub(crate) frame: usize,
@@ -148,7 +163,8 @@ pub(crate) struct View {
 /// A part of frames of one shape that show the same object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scene {
-    /// Input and target, repeats, or one image, by the kind of dataset.
+    /// Input and target, repeats, one image, or the two outer slices and the layers between them, by
+    /// the kind of dataset.
     pub(crate) views: Vec<View>,
     /// Files that belong together have one number.
     pub(crate) group: usize,
@@ -165,6 +181,14 @@ pub(crate) struct Listing {
     pub(crate) groups: Vec<Vec<usize>>,
 }
 
+impl Listing {
+    /// Files of which each is for itself.
+    fn single(paths: Vec<PathBuf>) -> Self {
+        let groups = (0..paths.len()).map(|i| vec![i]).collect();
+        Self { paths, groups }
+    }
+}
+
 impl DatasetConfig {
     /// Finds the files.
     pub(crate) fn list(&self) -> Result<Listing> {
@@ -175,11 +199,8 @@ impl DatasetConfig {
             }
             Self::Simulated { images, .. }
             | Self::Noise2void { images, .. }
-            | Self::Noise2noise { input: images, .. } => {
-                let paths = list_images(images)?;
-                let groups = (0..paths.len()).map(|i| vec![i]).collect();
-                Ok(Listing { paths, groups })
-            }
+            | Self::Noise2noise { input: images, .. } => Ok(Listing::single(list_images(images)?)),
+            Self::Layers { volume, .. } => layers::list(volume),
         }
     }
 
@@ -191,13 +212,12 @@ impl DatasetConfig {
             for &other in &members[1..] {
                 pairing::same_shape(first, &files[other])?;
             }
-            let repeats = match self {
-                Self::Noise2noise { repeats, .. } => *repeats,
-                _ => None,
-            };
-            let views: Vec<Vec<View>> = match repeats {
-                Some(axis) => repeated(members[0], first, axis)?,
-                None => (0..first.frames())
+            let views: Vec<Vec<View>> = match self {
+                Self::Noise2noise { repeats: Some(axis), .. } => {
+                    repeated(members[0], first, *axis)?
+                }
+                Self::Layers { layers, .. } => layers::views(members[0], first, *layers)?,
+                _ => (0..first.frames())
                     .map(|frame| members.iter().map(|&file| View { file, frame }).collect())
                     .collect(),
             };
@@ -218,7 +238,7 @@ impl DatasetConfig {
         match self {
             Self::Paired { .. } => (Some(0), Some(1)),
             Self::Simulated { .. } | Self::Noise2void { .. } => (Some(0), Some(0)),
-            Self::Noise2noise { .. } => (None, None),
+            Self::Noise2noise { .. } | Self::Layers { .. } => (None, None),
         }
     }
 
@@ -235,6 +255,7 @@ impl DatasetConfig {
                 input.clear();
                 *target = target.as_ref().map(|_| String::new());
             }
+            Self::Layers { volume, .. } => volume.clear(),
         }
         copy
     }

@@ -34,6 +34,10 @@ pub enum NoiseConfig {
     Em {
         /// Expected counts of a pixel at the top of the range.
         dose: f64,
+        /// Draw the dose of each sample between `dose` and this, its logarithm evenly, for a network
+        /// that is to restore images of any dose; without it all have the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dose_to: Option<f64>,
         /// Standard deviation of the read noise, as a part of the full range.
         #[serde(default)]
         sigma: f64,
@@ -107,7 +111,7 @@ impl NoiseConfig {
                 (if second { counts - kept } else { kept }) / part
             });
         }
-        let stream = stream.op(u64::from(second));
+        let (sample, stream) = (stream, stream.op(u64::from(second)));
         let (low, unit) = (range[0], range[1] - range[0]);
         let scaled = |of: &dyn Fn(f64, &mut Draws) -> f64, data: &mut [f32]| {
             each_pixel(data, grid, stream, |x, draws| of((x - low) / unit, draws) * unit + low);
@@ -122,7 +126,12 @@ impl NoiseConfig {
                 },
                 data,
             ),
-            Self::Em { dose, sigma, line_gain, line_offset, jitter } => {
+            Self::Em { dose, dose_to, sigma, line_gain, line_offset, jitter } => {
+                let dose = match dose_to {
+                    // both realisations are of one dose
+                    Some(to) => dose * (to / dose).powf(sample.named("dose").draws().uniform()),
+                    None => dose,
+                };
                 let lines = stream.named("lines");
                 if jitter > 0.0 {
                     each_line(data, grid, lines, |line, shift| {
@@ -150,6 +159,7 @@ impl NoiseConfig {
 
 impl Validate for NoiseConfig {
     fn validate(&self, at: &mut Check) {
+        let mut too_low = None;
         let mut not_negative = |key: &str, value: f64| {
             if !(value >= 0.0 && value.is_finite()) {
                 at.problem(key, format!("must not be negative, got {value}"));
@@ -161,7 +171,10 @@ impl Validate for NoiseConfig {
                 None
             }
             Self::Poisson { dose } => Some(dose),
-            Self::Em { dose, sigma, line_gain, line_offset, jitter } => {
+            Self::Em { dose, dose_to, sigma, line_gain, line_offset, jitter } => {
+                if let Some(to) = dose_to.filter(|to| !(*to >= dose && to.is_finite())) {
+                    too_low = Some((dose, to));
+                }
                 not_negative("sigma", sigma);
                 not_negative("line_gain", line_gain);
                 not_negative("line_offset", line_offset);
@@ -177,6 +190,9 @@ impl Validate for NoiseConfig {
         };
         if let Some(dose) = dose.filter(|d| !(*d > 0.0 && d.is_finite())) {
             at.problem("dose", format!("must be above 0, got {dose}"));
+        }
+        if let Some((dose, to)) = too_low {
+            at.problem("dose_to", format!("must not be below `dose`, which is {dose}, got {to}"));
         }
     }
 }

@@ -2,6 +2,12 @@ use super::*;
 
 const RANGE: [f64; 2] = [10.0, 210.0];
 
+/// Noise of an electron microscope; read noise, gain and offset of lines.
+fn em(dose: f64, dose_to: Option<f64>, errors: [f64; 3]) -> NoiseConfig {
+    let [sigma, line_gain, line_offset] = errors;
+    NoiseConfig::Em { dose, dose_to, sigma, line_gain, line_offset, jitter: 0.0 }
+}
+
 fn noisy(config: &NoiseConfig, value: f32, which: Realisation) -> Vec<f32> {
     let size = [100, 200];
     let mut data = vec![value; 20_000];
@@ -37,8 +43,7 @@ fn moments_are_those_of_the_model() {
     // a quarter of the range at 40 counts: 10 counts, each worth 5
     check(&noisy(&NoiseConfig::Poisson { dose: 40.0 }, 60.0, first), 60.0, 250.0);
     check(&noisy(&NoiseConfig::Thinning { fraction: 0.25 }, 8.0, first), 8.0, 24.0);
-    let sharp =
-        NoiseConfig::Em { dose: 40.0, sigma: 0.1, line_gain: 0.0, line_offset: 0.0, jitter: 0.0 };
+    let sharp = em(40.0, None, [0.1, 0.0, 0.0]);
     check(&noisy(&sharp, 60.0, first), 60.0, 650.0);
     // without signal, the mean of a Rician is σ·√(π/2), its variance σ²·(2 - π/2)
     let pi = std::f64::consts::PI;
@@ -48,14 +53,37 @@ fn moments_are_those_of_the_model() {
 
 #[test]
 fn line_errors_belong_to_lines() {
-    let em =
-        NoiseConfig::Em { dose: 1e9, sigma: 0.0, line_gain: 0.1, line_offset: 0.02, jitter: 0.0 };
-    let data = noisy(&em, 110.0, Realisation::First);
+    let data = noisy(&em(1e9, None, [0.0, 0.1, 0.02]), 110.0, Realisation::First);
     let means: Vec<f32> = data.chunks(200).map(|l| l.iter().sum::<f32>() / 200.0).collect();
     let spread = moments(&means).1.sqrt();
     let expected = 200.0 * f64::hypot(0.05, 0.02);
     assert!((spread / expected - 1.0).abs() < 0.35, "{spread}, expected {expected}");
     assert!(data.chunks(200).all(|l| moments(l).1 < 1e-3), "a line is not even");
+}
+
+#[test]
+fn the_dose_of_a_sample_is_drawn_from_its_range_evenly_in_the_logarithm() {
+    let config = em(5.0, Some(40.0), [0.0; 3]);
+    let size = [32, 64];
+    // full signal: the variance is the square of the range over the dose
+    let dose = |sample: u64, which| {
+        let mut data = vec![210.0; 2048];
+        let grid = Grid { image: &size, start: &[0, 0], size: &size };
+        config.apply(&mut data, grid, RANGE, Stream::new(6, "dose").op(sample), which);
+        200.0 * 200.0 / moments(&data).1
+    };
+    let doses: Vec<f64> = (0..400).map(|i| dose(i, Realisation::First)).collect();
+    // the estimate from 2048 pixels has a deviation of 3 %
+    assert!(doses.iter().all(|d| (4.2..=47.0).contains(d)), "{doses:?}");
+    let logs: Vec<f32> = doses.iter().map(|d| d.ln() as f32).collect();
+    let (mean, variance) = moments(&logs);
+    let width = 8f64.ln();
+    assert!((mean - 200f64.sqrt().ln()).abs() < 4.0 * width / (12.0f64 * 400.0).sqrt(), "{mean}");
+    assert!((variance / (width * width / 12.0) - 1.0).abs() < 0.2, "{variance}");
+    for i in 0..5 {
+        let (a, b) = (dose(i, Realisation::First), dose(i, Realisation::Second));
+        assert!((a / b - 1.0).abs() < 0.2, "two doses, {a} and {b}");
+    }
 }
 
 #[test]
@@ -87,11 +115,12 @@ fn two_realisations_are_independent_and_thinning_splits_the_counts() {
 #[test]
 fn a_patch_has_the_noise_of_its_place() {
     let image = [3, 12, 16];
-    let em =
-        NoiseConfig::Em { dose: 30.0, sigma: 0.1, line_gain: 0.1, line_offset: 0.1, jitter: 0.0 };
-    for config in
-        [NoiseConfig::Gaussian { sigma: 0.2 }, em, NoiseConfig::Thinning { fraction: 0.4 }]
-    {
+    for config in [
+        NoiseConfig::Gaussian { sigma: 0.2 },
+        em(30.0, None, [0.1; 3]),
+        em(30.0, Some(90.0), [0.1; 3]),
+        NoiseConfig::Thinning { fraction: 0.4 },
+    ] {
         let draw = |start: &[usize], size: &[usize]| {
             let mut data = vec![100.0; 2 * size.iter().product::<usize>()];
             let grid = Grid { image: &image, start, size };
@@ -139,14 +168,16 @@ fn binomial_matches_its_distribution() {
 
 #[test]
 fn bad_levels_are_reported() {
-    let em = NoiseConfig::Em {
+    let bad = NoiseConfig::Em {
         dose: 0.0,
+        dose_to: Some(-2.0),
         sigma: -1.0,
         line_gain: 0.0,
         line_offset: 0.0,
         jitter: f64::NAN,
     };
-    assert_eq!(limpid_config::check(&em).len(), 3);
+    assert_eq!(limpid_config::check(&bad).len(), 4);
+    assert!(limpid_config::check(&em(5.0, Some(5.0), [0.0; 3])).is_empty());
     assert_eq!(limpid_config::check(&NoiseConfig::Thinning { fraction: 1.0 }).len(), 1);
     assert!(limpid_config::check(&NoiseConfig::default()).is_empty());
 }

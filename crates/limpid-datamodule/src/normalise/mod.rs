@@ -35,6 +35,11 @@ pub enum NormalisationConfig {
         /// Percentile that becomes 1, in percent.
         #[serde(default = "default_high")]
         high: f64,
+        /// Take the percentiles of means over squares of this many pixels a side: noise widens
+        /// those of single pixels, and so would normalise a noisy image otherwise than a clean one.
+        /// Not set: 1, single pixels.
+        #[serde(default = "single", skip_serializing_if = "is_single")]
+        bin: usize,
     },
     /// Mean to 0, standard deviation to 1.
     ZScore {},
@@ -80,9 +85,18 @@ fn one() -> f64 {
     1.0
 }
 
+fn single() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands out references
+fn is_single(bin: &usize) -> bool {
+    *bin == 1
+}
+
 impl Default for NormalisationConfig {
     fn default() -> Self {
-        Self::Percentile { low: default_low(), high: default_high() }
+        Self::Percentile { low: default_low(), high: default_high(), bin: 1 }
     }
 }
 
@@ -112,7 +126,8 @@ pub enum Fit {
 }
 
 impl NormalisationConfig {
-    /// The normalisation for data of this kind; `data` is `[channels, …]`, row-major.
+    /// The normalisation for data of this kind; `data` is `[channels, …]`, row-major. Values are
+    /// taken one by one: the squares of `bin` need [`Statistics::add_image`].
     #[must_use]
     pub fn fit(&self, data: &[f32], channels: usize) -> Normalisation {
         let mut statistics = Statistics::new(channels, data.len() / channels.max(1));
@@ -129,7 +144,7 @@ impl NormalisationConfig {
                 let (min, max) = statistics.range(channel);
                 Transfer::linear(min, max - min)
             }
-            Self::Percentile { low, high } => {
+            Self::Percentile { low, high, .. } => {
                 let (a, b) = statistics.percentiles(channel, low, high);
                 Transfer::linear(a, b - a)
             }
@@ -148,12 +163,21 @@ impl NormalisationConfig {
         Normalisation { channels: (0..channels).map(of).collect() }
     }
 
+    /// Side of the squares of pixels, of whose means the numbers are found.
+    #[must_use]
+    pub fn bin(&self) -> usize {
+        if let Self::Percentile { bin, .. } = self { *bin } else { 1 }
+    }
+
     /// Whether the numbers depend on the data.
     #[must_use]
     pub fn learns(&self) -> bool {
         matches!(self, Self::MinMax {} | Self::Percentile { .. } | Self::ZScore {})
     }
 }
+
+/// Squares larger than this would blur what an image shows.
+const MOST_BIN: usize = 64;
 
 impl Validate for NormalisationConfig {
     fn validate(&self, at: &mut Check) {
@@ -166,7 +190,10 @@ impl Validate for NormalisationConfig {
             Self::None {} | Self::MinMax {} | Self::ZScore {} | Self::Log1p {} => {}
             Self::Scale { divide } => positive("divide", divide),
             Self::Suv { max } => positive("max", max),
-            Self::Percentile { low, high } => {
+            Self::Percentile { low, high, bin } => {
+                if !(1..=MOST_BIN).contains(&bin) {
+                    at.problem("bin", format!("must be from 1 to {MOST_BIN} pixels, got {bin}"));
+                }
                 if !(0.0 <= low && low < high && high <= 100.0) {
                     at.problem("low", format!("must be below `high`, got {low} and {high}"))
                         .hint("percentiles lie between 0 and 100");

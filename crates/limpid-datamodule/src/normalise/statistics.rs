@@ -14,6 +14,8 @@ pub struct Statistics {
     channels: Vec<Channel>,
     /// Values of a run of which one is kept.
     run: usize,
+    /// Side of the squares of pixels whose means are taken for values.
+    bin: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +32,14 @@ impl Statistics {
     /// Statistics of `channels` channels of about `expected` values each.
     #[must_use]
     pub fn new(channels: usize, expected: usize) -> Self {
+        Self::binned(channels, expected, 1)
+    }
+
+    /// The same of the means of `bin` × `bin` pixels of a slice, for images that are added by
+    /// [`add_image`](Self::add_image); `expected` still counts pixels.
+    #[must_use]
+    pub fn binned(channels: usize, expected: usize, bin: usize) -> Self {
+        let bin = bin.max(1);
         let channel = Channel {
             count: 0,
             min: f32::INFINITY,
@@ -38,7 +48,8 @@ impl Statistics {
             squares: 0.0,
             kept: Vec::new(),
         };
-        Self { channels: vec![channel; channels.max(1)], run: expected.div_ceil(KEPT).max(1) }
+        let run = (expected / (bin * bin)).div_ceil(KEPT).max(1);
+        Self { channels: vec![channel; channels.max(1)], run, bin }
     }
 
     /// Number of channels.
@@ -53,6 +64,23 @@ impl Statistics {
         for (channel, values) in self.channels.iter_mut().zip(data.chunks_exact(part)) {
             channel.add(values, self.run);
         }
+    }
+
+    /// Takes a piece `[channels, n, rest…]` of an image of spatial size `size`: any number of
+    /// indices along its first axis. Squares that the edge of a piece cuts are averaged over what
+    /// there is of them.
+    pub fn add_image(&mut self, data: &[f32], size: &[usize]) {
+        if self.bin == 1 {
+            return self.add(data);
+        }
+        let columns = size.last().copied().unwrap_or(1).max(1);
+        let rows = match size {
+            [_, .., rows, _] => *rows,
+            _ => data.len() / self.channels.len() / columns,
+        };
+        let planes = data.chunks_exact((rows * columns).max(1));
+        let means: Vec<f32> = planes.flat_map(|plane| means(plane, columns, self.bin)).collect();
+        self.add(&means);
     }
 
     /// Smallest and largest value.
@@ -86,6 +114,20 @@ impl Statistics {
         };
         (at(low), at(high))
     }
+}
+
+/// The means of the squares of `bin` pixels that an image divides into, row by row.
+fn means(plane: &[f32], columns: usize, bin: usize) -> Vec<f32> {
+    let mut means = Vec::new();
+    for rows in plane.chunks(bin * columns) {
+        for left in (0..columns).step_by(bin) {
+            let right = (left + bin).min(columns);
+            let square = rows.chunks_exact(columns).flat_map(|row| &row[left..right]);
+            let count = rows.len() / columns * (right - left);
+            means.push((square.map(|v| f64::from(*v)).sum::<f64>() / count as f64) as f32);
+        }
+    }
+    means
 }
 
 impl Channel {

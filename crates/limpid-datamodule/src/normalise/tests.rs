@@ -7,7 +7,7 @@ fn every() -> Vec<NormalisationConfig> {
     vec![
         N::None {},
         N::MinMax {},
-        N::Percentile { low: 2.0, high: 95.0 },
+        N::Percentile { low: 2.0, high: 95.0, bin: 1 },
         N::ZScore {},
         N::Scale { divide: 20.0 },
         N::Log1p {},
@@ -42,7 +42,7 @@ fn numbers_are_per_channel_and_as_named() {
     assert_eq!(x, [0.0, 0.5, 1.0, 0.0, 0.25, 1.0]);
 
     let data: Vec<f32> = (0..1001).map(|i| i as f32).collect();
-    let fitted = NormalisationConfig::Percentile { low: 1.0, high: 99.0 }.fit(&data, 1);
+    let fitted = NormalisationConfig::Percentile { low: 1.0, high: 99.0, bin: 1 }.fit(&data, 1);
     assert_eq!(fitted.channels, [Transfer::Linear { offset: 10.0, scale: 980.0 }]);
 
     let mut x = vec![1e6f32 - 1.0, 1e6, 1e6 + 1.0];
@@ -71,6 +71,44 @@ fn pieces_give_the_same_as_the_whole() {
     assert_eq!(pieces.percentiles(0, 3.0, 77.0), whole.percentiles(0, 3.0, 77.0));
     let (a, b) = (pieces.moments(0), whole.moments(0));
     assert!((a.0 - b.0).abs() < 1e-9 && (a.1 - b.1).abs() < 1e-9);
+}
+
+#[test]
+fn binned_percentiles_are_those_of_the_means() {
+    // 2 channels of 3×5, in squares of 2: the last column and row hold halves and a quarter
+    let data: Vec<f32> = (0..30).map(|i| i as f32).collect();
+    let mut statistics = Statistics::binned(2, 15, 2);
+    statistics.add_image(&data, &[3, 5]);
+    // first row of squares: (0,1,5,6), (2,3,7,8), (4,9); second: (10,11), (12,13), 14
+    assert_eq!(statistics.percentiles(0, 0.0, 100.0), (3.0, 14.0));
+    assert_eq!(statistics.percentiles(0, 20.0, 40.0), (5.0, 6.5));
+    assert_eq!(statistics.percentiles(1, 60.0, 80.0), (25.5, 27.5));
+    // of a volume each slice by itself, whatever the number of slices in a piece
+    let volume = |pieces: &[&[f32]]| {
+        let mut statistics = Statistics::binned(1, 24, 2);
+        pieces.iter().for_each(|p| statistics.add_image(p, &[3, 2, 4]));
+        [0.0, 20.0, 50.0].map(|p| statistics.percentiles(0, p, 100.0))
+    };
+    let data = &data[..24];
+    assert_eq!(volume(&[data]), volume(&[&data[..8], &data[8..]]));
+    assert_eq!(volume(&[data])[0], (2.5, 20.5)); // (0,1,4,5) … (18,19,22,23)
+}
+
+#[test]
+fn bins_take_the_noise_out_of_percentiles() {
+    // stripes of 20 and 80 with strong noise: bins find the stripes, single pixels the noise
+    let mut draws = limpid_kernels::rng::Stream::new(2, "bins").draws();
+    let size = [128, 128];
+    let clean = |i: usize| if (i / 128 / 32).is_multiple_of(2) { 20.0 } else { 80.0 };
+    let noisy: Vec<f32> = (0..128 * 128).map(|i| clean(i) + 25.0 * draws.normal() as f32).collect();
+    let width = |bin| {
+        let mut statistics = Statistics::binned(1, noisy.len(), bin);
+        statistics.add_image(&noisy, &size);
+        let (low, high) = statistics.percentiles(0, 2.0, 98.0);
+        high - low
+    };
+    assert!(width(1) > 120.0, "{}", width(1));
+    assert!((width(8) - 60.0).abs() < 18.0, "{}", width(8));
 }
 
 #[test]
@@ -131,7 +169,8 @@ fn bad_numbers_are_reported() {
     let bad = [
         N::Scale { divide: 0.0 },
         N::Suv { max: f64::NAN },
-        N::Percentile { low: 60.0, high: 40.0 },
+        N::Percentile { low: 60.0, high: 40.0, bin: 1 },
+        N::Percentile { low: 1.0, high: 99.0, bin: 0 },
         N::Anscombe { gain: -1.0, sigma: 0.0, offset: 0.0, inverse: AnscombeInverse::Unbiased },
     ];
     for config in &bad {

@@ -1,7 +1,16 @@
 //! Prediction from file to file: an image as a source of normalised regions, and its restored
-//! version as a writer of slabs, in the unit, type and geometry of the original.
+//! version as a writer of slabs, in the unit, type and geometry of the original or, for layers
+//! between slices and enlarged images, of a finer one.
 
-use crate::images::ImageFile;
+mod enlarged;
+mod journal;
+mod layers;
+
+pub use enlarged::{Enlarged, enlarged_info};
+pub use journal::Journal;
+pub use layers::{LayerSlabs, Outer, Pair, layered_info};
+
+use crate::images::{self, ImageFile};
 use crate::normalise::{Normalisation, Normaliser, Normalisers};
 use crate::{Error, Result};
 use limpid_engine::BoxError;
@@ -29,10 +38,10 @@ pub struct Frame<'a> {
 }
 
 impl Input {
-    /// Opens an image for a network of `dims` spatial axes. `axes` are those of the file in its
-    /// order, where it does not say. If each image is normalised for itself, it is read once here;
-    /// files that can only be decoded from their start are decoded once, into memory or into a
-    /// temporary file.
+    /// Opens an image for a network of `dims` spatial axes; a folder or pattern is one volume, whose
+    /// slices are the files in it. `axes` are those of the file in its order, where it does not say.
+    /// If each image is normalised for itself, it is read once here; files that can only be decoded
+    /// from their start are decoded once, into memory or into a temporary file.
     ///
     /// # Errors
     /// The file cannot be read, does not fit `dims`, or has not the channels that were normalised
@@ -91,6 +100,12 @@ impl Input {
     #[must_use]
     pub fn frames(&self) -> usize {
         self.file.frames()
+    }
+
+    /// The way back of restored values to the unit of the file.
+    #[must_use]
+    pub fn restored_normalisation(&self, normalisers: &Normalisers) -> Normalisation {
+        normalisers.target.clone().unwrap_or_else(|| self.normalisation.clone())
     }
 
     /// One frame.
@@ -158,9 +173,25 @@ impl Output {
         dtype: Option<DType>,
         options: &WriteOptions,
     ) -> Result<Self> {
-        let file = &input.file;
-        let normalisation =
-            normalisers.target.clone().unwrap_or_else(|| input.normalisation.clone());
+        let normalisation = input.restored_normalisation(normalisers);
+        let mut info = input.info().clone();
+        info.dtype = dtype.unwrap_or(info.dtype);
+        Self::create_with(path, &info, input.file.spatial.len(), normalisation, channels, options)
+    }
+
+    /// Starts an image of a geometry of its own: `info` but for the channels, of which a frame of
+    /// `dims` spatial axes has `channels`; `normalisation` is that of the values it will be given.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(
+        path: &Path,
+        info: &VolumeInfo,
+        dims: usize,
+        normalisation: Normalisation,
+        channels: usize,
+        options: &WriteOptions,
+    ) -> Result<Self> {
         let expected = normalisation.channels.len();
         if expected > 1 && expected != channels {
             return Err(Error::file(
@@ -169,24 +200,23 @@ impl Output {
                 "use the normalisation that the network was trained with",
             ));
         }
-        let mut info = with_channels(&file.info, channels)?;
-        info.dtype = dtype.unwrap_or(info.dtype);
+        let info = with_channels(info, channels)?;
         let writer = limpid_io::create(path, &info, options)?;
-        let frames = file.frames();
-        let leading = file.leading();
+        let (leading, spatial) = (images::leading(&info, dims), images::spatial(&info, dims));
+        let frames: usize = leading.iter().map(|(_, n)| n).product();
         let slowest = info.axes.as_slice()[0];
         let (inner, buffered) = match leading.first() {
             Some((axis, count)) if *axis == slowest => (frames / count, true),
             _ => (frames, slowest == Axis::C),
         };
-        let values = channels * inner * file.spatial.iter().product::<usize>();
+        let values = channels * inner * spatial.iter().product::<usize>();
         Ok(Self {
             writer,
             path: path.to_owned(),
             normalisation,
             info,
             channels,
-            spatial: file.spatial.clone(),
+            spatial,
             unit: buffered.then(|| vec![0.0; values]),
             inner,
             next: (0, 0),
@@ -208,8 +238,7 @@ impl Output {
         Ok(self.clipped)
     }
 
-    fn write(&mut self, first: usize, values: &mut [f32]) -> Result<()> {
-        self.normalisation.invert(values);
+    fn write(&mut self, first: usize, values: &[f32]) -> Result<()> {
         let (data, clipped) = Data::from_f32(values, self.info.dtype);
         self.clipped += clipped;
         Ok(self.writer.write_slab(first, &data)?)
@@ -218,10 +247,19 @@ impl Output {
 
 impl Slabs for OutputFrame<'_> {
     fn slab(&mut self, start: usize, size: usize, data: &[f32]) -> Result<(), BoxError> {
+        let mut values = data.to_vec();
+        self.output.normalisation.invert(&mut values);
+        Ok(self.put(start, size, &values)?)
+    }
+}
+
+impl OutputFrame<'_> {
+    /// Takes a slab that is in the unit of the file.
+    fn put(&mut self, start: usize, size: usize, data: &[f32]) -> Result<()> {
         let (index, out) = (self.index, &mut *self.output);
         let row: usize = out.spatial[1..].iter().product();
         if (index, start) != out.next || data.len() != out.channels * size * row {
-            return Err(Box::new(Error::file(
+            return Err(Error::file(
                 &out.path,
                 format!(
                     "{} values for {size} rows from {start} of frame {index} do not continue the image: expected frame {} from row {}, {} values a row",
@@ -231,13 +269,12 @@ impl Slabs for OutputFrame<'_> {
                     out.channels * row
                 ),
                 "this is a bug in the program that writes the image",
-            )));
+            ));
         }
         let done = start + size == out.spatial[0];
         out.next = if done { (index + 1, 0) } else { (index, start + size) };
         let Some(mut unit) = out.unit.take() else {
-            out.write(start, &mut data.to_vec())?;
-            return Ok(());
+            return out.write(start, data);
         };
         let place = index % out.inner;
         for (c, rows) in data.chunks_exact(size * row).enumerate() {
@@ -245,7 +282,7 @@ impl Slabs for OutputFrame<'_> {
             unit[at..at + rows.len()].copy_from_slice(rows);
         }
         if done && place + 1 == out.inner {
-            out.write(index / out.inner, &mut unit)?;
+            out.write(index / out.inner, &unit)?;
         }
         out.unit = Some(unit);
         Ok(())

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batches;
+mod layers;
 mod real_data;
 mod settings;
 mod splits;

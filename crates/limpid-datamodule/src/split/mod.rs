@@ -1,6 +1,8 @@
 //! Which part of the data is kept for validation. A split never gives a pixel to both parts; a
 //! validation set of its own may hold images that are trained on, if the user wants it so.
 
+mod torch;
+
 use crate::dataset::{DatasetConfig, Scene};
 use crate::images::ImageFile;
 use crate::{Error, Result};
@@ -36,8 +38,22 @@ pub enum SplitConfig {
         /// The datasets.
         sets: BTreeMap<String, DatasetConfig>,
     },
+    /// The random choice of files that `torch.randperm` makes, as in EMDiffuse: those that come first
+    /// train.
+    Torch {
+        /// Share of the files that is kept, rounded down to whole files, or from 1 on their number.
+        share: f64,
+        /// Seed of torch's generator.
+        #[serde(default = "minus_one")]
+        seed: i64,
+    },
     /// No validation.
     None {},
+}
+
+/// The seed in all settings that EMDiffuse published.
+fn minus_one() -> i64 {
+    -1
 }
 
 impl Default for SplitConfig {
@@ -53,6 +69,14 @@ impl Validate for SplitConfig {
             Self::Files { fraction } | Self::Region { fraction } => {
                 if !(*fraction > 0.0 && *fraction < 1.0) {
                     at.problem("fraction", format!("must be between 0 and 1, got {fraction}"));
+                }
+            }
+            Self::Torch { share, .. } => {
+                if !(*share > 0.0 && (*share < 1.0 || share.fract() == 0.0)) {
+                    at.problem(
+                        "share",
+                        format!("must be between 0 and 1, or a whole number of files, got {share}"),
+                    );
                 }
             }
             Self::Sets { sets } => {
@@ -78,8 +102,32 @@ pub(crate) fn divide(
         SplitConfig::Auto {} => by_region(scenes, files, patch, 0.1),
         SplitConfig::Files { fraction } => by_file(scenes, &groups, fraction),
         SplitConfig::Region { fraction } => by_region(scenes, files, patch, fraction),
+        SplitConfig::Torch { share, seed } => {
+            let order: Vec<usize> = groups.iter().copied().collect();
+            let (train, _) = torch_split(order.len(), share, seed)?;
+            let train: BTreeSet<usize> = train.into_iter().map(|i| order[i]).collect();
+            Ok(scenes.into_iter().partition(|s| train.contains(&s.group)))
+        }
         SplitConfig::Sets { .. } | SplitConfig::None {} => Ok((scenes, Vec::new())),
     }
+}
+
+/// Numbers below `n` for training and for validation, in the order in which torch and EMDiffuse
+/// choose them: `share` of `n` rounded down, or from 1 on that many, are for validation.
+///
+/// # Errors
+/// One of the parts would be empty.
+pub fn torch_split(n: usize, share: f64, seed: i64) -> Result<(Vec<usize>, Vec<usize>)> {
+    let kept = if share < 1.0 { (share * n as f64).floor() } else { share };
+    if !(kept >= 1.0 && kept < n as f64) {
+        return Err(Error::setting(
+            format!("{kept} of {n} training files cannot be kept for validation"),
+            "set `validation.split.share` so that at least one file is kept and one trains",
+        ));
+    }
+    let mut order = torch::permutation(n, seed);
+    let held = order.split_off(n - kept as usize);
+    Ok((order, held))
 }
 
 fn by_file(
