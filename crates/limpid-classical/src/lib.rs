@@ -8,6 +8,7 @@
 //! * [`resize`], [`resample_spacing`] and [`affine_sample`] change the grid of an image;
 //! * [`Radon`] projects an image and reconstructs it from its projections; [`Osem`] and [`mlem`]
 //!   reconstruct counts from any [`Projector`];
+//! * [`register`] finds where the pixels of one image lie in another, and moves them;
 //! * [`valid_centers`] and [`prune_centers`] choose where training patches are worth taking.
 //!
 //! Images are plain row-major `f64` slices of one to three dimensions. Definitions are those of
@@ -31,6 +32,7 @@ mod nlm;
 mod patch_centers;
 mod perona_malik;
 mod recon;
+pub mod register;
 mod resample;
 mod tune;
 mod tv;
