@@ -9,6 +9,7 @@
 //! * [`pillow_blur`], [`pillow_resize`] and [`pillow_rotate90`] work on bytes as Pillow does;
 //! * [`Radon`] projects an image and reconstructs it from its projections; [`Osem`] and [`mlem`]
 //!   reconstruct counts from any [`Projector`];
+//! * [`register`] finds where the pixels of one image lie in another, and moves them;
 //! * [`valid_centers`] and [`prune_centers`] choose where training patches are worth taking.
 //!
 //! Images are plain row-major `f64` slices of one to three dimensions. Definitions are those of
@@ -33,6 +34,7 @@ mod patch_centers;
 mod perona_malik;
 mod pillow;
 mod recon;
+pub mod register;
 mod resample;
 mod tune;
 mod tv;

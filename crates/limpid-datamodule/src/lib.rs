@@ -7,6 +7,7 @@
 //! ([`augment`]). [`Data`] opens and checks all of it for the trainer, and its loaders prepare
 //! batches ahead in threads. [`predict`] reads an image to restore and writes the result in its
 //! type and geometry. [`em_reference`] is what EMDiffuse's own programs do, to compare with.
+//! type and geometry. [`prepare`] makes pairs of patches from images that do not lie together yet.
 //!
 //! Invariants: a sample is a function of seed, epoch and index alone, whatever the number of
 //! threads and wherever a run was interrupted; what a split keeps for validation is never trained
@@ -28,6 +29,7 @@ pub mod noise;
 pub mod normalise;
 pub mod predict;
 mod prefetch;
+pub mod prepare;
 mod prepared;
 pub mod sampler;
 pub mod split;
