@@ -12,6 +12,7 @@
 
 mod net;
 pub mod ops;
+mod register;
 #[cfg(test)]
 mod tests;
 

@@ -95,3 +95,54 @@ fn training_gives_every_flow_and_gradients() {
     assert!(net.forward(&odd, &odd, 2, None, &ctx).is_err());
     assert!(net.forward(&image(0.0), &image(0.0), 0, None, &ctx).is_err());
 }
+
+#[test]
+fn grey_images_of_any_size_get_the_flow_of_the_network() {
+    let params = Params::new();
+    let scope = params.scope(Stream::new(3, "raft"), DType::F32, &Device::Cpu);
+    let net = Config { model: Model::Small }.build(&scope).unwrap();
+    let _guard = params.no_grad();
+    let (h, w) = (67, 72);
+    let picture = |dx: usize| -> Vec<f64> {
+        (0..h * w).map(|i| (((i % w + dx) * 37 + (i / w) * 91) % 256) as f64).collect()
+    };
+    let (a, b) = (picture(0), picture(3));
+    let register = |grid| net.register(&a, &b, [h, w], 2, grid, &Device::Cpu).unwrap();
+    let [down, right] = register(WarpGrid::Pixels);
+
+    let three = |image: &[f64]| {
+        let grey = Tensor::from_slice(image, (1, 1, h, w), &Device::Cpu).unwrap();
+        let grey = pad_to_eight(&grey.to_dtype(DType::F32).unwrap()).unwrap();
+        grey.broadcast_as((1, 3, 72, 72)).unwrap().contiguous().unwrap()
+    };
+    let flow = net.forward(&three(&a), &three(&b), 2, None, &Ctx::eval()).unwrap();
+    let fine = flow.fine[0].squeeze(0).unwrap().to_vec3::<f32>().unwrap();
+    let mut largest = 0.0f64;
+    for i in 0..h * w {
+        let (y, x) = (i / w + 2, i % w);
+        assert_eq!([right[i], down[i]], [fine[0][y][x], fine[1][y][x]].map(f64::from));
+        largest = largest.max(down[i].abs());
+    }
+    assert!(largest > 0.0);
+
+    // warping there by pixels is warping by the flow on the stretched grid
+    let [far_down, far_right] = register(WarpGrid::Stretched);
+    let tensor = |right: &[f64], down: &[f64]| {
+        let all = [right, down].concat();
+        Tensor::from_vec(all, (1, 2, h, w), &Device::Cpu).unwrap()
+    };
+    let image = Tensor::from_slice(&b, (1, 1, h, w), &Device::Cpu).unwrap();
+    let expected = warp(&image, &tensor(&right, &down), WarpGrid::Stretched).unwrap();
+    let got = warp(&image, &tensor(&far_right, &far_down), WarpGrid::Pixels).unwrap();
+    let error = (got - expected).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(error.to_scalar::<f64>().unwrap() < 1e-6);
+
+    for (first, shape, iterations) in [(&a[1..], [h, w], 2), (&a, [w, h + 1], 2), (&a, [h, w], 0)] {
+        let refused = net.register(first, &b, shape, iterations, WarpGrid::Pixels, &Device::Cpu);
+        assert!(refused.is_err());
+    }
+    assert!(
+        net.register(&[0.0; 400], &[0.0; 400], [20, 20], 2, WarpGrid::Pixels, &Device::Cpu)
+            .is_err()
+    );
+}
