@@ -3,9 +3,9 @@
 //! Around each place the warped image is fitted, under a Gaussian window, by the fixed image, a
 //! constant and the two gradients of the fixed image: `moving(p + u) ≈ α fixed(p) + β − α ∇fixed·δ`
 //! (Lucas & Kanade 1981; gain and offset after Negahdaripour, IEEE TPAMI 20, 1998), and `u` grows by
-//! `δ`. The window averages over hundreds of pixels, so photon noise does little harm, where methods
-//! that compare pixel by pixel (TV-L1) follow it; what a window blurs, the next step mends. Since
-//! the result is as smooth as the window, it is kept at nodes several pixels apart.
+//! `δ`. The window averages over hundreds of pixels, against photon noise; what a window blurs, the
+//! next step mends. Since the result is as smooth as the window, it is kept at nodes several pixels
+//! apart.
 
 use limpid_config::{Check, Validate};
 use rayon::prelude::*;
