@@ -3,7 +3,7 @@
 //! Factors are packed to panels in the order in which a register tile reads them: a block of the
 //! left one stays in the second-level cache, a strip of the right one in the first (Goto & van de
 //! Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). A left factor whose rows are
-//! contiguous is read where it is.
+//! contiguous is read where it is, unless their distance is bad for caches.
 
 #![allow(unsafe_code)] // vector instructions
 
@@ -131,7 +131,9 @@ unsafe fn blocks<S: Lanes, const R: usize, const N: usize>(
     [a_panels, b_panels]: [*mut f32; 2],
 ) {
     let width = N * S::LANES;
-    let direct = a.along == 1 && factor == 1.0;
+    // rows that lie a multiple of this apart share a few sets of the caches, and push each other out
+    const CLASH: usize = 512;
+    let direct = a.along == 1 && factor == 1.0 && !a.across.is_multiple_of(CLASH);
     for j in (0..n).step_by(COLUMNS) {
         for p in (0..k).step_by(SUM) {
             let (columns, len) = (COLUMNS.min(n - j), SUM.min(k - p));
