@@ -183,6 +183,23 @@ impl Diffusion {
         })
     }
 
+    /// One restoration of each image; of a network that draws layers, all `layers` of them as channels.
+    fn restored(&self, input: &Tensor, layers: usize, ctx: &Ctx) -> Result<Tensor> {
+        if !self.network.layer_index {
+            let reference = reference(input, None, 1)?;
+            return self
+                .draw(Degraded { condition: input, reference: &reference, layers: None }, ctx);
+        }
+        let layer = |c: usize| {
+            let number = numbers(&[c], input.device())?;
+            let reference = reference(input, Some(&vec![c; input.dims()[0]]), layers)?;
+            let image = Degraded { condition: input, reference: &reference, layers: Some(&number) };
+            self.draw(image, ctx)
+        };
+        let drawn = (0..layers).map(layer).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&drawn, 1)?)
+    }
+
     /// One restoration of every row.
     fn draw(&self, image: Degraded, ctx: &Ctx) -> Result<Tensor> {
         let (n, _, height, width) = image.condition.dims4()?;
@@ -248,25 +265,22 @@ impl Model for Diffusion {
 
     fn validation_step(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Logs>> {
         let input = batch.get("input")?;
-        let y = self.predict(input, ctx)?;
         let truth = self.scorer.truth(batch)?.ok_or_else(|| Error::Setting {
             message: "validation of a diffusion model needs the truth".into(),
             hint: "give pairs, or simulate the degradation".into(),
         })?;
+        let y = self.restored(input, truth.dims()[1], ctx)?;
         (0..batch.len())
             .map(|i| self.scorer.scores(&input.get(i)?, &y.get(i)?, &truth.get(i)?))
             .collect()
     }
 
-    /// One restoration of each image, or all layers between its two slices as channels.
     fn predict(&self, input: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        if !self.network.layer_index {
-            let reference = reference(input, None, 1)?;
-            return self
-                .draw(Degraded { condition: input, reference: &reference, layers: None }, ctx);
+        if self.network.layer_index {
+            let message = "layers between slices are predicted by their number, see `Restorer`";
+            return Err(limpid_kernels::Error::argument("diffusion", message).into());
         }
-        let message = "layers between slices are predicted with their places";
-        Err(limpid_kernels::Error::argument("diffusion", message).into())
+        self.restored(input, 1, ctx)
     }
 
     fn scores(&self) -> Vec<Score> {
@@ -287,7 +301,8 @@ impl Model for Diffusion {
     }
 
     fn pictures(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Picture>> {
-        self.scorer.pictures(batch, &|input| self.predict(input, ctx))
+        let layers = batch.get("target").map_or(1, |target| target.dims()[1]);
+        self.scorer.pictures(batch, &|input| self.restored(input, layers, ctx))
     }
 }
 
@@ -397,6 +412,20 @@ mod tests {
         assert!((loss / want - 1.0).abs() < 1e-5, "{loss} {want}");
         draws.layers = None;
         assert!(model.loss(&batch, &draws, &Ctx::eval()).is_err());
+    }
+
+    #[test]
+    fn validation_draws_all_layers_and_always_the_same() {
+        let model = diffusion(ProcessConfig::default(), true);
+        let mut batch = batch(2, 3);
+        let id = |index| limpid_engine::SampleId { file: "a".into(), index, region: Vec::new() };
+        batch.ids = vec![id(0), id(1)];
+        let scores = model.validation_step(&batch, &Ctx::eval()).unwrap();
+        assert!(scores.len() == 2 && scores.iter().all(|s| s["psnr"].is_finite()));
+        let again = model.validation_step(&batch, &Ctx::eval()).unwrap();
+        assert_eq!(format!("{scores:?}"), format!("{again:?}"));
+        assert_eq!(model.pictures(&batch, &Ctx::eval()).unwrap().len(), 1);
+        assert!(model.predict(batch.get("input").unwrap(), &Ctx::eval()).is_err());
     }
 
     #[test]
