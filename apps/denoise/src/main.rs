@@ -9,6 +9,7 @@ mod task;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use commands::{config as config_command, docs, eval, filter, inspect, predict, runs, train};
+use limpid_cli::training::TrainArgs;
 use limpid_cli::{Completions, Failure, HELP, main_with};
 use std::process::ExitCode;
 
@@ -34,7 +35,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    Train(train::Args),
+    /// Train a network; the same command goes on with an interrupted run
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  denoise train configs/denoise/em-demo.toml
+  denoise train my.toml --set optimizer.lr=1e-4 --set train.steps=20000
+  denoise train my.toml --dry-run"
+    )]
+    Train(TrainArgs),
     Predict(predict::Args),
     Eval(eval::Args),
     Filter(filter::Args),

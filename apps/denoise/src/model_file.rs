@@ -1,11 +1,11 @@
 //! Finding and reading the model that a command is to use.
 
 use limpid_arch::{ImageArchitecture, Network, NetworkConfig};
-use limpid_cli::Failure;
-use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
+use limpid_cli::prediction::by_type;
+use limpid_cli::{Failure, find_model};
+use limpid_datamodule::normalise::Normalisers;
 use limpid_engine::infer::Needs;
 use limpid_export::{Bundle, Card};
-use limpid_io::DType;
 use limpid_kernels::rng::Stream;
 use limpid_nn::Params;
 use std::path::{Path, PathBuf};
@@ -30,27 +30,10 @@ pub(crate) enum Intensities {
 impl Intensities {
     /// What it is for a file.
     pub(crate) fn of(&self, path: &Path) -> Result<Normalisers, Failure> {
-        let range = match self {
-            Self::OfModel(normalisers) => return Ok(normalisers.clone()),
-            Self::OfType(Some(range)) => *range,
-            Self::OfType(None) => {
-                match limpid_io::open(path).map_err(Failure::data)?.info().dtype {
-                    DType::U8 => (0.0, 255.0),
-                    DType::U16 => (0.0, 65_535.0),
-                    DType::F32 | DType::F64 => (0.0, 1.0),
-                    other => {
-                        return Err(Failure::config(format!(
-                            "which values of `{other}` are 0 and 1 to the network is not known"
-                        ))
-                        .hint("say it with `--range LOW HIGH`")
-                        .file(path));
-                    }
-                }
-            }
-        };
-        let transfer = Transfer::Linear { offset: range.0, scale: range.1 - range.0 };
-        let normalisation = Normalisation { channels: vec![transfer] };
-        Ok(Normalisers { input: Normaliser::Dataset { normalisation }, target: None })
+        match self {
+            Self::OfModel(normalisers) => Ok(normalisers.clone()),
+            Self::OfType(range) => by_type(path, *range),
+        }
     }
 }
 
@@ -58,7 +41,7 @@ impl Trained {
     /// Reads the model that the user named: a run, a file, the name of runs, or (none) the last run
     /// in `runs/`.
     pub(crate) fn open(named: Option<&Path>) -> Result<Self, Failure> {
-        let path = find(named)?;
+        let path = find_model(named, "denoise")?;
         let bundle = Bundle::load(&path).map_err(Failure::data)?;
         Self::of(path, bundle)
     }
@@ -92,6 +75,11 @@ impl Trained {
     }
 }
 
+/// Axes of a network's images, slowest first.
+pub(crate) fn axes(network: &NetworkConfig) -> &'static str {
+    if network.dims() == 3 { "ZYX" } else { "YX" }
+}
+
 /// What a network asks of its windows.
 pub(crate) fn needs(network: &NetworkConfig) -> Needs {
     Needs {
@@ -102,50 +90,4 @@ pub(crate) fn needs(network: &NetworkConfig) -> Needs {
         receptive_field: network.receptive_field(),
         bytes_per_pixel: network.activation_bytes(),
     }
-}
-
-/// The file that the user means.
-fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    const FILE: &str = "model.safetensors";
-    let Some(path) = named else {
-        return newest(Path::new("runs"), "").ok_or_else(|| {
-            Failure::data("no model: there is no finished training in `runs/`")
-                .hint("name one with `--model RUN`, or train one with `denoise train CONFIG`")
-        });
-    };
-    if path.is_file() {
-        return Ok(path.to_owned());
-    }
-    if path.join(FILE).is_file() {
-        return Ok(path.join(FILE));
-    }
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    if path.is_dir() {
-        return Err(Failure::data("the run has no model yet")
-            .hint("let it train until its first validation")
-            .file(path));
-    }
-    newest(parent, &name).ok_or_else(|| {
-        Failure::data("no such model")
-            .hint("name a run, a model file, or the name of runs")
-            .file(path)
-    })
-}
-
-/// The model of the run that was worked on last, among those named `NAME-0001` and so on; all runs
-/// for an empty name.
-fn newest(dir: &Path, name: &str) -> Option<PathBuf> {
-    let numbered = |folder: &str| {
-        let number = folder.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
-        name.is_empty()
-            || number.is_some_and(|n| n.len() >= 4 && n.bytes().all(|b| b.is_ascii_digit()))
-    };
-    std::fs::read_dir(dir)
-        .ok()?
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(numbered))
-        .map(|entry| entry.path().join("model.safetensors"))
-        .filter(|path| path.is_file())
-        .max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
 }

@@ -1,7 +1,7 @@
 //! Models made of weights that others published: the network is told from the file, intensities go
 //! by the sample type.
 
-use crate::model_file::{Intensities, Trained};
+use crate::model_file::{Intensities, Trained, axes};
 use limpid_arch::{AnyConfig, Architecture, ImageArchitecture, NetworkConfig};
 use limpid_cli::{Failure, report};
 use limpid_config::{Check, Request, Validate};
@@ -84,7 +84,7 @@ pub(crate) fn open(wishes: &Wishes<'_>) -> Result<Trained, Failure> {
             params.count()
         ));
     }
-    let card = Card::new(&name, &network, serde_json::Value::Null, 1.0, "");
+    let card = Card::new(&name, &network, axes(&network), serde_json::Value::Null, 1.0, "");
     let intensities = Intensities::OfType(wishes.range);
     Ok(Trained { path: path.to_owned(), card, net, params, intensities })
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use limpid_config::ConfigError;
+use limpid_engine::Error as EngineError;
 
 /// What kind of failure it is; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +151,22 @@ impl fmt::Display for Failure {
             files.push(format!("file: {}", path.display()));
         }
         f.write_str(&[body, hints, files].concat().join("\n"))
+    }
+}
+
+/// An error of the engine as the user sees it: data, settings or the run itself.
+#[must_use]
+pub fn failure(error: EngineError) -> Failure {
+    match error {
+        EngineError::Data(e) => Failure::data(e),
+        e @ (EngineError::Setting { .. }
+        | EngineError::UnknownDependency { .. }
+        | EngineError::DependencyCycle(_)) => Failure::config(e),
+        e @ (EngineError::Checkpoint { .. } | EngineError::RunDir { .. }) => Failure::data(e),
+        e @ EngineError::NonFinite { .. } => Failure::run(e).hint(
+            "lower `optimizer.lr`, limit the gradient with `train.clip`, or leave such batches out with `train.nonfinite = \"skip\"`",
+        ),
+        e => Failure::run(e),
     }
 }
 

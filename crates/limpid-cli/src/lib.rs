@@ -1,5 +1,6 @@
 //! What the command lines of all apps share: arguments, help, exit codes, how failures look, what
-//! signals do, and the listing of runs. It knows no task.
+//! signals do, the folder of a training run, the files of a prediction, and the listing of runs. It
+//! knows no task.
 //!
 //! An app's `main` is one call:
 //!
@@ -32,17 +33,21 @@ mod failure;
 mod format;
 mod help;
 pub mod interrupt;
+mod model;
+pub mod prediction;
 pub mod runs;
 mod terminal;
 mod threads;
+pub mod training;
 
 pub use args::{
     ColorArgs, CommonArgs, ComputeArgs, ConfigArgs, Device, PrecisionArgs, RequestArgs, RunArgs,
     SetArgs, Verbosity,
 };
 pub use entry::main_with;
-pub use failure::{Failure, Kind};
+pub use failure::{Failure, Kind, failure};
 pub use format::{Align, age, bytes, table};
 pub use help::{Completions, HELP};
+pub use model::find_model;
 pub use terminal::{Color, print, report};
 pub use threads::{init_threads, on_big_stack};

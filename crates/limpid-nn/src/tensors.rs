@@ -91,7 +91,23 @@ pub fn load(
     path: impl AsRef<Path>,
 ) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), CheckpointError> {
     let path = path.as_ref();
-    read(path).map_err(|fault| fault.at(path))
+    let open = || -> Result<_, Fault> {
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        read(BufReader::new(file), len)
+    };
+    open().map_err(|fault| fault.at(path))
+}
+
+/// The same of bytes in memory; `path` names them in errors.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(
+    bytes: &[u8],
+    path: &Path,
+) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), CheckpointError> {
+    read(bytes, bytes.len() as u64).map_err(|fault| fault.at(path))
 }
 
 /// Loads the tensors of a safetensors file, or of the model in a PyTorch checkpoint
@@ -119,10 +135,10 @@ pub fn load_any(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>, Chec
     }
 }
 
-fn read(path: &Path) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), Fault> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    let mut reader = BufReader::new(file);
+fn read(
+    mut reader: impl Read,
+    len: u64,
+) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), Fault> {
     let mut prefix = [0; 8];
     reader.read_exact(&mut prefix)?;
     let header_len = u64::from_le_bytes(prefix);

@@ -2,18 +2,17 @@
 
 use crate::model_file::Trained;
 use crate::published::{self, Wishes};
-use crate::task::failure;
 use limpid_arch::{ImageArchitecture, NetworkConfig};
-use limpid_cli::{CommonArgs, Failure, HELP, PrecisionArgs, SetArgs, Verbosity, interrupt, report};
-use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
+use limpid_cli::prediction::{beside, jobs, progress};
+use limpid_cli::{
+    CommonArgs, Failure, HELP, PrecisionArgs, SetArgs, Verbosity, failure, interrupt, report,
+};
+use limpid_datamodule::normalise::{Normaliser, Normalisers};
 use limpid_datamodule::predict::{Input, Output, OutputFrame};
 use limpid_engine::infer::{Inferencer, Plan, Slabs, TileConfig, Tta};
-use limpid_engine::{BoxError, Event, Sink};
-use limpid_io::{Axes, DType, WriteOptions, list_images};
+use limpid_engine::{BoxError, Event};
+use limpid_io::{Axes, DType, WriteOptions};
 use limpid_nn::Ctx;
-use limpid_track::{JsonLines, Plain, Terminal};
-use std::collections::BTreeSet;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -69,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     common.apply()?;
     args.precision.apply();
     common.device.resolve()?;
-    let jobs = jobs(args)?;
+    let jobs = jobs(&args.paths, common.out.as_deref(), common.dry_run)?;
     let (network, tiling): (Vec<String>, Vec<String>) =
         args.keys.sets.iter().cloned().partition(|s| s.starts_with("network."));
     let trained = match &args.weights {
@@ -131,65 +130,6 @@ fn tile_config(trained: &Trained) -> Result<TileConfig, Failure> {
     match table.get("tile") {
         Some(tile) => tile.clone().try_into().map_err(Failure::data),
         None => Ok(TileConfig::default()),
-    }
-}
-
-/// Inputs with their outputs; no output is an input or another output.
-fn jobs(args: &Args) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
-    let jobs = match &args.common.out {
-        None => match args.paths.as_slice() {
-            [input, output] => vec![(input.clone(), output.clone())],
-            _ => {
-                return Err(Failure::config("there must be one image and one result")
-                    .hint("give `--out DIR` to restore any number of images"));
-            }
-        },
-        Some(dir) => {
-            let mut jobs = Vec::new();
-            for path in &args.paths {
-                for input in list_images(path).map_err(Failure::data)? {
-                    let output = dir.join(result_name(&input));
-                    jobs.push((input, output));
-                }
-            }
-            jobs
-        }
-    };
-    let mut seen = BTreeSet::new();
-    let inputs: BTreeSet<PathBuf> =
-        jobs.iter().filter_map(|(i, _)| i.canonicalize().ok()).collect();
-    for (input, output) in &jobs {
-        if output.canonicalize().is_ok_and(|o| inputs.contains(&o)) {
-            return Err(Failure::config(
-                "the result would replace an image that is to be restored",
-            )
-            .hint("choose another name or folder")
-            .file(output));
-        }
-        if !seen.insert(output) {
-            return Err(Failure::config("two images would have one result")
-                .hint("restore them into folders of their own")
-                .file(input));
-        }
-    }
-    if let Some(dir) = args.common.out.as_ref().filter(|_| !args.common.dry_run) {
-        std::fs::create_dir_all(dir).map_err(|e| {
-            Failure::data(format!("cannot make the folder: {e}"))
-                .hint("choose a place that can be written with `--out DIR`")
-                .file(dir)
-        })?;
-    }
-    Ok(jobs)
-}
-
-/// The name of an image's result: its own, or `.tif` for kinds that cannot be written.
-fn result_name(input: &Path) -> PathBuf {
-    let name = input.file_name().map(PathBuf::from).unwrap_or_default();
-    let ending = name.extension().map(|e| e.to_string_lossy().to_lowercase());
-    match ending.as_deref() {
-        Some("jpg" | "jpeg") => name.with_extension("tif"),
-        Some("hdr" | "img") => name.with_extension("nii"),
-        _ => name,
     }
 }
 
@@ -298,18 +238,6 @@ fn channels_hint(network: &NetworkConfig) -> &'static str {
     }
 }
 
-fn progress(common: &CommonArgs) -> Box<dyn Sink> {
-    if common.json {
-        Box::new(JsonLines::new(std::io::stdout()))
-    } else if common.quiet {
-        Box::new(limpid_engine::Silent)
-    } else if std::io::stderr().is_terminal() {
-        Box::new(Terminal::new())
-    } else {
-        Box::new(Plain::new(std::io::stderr()))
-    }
-}
-
 /// Hands the first half of the channels to one file, the second to another.
 struct Both<'a> {
     mean: OutputFrame<'a>,
@@ -337,27 +265,9 @@ fn scales(normalisers: &Normalisers) -> Result<Normalisers, Failure> {
                 .hint("train with `data.normalisation_fit = \"dataset\"`"));
         }
     };
-    let channels = base
-        .channels
-        .iter()
-        .map(|transfer| match transfer {
-            Transfer::Linear { scale, .. } => Ok(Transfer::Linear { offset: 0.0, scale: *scale }),
-            _ => Err(Failure::config("`--deviation` needs a linear normalisation")
-                .hint("a deviation has no way back through a curve")),
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(Normalisers { target: Some(Normalisation { channels }), ..normalisers.clone() })
-}
-
-/// `a.nii.gz` with a suffix: `a_std.nii.gz`.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let (stem, ending) = match name.strip_suffix(".nii.gz") {
-        Some(stem) => (stem.to_owned(), ".nii.gz".to_owned()),
-        None => match name.rsplit_once('.') {
-            Some((stem, ending)) => (stem.to_owned(), format!(".{ending}")),
-            None => (name, String::new()),
-        },
-    };
-    path.with_file_name(format!("{stem}{suffix}{ending}"))
+    let differences = base.of_differences().ok_or_else(|| {
+        Failure::config("`--deviation` needs a linear normalisation")
+            .hint("a deviation has no way back through a curve")
+    })?;
+    Ok(Normalisers { target: Some(differences), ..normalisers.clone() })
 }

@@ -251,6 +251,17 @@ pub enum Transfer {
 }
 
 impl Normalisation {
+    /// That of differences and deviations, which scale with the intensities but have no offset; none
+    /// for a curve, through which they have no way back.
+    #[must_use]
+    pub fn of_differences(&self) -> Option<Self> {
+        let linear = |transfer: &Transfer| match transfer {
+            Transfer::Linear { scale, .. } => Some(Transfer::Linear { offset: 0.0, scale: *scale }),
+            _ => None,
+        };
+        let channels = self.channels.iter().map(linear).collect::<Option<_>>()?;
+        Some(Self { channels })
+    }
     /// Values as they are.
     #[must_use]
     pub fn identity() -> Self {

@@ -1,0 +1,137 @@
+//! What every `predict` does around its prediction: inputs and their results, progress, intensities
+//! of files that no training has seen.
+
+use crate::args::CommonArgs;
+use crate::failure::Failure;
+use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
+use limpid_engine::Sink;
+use limpid_io::{DType, list_images};
+use limpid_track::{JsonLines, Plain, Terminal};
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+/// Inputs with their outputs: one image and its result, or with a folder `out` any number of images
+/// and folders of images. No output is an input or another output. The folder is made unless
+/// `dry_run`.
+///
+/// # Errors
+/// There are too many or too few paths, a folder cannot be read, or results would replace something.
+pub fn jobs(
+    paths: &[PathBuf],
+    out: Option<&Path>,
+    dry_run: bool,
+) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
+    let jobs = match out {
+        None => match paths {
+            [input, output] => vec![(input.clone(), output.clone())],
+            _ => {
+                return Err(Failure::config("there must be one image and one result")
+                    .hint("give `--out DIR` to restore any number of images"));
+            }
+        },
+        Some(dir) => {
+            let mut jobs = Vec::new();
+            for path in paths {
+                for input in list_images(path).map_err(Failure::data)? {
+                    let output = dir.join(result_name(&input));
+                    jobs.push((input, output));
+                }
+            }
+            jobs
+        }
+    };
+    let mut seen = BTreeSet::new();
+    let inputs: BTreeSet<PathBuf> =
+        jobs.iter().filter_map(|(i, _)| i.canonicalize().ok()).collect();
+    for (input, output) in &jobs {
+        if output.canonicalize().is_ok_and(|o| inputs.contains(&o)) {
+            return Err(Failure::config(
+                "the result would replace an image that is to be restored",
+            )
+            .hint("choose another name or folder")
+            .file(output));
+        }
+        if !seen.insert(output) {
+            return Err(Failure::config("two images would have one result")
+                .hint("restore them into folders of their own")
+                .file(input));
+        }
+    }
+    if let Some(dir) = out.filter(|_| !dry_run) {
+        std::fs::create_dir_all(dir).map_err(|e| {
+            Failure::data(format!("cannot make the folder: {e}"))
+                .hint("choose a place that can be written with `--out DIR`")
+                .file(dir)
+        })?;
+    }
+    Ok(jobs)
+}
+
+/// The name of an image's result: its own, or `.tif` for kinds that cannot be written.
+fn result_name(input: &Path) -> PathBuf {
+    let name = input.file_name().map(PathBuf::from).unwrap_or_default();
+    let ending = name.extension().map(|e| e.to_string_lossy().to_lowercase());
+    match ending.as_deref() {
+        Some("jpg" | "jpeg") => name.with_extension("tif"),
+        Some("hdr" | "img") => name.with_extension("nii"),
+        _ => name,
+    }
+}
+
+/// Where progress goes: to standard output as JSON lines, to nowhere, to a terminal, or as plain lines.
+#[must_use]
+pub fn progress(common: &CommonArgs) -> Box<dyn Sink> {
+    if common.json {
+        Box::new(JsonLines::new(std::io::stdout()))
+    } else if common.quiet {
+        Box::new(limpid_engine::Silent)
+    } else if std::io::stderr().is_terminal() {
+        Box::new(Terminal::new())
+    } else {
+        Box::new(Plain::new(std::io::stderr()))
+    }
+}
+
+/// `a.nii.gz` with a suffix: `a_std.nii.gz`.
+#[must_use]
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let (stem, ending) = match name.strip_suffix(".nii.gz") {
+        Some(stem) => (stem.to_owned(), ".nii.gz".to_owned()),
+        None => match name.rsplit_once('.') {
+            Some((stem, ending)) => (stem.to_owned(), format!(".{ending}")),
+            None => (name, String::new()),
+        },
+    };
+    path.with_file_name(format!("{stem}{suffix}{ending}"))
+}
+
+/// The normalisation of a file for a network that takes intensities from 0 to 1: `range` becomes 0
+/// and 1, without it the range of the sample type; `f32` stays as it is.
+///
+/// # Errors
+/// The file cannot be read, or its type says nothing.
+pub fn by_type(path: &Path, range: Option<(f64, f64)>) -> Result<Normalisers, Failure> {
+    let (low, high) = match range {
+        Some(range) => range,
+        None => {
+            let info = limpid_datamodule::ImageFile::open(path, 2, None).map_err(Failure::data)?;
+            match info.info.dtype {
+                DType::U8 => (0.0, 255.0),
+                DType::U16 => (0.0, 65_535.0),
+                DType::F32 | DType::F64 => (0.0, 1.0),
+                other => {
+                    return Err(Failure::config(format!(
+                        "which values of `{other}` are 0 and 1 to the network is not known"
+                    ))
+                    .hint("say it with `--range LOW HIGH`")
+                    .file(path));
+                }
+            }
+        }
+    };
+    let transfer = Transfer::Linear { offset: low, scale: high - low };
+    let normalisation = Normalisation { channels: vec![transfer] };
+    Ok(Normalisers { input: Normaliser::Dataset { normalisation }, target: None })
+}
