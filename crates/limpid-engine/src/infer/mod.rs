@@ -204,19 +204,20 @@ impl Inferencer {
 
 /// The image pixel that a padded position shows; none for zero padding.
 fn source_pixel(p: isize, n: usize, padding: Padding) -> Option<usize> {
-    let n = n as isize;
-    if (0..n).contains(&p) {
-        return Some(p as usize);
-    }
     match padding {
-        Padding::Zero => None,
-        Padding::Reflect => {
-            // mirrored about the border pixels, as often as needed for images smaller than the pad
-            let period = (2 * (n - 1)).max(1);
-            let m = p.rem_euclid(period);
-            Some(if m < n { m } else { period - m } as usize)
-        }
+        Padding::Zero => usize::try_from(p).ok().filter(|p| *p < n),
+        Padding::Reflect => Some(mirrored(p, n)),
     }
+}
+
+/// The pixel of a line of `n` that position `p`, inside or outside, shows: the line is mirrored about
+/// its border pixels, as often as needed where it is shorter than what is added.
+#[must_use]
+pub fn mirrored(p: isize, n: usize) -> usize {
+    let n = n as isize;
+    let period = (2 * (n - 1)).max(1);
+    let m = p.rem_euclid(period);
+    (if m < n { m } else { period - m }) as usize
 }
 
 /// A whole image in memory, `[channels, spatial…]` row-major.

@@ -322,6 +322,23 @@ impl Plan {
         weight::outer(&axes).into_iter().map(|w| w as f32).collect()
     }
 
+    /// Positions of the padded image along an axis at which a window, without what is dropped of it,
+    /// begins or ends, in order; its borders are none.
+    #[must_use]
+    pub fn edges(&self, axis: usize) -> Vec<usize> {
+        let (size, padded, halo) = (self.size[axis], self.padded[axis], self.halo[axis]);
+        let of = |start: usize| {
+            let end = start + size;
+            let first = (start > 0).then_some(start + halo);
+            let last = (end < padded).then_some(end - halo);
+            first.into_iter().chain(last)
+        };
+        let mut edges: Vec<usize> = self.starts.iter().flat_map(|start| of(start[axis])).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        edges
+    }
+
     /// Bytes for blending the channels of [`Needs`].
     #[must_use]
     pub fn blend_bytes(&self) -> u64 {

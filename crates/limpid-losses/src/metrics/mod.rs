@@ -17,6 +17,7 @@ mod ms_ssim;
 mod pet;
 mod ring;
 mod roi;
+mod seam;
 mod sr_sim;
 pub(crate) mod ssim;
 mod suv;
@@ -42,6 +43,7 @@ pub use roi::{
     coefficient_of_variation, contrast_recovery, contrast_to_noise, local_psnr, relative_bias,
     roi_mean,
 };
+pub use seam::seam;
 pub use sr_sim::sr_sim;
 pub use ssim::{SsimSpec, Window, ssim, ssim_gradient, ssim_map};
 pub use suv::{DecayReference, Injection, suv_factor};

@@ -1,7 +1,7 @@
 //! Training: a network learns to answer at every level.
 
 use super::combine::combine;
-use super::sampling::{Degraded, Restorer, SamplingConfig, signed};
+use super::sampling::{Degraded, Restorer, SamplingConfig, reference, signed};
 use super::{LayerNoise, Level, NoiseField, ProcessConfig, Row};
 use crate::scores::{Measure, Scorer};
 use candle_core::{DType, Device, Tensor};
@@ -130,7 +130,8 @@ impl Diffusion {
         let (input, target) = (batch.get("input")?, batch.get("target")?);
         let condition = signed(input)?;
         let clean = signed(&self.learnt(target, draws)?)?;
-        let source = signed(&reference(input, draws.layers.as_deref(), target.dims()[1])?)?;
+        let between = draws.layers.as_deref().map(|layers| fractions(layers, target.dims()[1]));
+        let source = signed(&reference(input, &between.unwrap_or_default())?)?;
         let (process, at) = (&self.config.process, draws.levels.as_slice());
         let state = process.corrupt(&clean, &source, &draws.noise, at)?;
         let level = Level::inputs(at, input.device())?;
@@ -186,13 +187,13 @@ impl Diffusion {
     /// One restoration of each image; of a network that draws layers, all `layers` of them as channels.
     fn restored(&self, input: &Tensor, layers: usize, ctx: &Ctx) -> Result<Tensor> {
         if !self.network.layer_index {
-            let reference = reference(input, None, 1)?;
+            let reference = reference(input, &[])?;
             return self
                 .draw(Degraded { condition: input, reference: &reference, layers: None }, ctx);
         }
         let layer = |c: usize| {
             let number = numbers(&[c], input.device())?;
-            let reference = reference(input, Some(&vec![c; input.dims()[0]]), layers)?;
+            let reference = reference(input, &fractions(&vec![c; input.dims()[0]], layers))?;
             let image = Degraded { condition: input, reference: &reference, layers: Some(&number) };
             self.draw(image, ctx)
         };
@@ -220,18 +221,9 @@ impl Diffusion {
     }
 }
 
-/// The condition as an estimate of the clean image: its first channel, or between two slices the
-/// interpolation at the layers.
-///
-/// # Shapes
-/// `input [N, Cc, H, W]` → `[N, 1, H, W]`
-fn reference(input: &Tensor, layers: Option<&[usize]>, count: usize) -> Result<Tensor> {
-    let Some(layers) = layers else { return Ok(input.narrow(1, 0, 1)?) };
-    // EMDiffuse's input has the slice after the gap first
-    let after: Vec<f64> = layers.iter().map(|&c| (c + 1) as f64 / (count + 1) as f64).collect();
-    let before: Vec<f64> = after.iter().map(|share| 1.0 - share).collect();
-    let slice = |i| input.narrow(1, i, 1);
-    combine(&[(&slice(0)?, &after), (&slice(1)?, &before)])
+/// How far the layers are on the way to the next slice, of `count` in between.
+fn fractions(layers: &[usize], count: usize) -> Vec<f64> {
+    layers.iter().map(|&c| (c + 1) as f64 / (count + 1) as f64).collect()
 }
 
 fn numbers(layers: &[usize], device: &Device) -> Result<Tensor> {
@@ -442,17 +434,5 @@ mod tests {
         assert!(last.iter().any(|w| *w != 0.0));
         let norm = numbers(&own.params().get("out.0.weight").unwrap().tensor());
         assert!(norm.iter().all(|w| *w == 1.0));
-    }
-
-    #[test]
-    fn between_slices_the_reference_is_their_interpolation() {
-        let input =
-            Tensor::new(&[[[[1.0f32]], [[0.0]]], [[[1.0]], [[0.5]]]], &Device::Cpu).unwrap();
-        // the slice after the gap comes first
-        let got = numbers(&reference(&input, Some(&[0, 4]), 5).unwrap());
-        assert!(
-            (got[0] - 1.0 / 6.0).abs() < 1e-6 && (got[1] - (5.0 / 6.0 + 0.5 / 6.0)).abs() < 1e-6
-        );
-        assert_eq!(numbers(&reference(&input, None, 1).unwrap()), [1.0, 1.0]);
     }
 }

@@ -29,6 +29,12 @@ pub enum LayerNoise {
     },
 }
 
+impl Default for LayerNoise {
+    fn default() -> Self {
+        Self::Independent {}
+    }
+}
+
 impl Validate for LayerNoise {
     fn validate(&self, at: &mut Check) {
         if let Self::Shared { share } = self

@@ -1,5 +1,6 @@
-//! Drawing restorations of images that the network sees whole.
+//! Drawing restorations: what all ways of it share, and that of images which the network sees whole.
 
+use super::combine::combine;
 use super::{
     GridConfig, Guide, GuideConfig, Level, ProcessConfig, SamplerConfig, Start, evaluations, sample,
 };
@@ -53,6 +54,77 @@ impl Validate for SamplingConfig {
     }
 }
 
+impl SamplingConfig {
+    /// How often the network is asked.
+    ///
+    /// # Errors
+    /// If the grid does not fit the process.
+    pub fn evaluations(&self, process: &ProcessConfig) -> Result<usize> {
+        Ok(evaluations(&self.sampler, &self.grid.levels(process)?))
+    }
+
+    /// Draws one restoration of each row in -1…1; `estimate` is asked for clean images.
+    ///
+    /// # Shapes
+    /// `condition [1 or N, Cc, H, W]` and `reference [1 or N, 1, H, W]` in -1…1; `noise` as in
+    /// [`Restorer::draw`], whose N is that of the result.
+    pub(super) fn draw(
+        &self,
+        process: &ProcessConfig,
+        condition: &Tensor,
+        reference: &Tensor,
+        noise: &mut dyn FnMut(usize) -> Result<Tensor>,
+        estimate: &mut dyn FnMut(&Tensor, &Level) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let levels = self.grid.levels(process)?;
+        let guide: Box<dyn Guide> = self.guide.guide(reference, condition)?;
+        let start = noise(levels.len())?;
+        let reference = reference.broadcast_as(start.shape())?;
+        let start = self.start.state(&self.grid, &levels, &reference, &start)?;
+        let mut observe = |_: &_, _: &Tensor, _: &Tensor| Ok(());
+        sample(&self.sampler, &levels, start, &*guide, noise, estimate, &mut observe)
+    }
+}
+
+/// A network, what its answers mean and what clean images can be: enough to estimate them.
+#[derive(Clone, Copy)]
+pub struct Estimator<'a> {
+    /// Answers at any level.
+    pub net: &'a dyn NoisePredictor,
+    /// What the answers mean.
+    pub process: &'a ProcessConfig,
+    /// Bounds of clean estimates, in -1…1.
+    pub clip: Option<[f64; 2]>,
+}
+
+impl Estimator<'_> {
+    /// The clean images that states `x` tell of, of windows that the network sees whole.
+    ///
+    /// # Shapes
+    /// `x [N, 1, H, W]`, `condition [N, Cc, H, W]` in -1…1, `layers [N]` → `[N, 1, H, W]` in -1…1.
+    ///
+    /// # Errors
+    /// Those of the network and the process.
+    pub fn estimate(
+        &self,
+        x: &Tensor,
+        condition: &Tensor,
+        layers: Option<&Tensor>,
+        at: &Level,
+        ctx: &Ctx,
+    ) -> Result<Tensor> {
+        let seen = self.process.input(x, &[*at])?;
+        let level = Level::inputs(&[*at], x.device())?;
+        // no state remembers how it came about
+        let answer = self.net.predict(&seen, condition, &level, layers, ctx)?.output.detach();
+        let clean = self.process.clean(&answer, x, &[*at])?;
+        Ok(match self.clip {
+            Some([low, high]) => clean.clamp(low, high)?,
+            None => clean,
+        })
+    }
+}
+
 /// A network with what it was trained for.
 #[derive(Clone, Copy)]
 pub struct Restorer<'a> {
@@ -76,14 +148,6 @@ pub struct Degraded<'a> {
 }
 
 impl Restorer<'_> {
-    /// How often the network is asked.
-    ///
-    /// # Errors
-    /// If the grid does not fit the process.
-    pub fn evaluations(&self) -> Result<usize> {
-        Ok(evaluations(&self.sampling.sampler, &self.sampling.grid.levels(self.process)?))
-    }
-
     /// Draws one restoration of each row, `[N, 1, H, W]` in 0…1.
     ///
     /// `noise(i)` is unit normal noise of that shape, of step `i` for `i` below the number of levels
@@ -97,26 +161,33 @@ impl Restorer<'_> {
         noise: &mut dyn FnMut(usize) -> Result<Tensor>,
         ctx: &Ctx,
     ) -> Result<Tensor> {
-        let levels = self.sampling.grid.levels(self.process)?;
+        let Self { net, process, sampling } = *self;
         let (condition, reference) = (signed(image.condition)?, signed(image.reference)?);
-        let guide: Box<dyn Guide> = self.sampling.guide.guide(&reference, &condition)?;
-        let start = noise(levels.len())?;
-        let start = self.sampling.start.state(&self.sampling.grid, &levels, &reference, &start)?;
-        let mut estimate = |x: &Tensor, at: &Level| -> Result<Tensor> {
-            let seen = self.process.input(x, &[*at])?;
-            let level = Level::inputs(&[*at], x.device())?;
-            let answer = self.net.predict(&seen, &condition, &level, image.layers, ctx)?.output;
-            let clean = self.process.clean(&answer, x, &[*at])?;
-            Ok(match self.sampling.clip {
-                Some([low, high]) => clean.clamp(low, high)?,
-                None => clean,
-            })
-        };
-        let mut observe = |_: &_, _: &Tensor, _: &Tensor| Ok(());
-        let sampler = &self.sampling.sampler;
-        let x = sample(sampler, &levels, start, &*guide, noise, &mut estimate, &mut observe)?;
-        unsigned(&x)
+        let estimator = Estimator { net, process, clip: sampling.clip };
+        let mut estimate =
+            |x: &Tensor, at: &Level| estimator.estimate(x, &condition, image.layers, at, ctx);
+        unsigned(&sampling.draw(process, &condition, &reference, noise, &mut estimate)?)
     }
+}
+
+/// The condition as an estimate of the clean image: its first channel, or between two slices their
+/// interpolation at `fractions` of the way.
+///
+/// # Shapes
+/// `condition [N, Cc, H, W]`, no fractions or N; of one image as many as wanted → `[N, 1, H, W]`.
+pub(super) fn reference(condition: &Tensor, fractions: &[f64]) -> Result<Tensor> {
+    if fractions.is_empty() {
+        return Ok(condition.narrow(1, 0, 1)?);
+    }
+    let slice = |i| -> Result<Tensor> {
+        let slice = condition.narrow(1, i, 1)?;
+        let [n, channels, height, width] = *slice.dims() else { return Ok(slice) };
+        let rows = if n == 1 { fractions.len() } else { n };
+        Ok(slice.broadcast_as((rows, channels, height, width))?)
+    };
+    // EMDiffuse's input has the slice after the gap first
+    let before: Vec<f64> = fractions.iter().map(|after| 1.0 - after).collect();
+    combine(&[(&slice(0)?, fractions), (&slice(1)?, &before)])
 }
 
 /// From 0…1 to -1…1, which networks see.
@@ -125,7 +196,7 @@ pub(super) fn signed(x: &Tensor) -> Result<Tensor> {
 }
 
 /// From -1…1 to 0…1.
-fn unsigned(x: &Tensor) -> Result<Tensor> {
+pub(super) fn unsigned(x: &Tensor) -> Result<Tensor> {
     Ok(x.affine(0.5, 0.5)?)
 }
 
@@ -184,5 +255,21 @@ mod tests {
         let mut noise = |_| Ok(condition.zeros_like()?);
         let e = restorer.draw(image, &mut noise, &Ctx::eval()).unwrap_err();
         assert!(e.to_string().contains("noise alone"), "{e}");
+    }
+
+    #[test]
+    fn between_slices_the_reference_is_their_interpolation() {
+        let input =
+            Tensor::new(&[[[[1.0f32]], [[0.0]]], [[[1.0]], [[0.5]]]], &Device::Cpu).unwrap();
+        let numbers = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // the slice after the gap comes first
+        let got = numbers(reference(&input, &[1.0 / 6.0, 5.0 / 6.0]).unwrap());
+        assert!(
+            (got[0] - 1.0 / 6.0).abs() < 1e-6 && (got[1] - (5.0 / 6.0 + 0.5 / 6.0)).abs() < 1e-6
+        );
+        // one pair of slices for several layers
+        let pair = input.narrow(0, 1, 1).unwrap();
+        assert_eq!(numbers(reference(&pair, &[0.5, 1.0, 0.0]).unwrap()), [0.75, 1.0, 0.5]);
+        assert_eq!(numbers(reference(&input, &[]).unwrap()), [1.0, 1.0]);
     }
 }

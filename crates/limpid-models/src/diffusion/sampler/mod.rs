@@ -160,6 +160,15 @@ pub fn evaluations(config: &SamplerConfig, levels: &[Level]) -> usize {
     }
 }
 
+/// Images that a sampler holds of each row at a time, states and estimates, roughly.
+pub(super) fn images_held(config: &SamplerConfig) -> usize {
+    match config {
+        SamplerConfig::Ancestral {} | SamplerConfig::Ddim { .. } | SamplerConfig::Bridge {} => 4,
+        SamplerConfig::DpmSolver { .. } | SamplerConfig::Heun {} => 5,
+        SamplerConfig::UniPc { order } => 4 + order,
+    }
+}
+
 /// Whether a sampler can walk the levels.
 fn fits(config: &SamplerConfig, levels: &[Level]) -> Result<()> {
     let setting = |message: &str, hint: &str| {
