@@ -1,0 +1,64 @@
+//! From a configuration to a model on its data.
+
+use crate::config::{Config, ModelConfig};
+use candle_core::Device;
+use limpid_cli::Failure;
+use limpid_datamodule::dataset::DatasetConfig;
+use limpid_datamodule::{Data, ImageFile};
+use limpid_engine::{DataModule, Model};
+use limpid_io::Axis;
+use limpid_models::diffusion::Diffusion;
+use std::path::Path;
+
+/// Opened, checked data.
+///
+/// # Errors
+/// They cannot be read or do not fit the configuration.
+pub fn data(config: &Config) -> Result<Data, Failure> {
+    let mut data = Data::new(config.data.clone(), config.seed);
+    data.preprocess().map_err(Failure::data)?;
+    let (channels, _) = data.channels().map_err(Failure::data)?;
+    let expected = config.network.condition_channels();
+    if channels != expected {
+        return Err(Failure::config(format!(
+            "the images have {channels} channel(s), the network is conditioned on {expected}"
+        ))
+        .hint("give grey images"));
+    }
+    Ok(data)
+}
+
+/// The model of a task, with initial weights.
+///
+/// # Errors
+/// The network cannot be built.
+pub fn model(config: &Config, data: &Data, device: &Device) -> Result<Box<dyn Model>, Failure> {
+    let measure = limpid_cli::training::measure(&config.data, data, config.data_range)?;
+    match &config.model {
+        ModelConfig::Diffusion(diffusion) => {
+            let model = Diffusion::new(
+                diffusion,
+                &config.network,
+                config.optimizer.clone(),
+                config.schedule.clone(),
+                measure,
+                config.seed,
+                device,
+            );
+            Ok(Box::new(model.map_err(|e| Failure::config(e.to_string()))?))
+        }
+    }
+}
+
+/// Distance of neighbouring slices of the volume that layers are learnt from, if it says so.
+///
+/// # Errors
+/// The volume cannot be read.
+pub fn spacing(config: &Config) -> Result<Option<f64>, Failure> {
+    let DatasetConfig::Layers { volume, .. } = &config.data.dataset else { return Ok(None) };
+    let axes = config.data.axes.as_ref().map(|a| a.parse()).transpose().map_err(Failure::config)?;
+    let file = ImageFile::open(Path::new(volume), 2, axes.as_ref()).map_err(Failure::data)?;
+    let z = file.info.axes.position(Axis::Z);
+    let spacing = file.info.spacing.as_ref().zip(z).map(|(spacing, z)| spacing[z]);
+    Ok(spacing.filter(|s| *s > 0.0))
+}
