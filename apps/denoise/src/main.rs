@@ -4,7 +4,6 @@ mod commands;
 mod config;
 mod model_file;
 mod published;
-mod scores;
 mod task;
 
 use clap::{CommandFactory, Parser, Subcommand};

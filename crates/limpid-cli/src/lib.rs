@@ -1,6 +1,6 @@
 //! What the command lines of all apps share: arguments, help, exit codes, how failures look, what
-//! signals do, the folder of a training run, the files of a prediction, and the listing of runs. It
-//! knows no task.
+//! signals do, the folder of a training run, the files of a prediction, the scores of an evaluation,
+//! and the listing of runs. It knows no task.
 //!
 //! An app's `main` is one call:
 //!
@@ -29,6 +29,7 @@
 
 mod args;
 mod entry;
+pub mod evaluation;
 mod failure;
 mod format;
 mod help;

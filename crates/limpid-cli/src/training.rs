@@ -7,7 +7,6 @@ use crate::interrupt;
 use crate::prediction::progress;
 use crate::terminal::report;
 use candle_core::Tensor;
-use limpid_config::Validate;
 use limpid_datamodule::dataset::DatasetConfig;
 use limpid_datamodule::normalise::Normaliser;
 use limpid_datamodule::split::SplitConfig;
@@ -17,11 +16,10 @@ use limpid_engine::{
     Checkpoints, Error, Event, Model, Outcome, Result as Done, RunDir, Sink, TrainConfig,
     TrainState, Trainer,
 };
-use limpid_export::{Bundle, Card};
+use limpid_export::{Bundle, Card, CardNetwork};
 use limpid_models::Measure;
 use limpid_track::{MetricsLog, Pictures};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +64,7 @@ pub struct Training<'a, N> {
     pub program: [&'a str; 2],
 }
 
-impl<N: Clone + Serialize + DeserializeOwned + Validate + 'static> Training<'_, N> {
+impl<N: CardNetwork + 'static> Training<'_, N> {
     /// Trains to the end, or until it is interrupted.
     ///
     /// # Errors
@@ -194,7 +192,7 @@ struct Deploy<N> {
     names: BTreeSet<String>,
 }
 
-impl<N: Clone + Serialize + DeserializeOwned + Validate> Deploy<N> {
+impl<N: CardNetwork> Deploy<N> {
     fn save(
         &self,
         mut weights: BTreeMap<String, Tensor>,
@@ -210,7 +208,7 @@ impl<N: Clone + Serialize + DeserializeOwned + Validate> Deploy<N> {
     }
 }
 
-impl<N: Clone + Serialize + DeserializeOwned + Validate> Callback for Deploy<N> {
+impl<N: CardNetwork> Callback for Deploy<N> {
     fn name(&self) -> &str {
         "deploy"
     }

@@ -1,11 +1,9 @@
 //! `model.safetensors`: weights and, in its header, how to use them.
 
-use crate::Published;
+use crate::{CardNetwork, Published};
 use candle_core::{DType, Tensor};
 use limpid_arch::NetworkConfig;
-use limpid_config::Validate;
-use limpid_nn::tensors;
-use serde::de::DeserializeOwned;
+use limpid_nn::{CheckpointError, tensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -45,7 +43,8 @@ pub struct Card<N = NetworkConfig> {
 pub struct Bundle<N = NetworkConfig> {
     /// What the weights are.
     pub card: Card<N>,
-    /// Weights and buffers by reference name.
+    /// Weights and buffers by reference name; of any float type, which
+    /// [`Params::set`](limpid_nn::Params::set) converts.
     pub weights: BTreeMap<String, Tensor>,
 }
 
@@ -54,7 +53,7 @@ pub struct Bundle<N = NetworkConfig> {
 pub enum BundleError {
     /// It cannot be read or written.
     #[error(transparent)]
-    File(#[from] limpid_nn::CheckpointError),
+    File(#[from] CheckpointError),
     /// It is a file of tensors without a card.
     #[error("these are weights without a model card\nhint: {hint}\nfile: {}", path.display())]
     NoCard {
@@ -64,12 +63,20 @@ pub enum BundleError {
         hint: String,
     },
     /// Its network is none that the program uses.
-    #[error("this is a model of another task, its network is `{kind}`\nhint: use it with the program that trained it\nfile: {}", path.display())]
+    #[error("this is a model of the network `{kind}`, but {wanted} is needed\nhint: use it with the program that trained it\nfile: {}", path.display())]
     OtherTask {
         /// The file.
         path: PathBuf,
-        /// The network as its card names it.
-        kind: String,
+        /// The network of its weights.
+        kind: &'static str,
+        /// What the program can use.
+        wanted: &'static str,
+    },
+    /// A weight is beyond the range of `f16`.
+    #[error("the weight `{name}` is beyond the range of f16\nhint: keep the model in f32")]
+    NotHalf {
+        /// The weight.
+        name: String,
     },
     /// Its card cannot be understood.
     #[error("the model card cannot be read: {message}\nhint: the file may come from a newer version\nfile: {}", path.display())]
@@ -107,7 +114,7 @@ impl<N: Clone> Card<N> {
     }
 }
 
-impl<N: Clone + Serialize + DeserializeOwned + Validate> Bundle<N> {
+impl<N: CardNetwork> Bundle<N> {
     /// Writes the file, whole or not at all.
     ///
     /// # Errors
@@ -123,20 +130,22 @@ impl<N: Clone + Serialize + DeserializeOwned + Validate> Bundle<N> {
         Ok(tensors::save(path, &self.weights, &metadata)?)
     }
 
-    /// The same with its weights rounded to 16 bits (ten significant), which are half the bytes.
+    /// The same with its weights rounded to 16 bits (eleven significant), which are half the bytes.
     ///
     /// # Errors
-    /// If memory runs out.
-    pub fn half(&self) -> candle_core::Result<Self> {
-        let half = |(name, tensor): (&String, &Tensor)| {
-            let tensor = if tensor.dtype().is_float() {
-                tensor.to_dtype(DType::F16)?
-            } else {
-                tensor.clone()
+    /// [`BundleError::NotHalf`] for a weight that `f16` cannot hold.
+    pub fn half(&self) -> Result<Self, BundleError> {
+        let mut weights = BTreeMap::new();
+        for (name, weight) in &self.weights {
+            let half = match weight.dtype().is_float() {
+                true => weight.to_dtype(DType::F16).map_err(CheckpointError::from)?,
+                false => weight.clone(),
             };
-            Ok((name.clone(), tensor))
-        };
-        let weights = self.weights.iter().map(half).collect::<candle_core::Result<_>>()?;
+            if is_finite(weight)? && !is_finite(&half)? {
+                return Err(BundleError::NotHalf { name: name.clone() });
+            }
+            weights.insert(name.clone(), half);
+        }
         Ok(Self { card: self.card.clone(), weights })
     }
 
@@ -184,26 +193,29 @@ impl<N: Clone + Serialize + DeserializeOwned + Validate> Bundle<N> {
             return Err(BundleError::NoCard { path: path.to_owned(), hint });
         };
         let bad = |message: String| BundleError::BadCard { path: path.to_owned(), message };
-        let card: Card<Value> = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
+        let card: Card<N> = match serde_json::from_str(json) {
+            Ok(card) => card,
+            // the weights tell whether it is the card of another network or a damaged one
+            Err(e) => match Published::of(weights).network {
+                Some(found) if !N::is(&found) => {
+                    let (path, kind) = (path.to_owned(), found.settings().kind());
+                    return Err(BundleError::OtherTask { path, kind, wanted: N::WHAT });
+                }
+                _ => return Err(bad(e.to_string())),
+            },
+        };
         if card.version > VERSION {
             return Err(bad(format!("it is of version {}, we know {VERSION}", card.version)));
         }
-        let kind = card.network["kind"].as_str().unwrap_or("of a diffusion").to_owned();
-        let network: N = serde_json::from_value(card.network.clone())
-            .map_err(|_| BundleError::OtherTask { path: path.to_owned(), kind })?;
-        if let Some(finding) = limpid_config::check(&network).first() {
+        if let Some(finding) = limpid_config::check(&card.network).first() {
             return Err(bad(format!("its network cannot be built: {finding:?}")));
         }
-        Ok(Self { card: card.with(network), weights })
+        Ok(Self { card, weights })
     }
 }
 
-impl Card<Value> {
-    /// The same with a network.
-    fn with<N>(self, network: N) -> Card<N> {
-        let Self {
-            version, name, normalisation, data_range, axes, step, score, config, extra, ..
-        } = self;
-        Card { version, name, network, normalisation, data_range, axes, step, score, config, extra }
-    }
+/// Whether all values are.
+fn is_finite(weight: &Tensor) -> Result<bool, CheckpointError> {
+    // zero times a value is zero, unless it is not finite
+    Ok(weight.to_dtype(DType::F32)?.affine(0.0, 0.0)?.sum_all()?.to_scalar::<f32>()? == 0.0)
 }

@@ -6,7 +6,11 @@
 //! the network from their names and shapes.
 
 mod bundle;
+mod network;
 mod published;
+#[cfg(test)]
+mod tests;
 
 pub use bundle::{Bundle, BundleError, Card};
+pub use network::CardNetwork;
 pub use published::Published;

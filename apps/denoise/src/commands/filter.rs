@@ -1,7 +1,7 @@
 //! `denoise filter`: classical filters, as baselines and for quick work.
 
-use crate::scores::{Scores, space};
-use limpid_classical::{FilterConfig, FilterKind, apply_each, tune};
+use limpid_classical::{FilterConfig, FilterKind, apply_each};
+use limpid_cli::evaluation::{best_of, described, positive, read, space};
 use limpid_cli::{ComputeArgs, Failure, HELP, print, report};
 use limpid_io::{Data, Volume};
 use std::path::{Path, PathBuf};
@@ -90,56 +90,9 @@ fn spare<'a>(output: &Path, sources: impl Iterator<Item = &'a PathBuf>) -> Resul
     Ok(())
 }
 
-/// Checks a `--data-range`.
-pub(crate) fn positive(range: f64) -> Result<(), Failure> {
-    if range.is_finite() && range > 0.0 {
-        return Ok(());
-    }
-    Err(Failure::config(format!("`--data-range` must be above 0, got {range}"))
-        .hint("the span of valid intensities: 255 for 8-bit images"))
-}
-
-/// The best setting of a filter for images of `shape` one after the other, by their mean PSNR.
-pub(crate) fn best_of(
-    kind: FilterKind,
-    noisy: &[f64],
-    reference: &[f32],
-    shape: &[usize],
-    range: f64,
-) -> Result<limpid_classical::Tuned, Failure> {
-    let score = |images: &[f64]| {
-        let values: Vec<f32> = images.iter().map(|&v| v as f32).collect();
-        Scores::of(&values, reference, shape, range).map_or(f64::NAN, |s| s.psnr)
-    };
-    tune(kind, noisy, shape, score).map_err(Failure::data)
-}
-
-/// A filter's settings in one line.
-pub(crate) fn described(filter: &FilterConfig) -> Result<String, Failure> {
-    let value = serde_json::to_value(filter).map_err(Failure::run)?;
-    let settings = value.as_object().map_or_else(String::new, |map| {
-        let shown = map.iter().filter(|(k, _)| *k != "kind");
-        shown.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
-    });
-    Ok(format!("{} {settings}", filter.kind().name()))
-}
-
 fn kind(name: &str) -> Result<FilterKind, Failure> {
     FilterKind::ALL
         .into_iter()
         .find(|k| k.name() == name)
         .ok_or_else(|| Failure::config(format!("unknown filter `{name}`")))
-}
-
-/// Reads a whole image; values that are not finite are refused.
-pub(crate) fn read(path: &Path) -> Result<Volume, Failure> {
-    let volume = limpid_io::open(path).and_then(|r| r.read()).map_err(Failure::data)?;
-    if let Some((count, first)) = volume.nonfinite() {
-        return Err(Failure::data(format!(
-            "{count} values are not finite, the first at {first:?}"
-        ))
-        .hint("replace them, or cut the image")
-        .file(path));
-    }
-    Ok(volume)
 }

@@ -1,29 +1,32 @@
 //! How good a restored image is: the scores that reports show.
 
-use limpid_cli::Failure;
+use crate::Failure;
 use limpid_io::{Axis, VolumeInfo};
 use limpid_losses::metrics::{Image, Normaliser, SsimSpec, mae, nrmse, psnr, ssim};
 
 /// Scores of an image against its reference.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scores {
+pub struct Scores {
     /// PSNR in dB.
-    pub(crate) psnr: f64,
+    pub psnr: f64,
     /// SSIM with a uniform window of 7 (scikit-image's default); NaN for images below 7 pixels.
-    pub(crate) ssim: f64,
+    pub ssim: f64,
     /// Mean absolute error, in the unit of the file.
-    pub(crate) mae: f64,
+    pub mae: f64,
     /// Root mean squared error over the Euclidean norm of the reference.
-    pub(crate) nrmse: f64,
+    pub nrmse: f64,
 }
 
 impl Scores {
     /// Names as tables and files show them.
-    pub(crate) const NAMES: [&str; 4] = ["psnr_db", "ssim_uniform7", "mae", "nrmse_euclidean"];
+    pub const NAMES: [&str; 4] = ["psnr_db", "ssim_uniform7", "mae", "nrmse_euclidean"];
 
     /// Scores of images of `shape`, as many as the values hold, one after the other: the channels
     /// and frames of a file. Averaged.
-    pub(crate) fn of(
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::Kind::Data) if the shape does not fit.
+    pub fn of(
         values: &[f32],
         reference: &[f32],
         shape: &[usize],
@@ -56,7 +59,8 @@ impl Scores {
     }
 
     /// The mean of each score.
-    pub(crate) fn mean(all: &[Self]) -> Self {
+    #[must_use]
+    pub fn mean(all: &[Self]) -> Self {
         let mean = |of: fn(&Self) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
         Self {
             psnr: mean(|s| s.psnr),
@@ -66,12 +70,15 @@ impl Scores {
         }
     }
 
-    pub(crate) fn values(&self) -> [f64; 4] {
+    /// In the order of the names.
+    #[must_use]
+    pub fn values(&self) -> [f64; 4] {
         [self.psnr, self.ssim, self.mae, self.nrmse]
     }
 
     /// As a table shows them.
-    pub(crate) fn cells(&self) -> [String; 4] {
+    #[must_use]
+    pub fn cells(&self) -> [String; 4] {
         let cell = |value: f64, digits: usize| match value {
             v if v.is_nan() => "-".to_owned(),
             v => format!("{v:.digits$}"),
@@ -81,13 +88,17 @@ impl Scores {
 }
 
 /// Whether the window of SSIM fits an image.
-pub(crate) fn has_ssim(shape: &[usize]) -> bool {
+#[must_use]
+pub fn has_ssim(shape: &[usize]) -> bool {
     shape.iter().all(|&n| n >= 7)
 }
 
 /// The part of an image that counts as space, its last two or three axes: Z is one if the file has
 /// it, unless `dims` is 2. Along the other axes (time, channel) lie images of their own.
-pub(crate) fn space(info: &VolumeInfo, dims: Option<u8>) -> Result<&[usize], Failure> {
+///
+/// # Errors
+/// [`Kind::Data`](crate::Kind::Data) for three dimensions of an image without Z.
+pub fn space(info: &VolumeInfo, dims: Option<u8>) -> Result<&[usize], Failure> {
     let volume = info.axes.position(Axis::Z).is_some();
     if dims == Some(3) && !volume {
         return Err(Failure::data(format!("the image has the axes {} and no Z", info.axes))
