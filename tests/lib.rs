@@ -23,10 +23,19 @@ pub fn binary(name: &str) -> PathBuf {
 /// If it cannot be started.
 #[must_use]
 pub fn denoise(dir: &Path, args: &[&str]) -> Ran {
-    let output = Command::new(binary("denoise")).args(args).current_dir(dir).output();
+    program("denoise", dir, args)
+}
+
+/// Runs a program in a folder.
+///
+/// # Panics
+/// If it cannot be started.
+#[must_use]
+pub fn program(name: &str, dir: &Path, args: &[&str]) -> Ran {
+    let output = Command::new(binary(name)).args(args).current_dir(dir).output();
     match output {
         Ok(output) => Ran::from(output),
-        Err(e) => panic!("cannot run denoise: {e}"),
+        Err(e) => panic!("cannot run {name}: {e}"),
     }
 }
 

@@ -1,8 +1,9 @@
-//! End-to-end tests of `denoise`: what a user does, and what may go wrong.
+//! End-to-end tests of the programs: what a user does, and what may go wrong.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod diffusion;
 mod journey;
 mod resume;
 mod weights;

@@ -27,17 +27,24 @@ const FILES: &[Generated] = &[
             Ok(limpid_config::reference_markdown::<limpid_classical::FilterConfig>(title))
         },
     },
-    Generated { path: "configs/denoise.schema.json", text: || said("schema") },
-    Generated { path: "docs/src/reference/denoise-cli.md", text: || said("cli") },
-    Generated { path: "docs/src/reference/denoise-config.md", text: || said("config") },
+    Generated { path: "configs/denoise.schema.json", text: || said("denoise", "schema") },
+    Generated { path: "docs/src/reference/denoise-cli.md", text: || said("denoise", "cli") },
+    Generated { path: "docs/src/reference/denoise-config.md", text: || said("denoise", "config") },
+    Generated { path: "configs/emdiffuse.schema.json", text: || said("emdiffuse", "schema") },
+    Generated { path: "docs/src/reference/emdiffuse-cli.md", text: || said("emdiffuse", "cli") },
+    Generated {
+        path: "docs/src/reference/emdiffuse-config.md",
+        text: || said("emdiffuse", "config"),
+    },
+    Generated { path: "docs/src/reference/vemdiffuse-cli.md", text: || said("vemdiffuse", "cli") },
 ];
 
-/// What `denoise` says of itself.
-fn said(page: &str) -> Result<String, String> {
-    let mut command = Command::new(binaries()?.join("denoise"));
-    let output = command.args(["docs", page]).output().map_err(|e| format!("denoise: {e}"))?;
+/// What a program says of itself.
+fn said(program: &str, page: &str) -> Result<String, String> {
+    let mut command = Command::new(binaries()?.join(program));
+    let output = command.args(["docs", page]).output().map_err(|e| format!("{program}: {e}"))?;
     if !output.status.success() {
-        return Err(format!("`denoise docs {page}` ended with {}", output.status));
+        return Err(format!("`{program} docs {page}` ended with {}", output.status));
     }
     String::from_utf8(output.stdout).map_err(|e| e.to_string())
 }

@@ -122,7 +122,8 @@ impl Validate for Config {
             at.problem("name", "must be letters, digits, `-` and `_`")
                 .hint("it becomes the name of a folder");
         }
-        let range_hint = "the span of valid intensities in the unit of the files: 255 for 8-bit images";
+        let range_hint =
+            "the span of valid intensities in the unit of the files: 255 for 8-bit images";
         match self.data_range {
             None => at.problem("data_range", "must be set").hint(range_hint),
             Some(range) if !(range.is_finite() && range > 0.0) => {
@@ -167,8 +168,9 @@ impl Config {
         }
         let expected = if self.layers().is_some() { 3 } else { 2 };
         if self.network.layer_index != self.layers().is_some() {
-            at.problem("network.layer_index", "and `data.dataset.kind` do not go together")
-                .hint("networks that are told a layer learn from the dataset \"layers\", no others do");
+            at.problem("network.layer_index", "and `data.dataset.kind` do not go together").hint(
+                "networks that are told a layer learn from the dataset \"layers\", no others do",
+            );
         } else if self.network.in_channels != expected || self.network.out_channels != 1 {
             let message = format!(
                 "must be {expected} with one output: the network sees the condition and the noisy image, got {} and {}",
@@ -179,7 +181,8 @@ impl Config {
         let divisor = self.network.divisor();
         let patch = self.data.patch_size();
         if patch.iter().any(|p| p % divisor != 0) {
-            let message = format!("must be a multiple of {divisor} for this network, got {patch:?}");
+            let message =
+                format!("must be a multiple of {divisor} for this network, got {patch:?}");
             at.problem("data.patch", message);
         }
     }

@@ -5,6 +5,7 @@ use crate::config::Config;
 use candle_core::{DType, Device};
 use limpid_arch::AnyConfig;
 use limpid_arch::guided_unet::{self, GuidedUnet};
+use limpid_arch::raft::Raft;
 use limpid_cli::prediction::by_type;
 use limpid_cli::{Failure, find_model};
 use limpid_datamodule::normalise::Normalisers;
@@ -125,7 +126,9 @@ impl Trained {
         };
         let Bundle { card, weights } = bundle;
         let task = match card.extra.get(KEY) {
-            Some(task) => serde_json::from_value(task.clone()).map_err(|e| unreadable("task", e))?,
+            Some(task) => {
+                serde_json::from_value(task.clone()).map_err(|e| unreadable("task", e))?
+            }
             None => {
                 return Err(Failure::data(format!("{origin} is not a model of a diffusion"))
                     .hint("train one with `emdiffuse train`"));
@@ -215,5 +218,24 @@ fn built(network: &guided_unet::Config) -> Result<(GuidedUnet, Params), Failure>
     let params = Params::new();
     let scope = params.scope(Stream::new(0, "init"), DType::F32, &Device::Cpu);
     let net = network.build(&scope).map_err(Failure::data)?;
+    Ok((net, params))
+}
+
+/// RAFT with the weights of a file.
+///
+/// # Errors
+/// They cannot be read, or are of another network.
+pub fn built_raft(path: &Path) -> Result<(Raft, Params), Failure> {
+    let published = Published::open(path).map_err(Failure::data)?;
+    let Some(AnyConfig::Raft(config)) = published.network.filter(|_| published.report.is_match())
+    else {
+        return Err(Failure::data("these are no weights of RAFT")
+            .hint("give `raft-things.pth` or another of its published files")
+            .file(path));
+    };
+    let params = Params::new();
+    let scope = params.scope(Stream::new(0, "init"), DType::F32, &Device::Cpu);
+    let net = config.build(&scope).map_err(Failure::data)?;
+    params.set(&published.weights).map_err(Failure::data)?;
     Ok((net, params))
 }

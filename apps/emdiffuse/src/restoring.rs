@@ -254,7 +254,8 @@ impl<'a> Work<'a> {
         }
         for (name, tensor) in self.trained.params.tensors() {
             hash.update(name.as_bytes());
-            let sum = tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(Failure::run)?;
+            let sum =
+                tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(Failure::run)?;
             sum.iter().for_each(|v| hash.update(v.to_le_bytes()));
         }
         let settings = json!({
@@ -282,7 +283,8 @@ impl<'a> Work<'a> {
         let mut outputs = files.iter().map(create).collect::<Result<Vec<_>, _>>()?;
         let mut assessment = Assessment::default();
         for index in 0..self.units {
-            let done = self.unit(index, &journal, &files, &mut outputs, &mut assessment, sink, stop);
+            let done =
+                self.unit(index, &journal, &files, &mut outputs, &mut assessment, sink, stop);
             if stop() {
                 return Err(Failure::interrupted(format!(
                     "stopped; the same command goes on with {}",
@@ -367,13 +369,13 @@ impl<'a> Work<'a> {
         let config = self.wanted.config;
         if assessment.clipped > 0 && !self.wanted.quiet {
             let dtype = self.info.dtype;
-            report(format!("{} values were beyond the range of {dtype} and clipped", assessment.clipped));
-        }
-        if config.samples < 2 {
-            return Ok(());
+            report(format!(
+                "{} values were beyond the range of {dtype} and clipped",
+                assessment.clipped
+            ));
         }
         let variance = assessment.squares / assessment.count.max(1) as f64;
-        let calibration = self.trained.task.calibration;
+        let calibration = self.trained.task.calibration.filter(|_| config.samples > 1);
         let expected = calibration.map(|c| -10.0 * (c.variance_ratio * variance).log10());
         if let Some(psnr) = expected.filter(|_| !self.wanted.quiet) {
             report(format!("self-assessment: about {psnr:.1} dB from the truth"));
@@ -386,7 +388,8 @@ impl<'a> Work<'a> {
             "evaluations": self.plan.evaluations * self.units as u64,
             "seed": self.wanted.seed,
             "restore": config,
-            "deviation": variance.sqrt(),
+            "edges": self.plan.edges(),
+            "deviation": (config.samples > 1).then(|| variance.sqrt()),
             "expected_psnr_db": expected,
             "calibration": calibration,
             "seconds": seconds,

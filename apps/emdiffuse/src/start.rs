@@ -31,7 +31,11 @@ impl Start {
     ///
     /// # Errors
     /// There is no such file, or its weights are of another network.
-    pub fn open(named: &str, network: &guided_unet::Config, program: &str) -> Result<Self, Failure> {
+    pub fn open(
+        named: &str,
+        network: &guided_unet::Config,
+        program: &str,
+    ) -> Result<Self, Failure> {
         let path = Path::new(named);
         let with = |ending: &str| PathBuf::from(format!("{named}{ending}"));
         let mut start = if with("_Network.pth").is_file() {
@@ -103,7 +107,8 @@ impl Start {
                             param.name(),
                             param.shape()
                         ),
-                        hint: "the .state file is of another network: remove it or rename it".into(),
+                        hint: "the .state file is of another network: remove it or rename it"
+                            .into(),
                     });
                 }
                 slots.insert(format!("{}.{slot}", param.name()), tensor.clone());

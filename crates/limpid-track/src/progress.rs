@@ -30,7 +30,43 @@ impl Rate {
     fn at(&mut self, step: u64, steps: u64, seconds: f64) -> Option<(f64, f64)> {
         let (s0, t0) = *self.first.get_or_insert((step, seconds));
         let rate = (step > s0).then(|| (step - s0) as f64 / (seconds - t0).max(1e-9))?;
-        Some((rate, (steps - step) as f64 / rate))
+        Some((rate, steps.saturating_sub(step) as f64 / rate))
+    }
+}
+
+/// Speed and time left of work that is told in units, measured by our own clock.
+#[derive(Debug)]
+struct Work {
+    began: Instant,
+    task: String,
+    done: u64,
+    rate: Rate,
+}
+
+impl Work {
+    fn new() -> Self {
+        Self { began: Instant::now(), task: String::new(), done: 0, rate: Rate::default() }
+    }
+
+    /// What is said after so many units, `seconds` after some beginning.
+    fn pace(&mut self, task: &str, done: u64, total: u64, seconds: f64) -> String {
+        if task != self.task || done < self.done {
+            // other work, or the same with the next file
+            (self.task, self.rate) = (task.to_owned(), Rate::default());
+        }
+        self.done = done;
+        match self.rate.at(done, total, seconds) {
+            Some((rate, left)) if rate < 1.0 => {
+                format!("  {} each  eta {}", duration(rate.recip()), duration(left))
+            }
+            Some((rate, left)) => format!("  {}/s  eta {}", short(rate), duration(left)),
+            None => String::new(),
+        }
+    }
+
+    /// The same now.
+    fn pace_now(&mut self, task: &str, done: u64, total: u64) -> String {
+        self.pace(task, done, total, self.began.elapsed().as_secs_f64())
     }
 }
 
@@ -58,13 +94,14 @@ fn short(v: f64) -> String {
 pub struct Plain<W: Write> {
     out: W,
     rate: Rate,
+    work: Work,
     last: Option<Instant>,
 }
 
 impl<W: Write> Plain<W> {
     /// Lines to a stream, a few seconds apart.
     pub fn new(out: W) -> Self {
-        Self { out, rate: Rate::default(), last: None }
+        Self { out, rate: Rate::default(), work: Work::new(), last: None }
     }
 
     fn line(&mut self, text: &str) {
@@ -94,8 +131,9 @@ impl<W: Write> Sink for Plain<W> {
                 }
             }
             Event::Progress { task, done, total } => {
+                let pace = self.work.pace_now(task, *done, *total);
                 if self.due(done == total) {
-                    self.line(&format!("{task} {done}/{total}"));
+                    self.line(&format!("{task} {done}/{total}{pace}"));
                 }
             }
             other => {
@@ -142,6 +180,7 @@ fn thousands(n: usize) -> String {
 pub struct Terminal {
     bar: ProgressBar,
     rate: Rate,
+    work: Work,
 }
 
 impl Default for Terminal {
@@ -158,7 +197,7 @@ impl Terminal {
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(500));
-        Self { bar, rate: Rate::default() }
+        Self { bar, rate: Rate::default(), work: Work::new() }
     }
 }
 
@@ -176,8 +215,8 @@ impl Sink for Terminal {
             Event::Progress { task, done, total } => {
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
-                let eta = duration(self.bar.eta().as_secs_f64());
-                self.bar.set_message(format!("{task}  eta {eta}"));
+                let pace = self.work.pace_now(task, *done, *total);
+                self.bar.set_message(format!("{task}{pace}"));
                 if done == total {
                     self.bar.finish_and_clear();
                 }
@@ -240,5 +279,16 @@ mod tests {
             step 100  validation: psnr 30.00  (2s)\n\
             stopped at step 50; run the same command to continue\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn work_tells_its_pace_anew_for_every_task() {
+        let mut work = Work::new();
+        let mut pace = |task: &str, done, seconds| work.pace(task, done, 10, seconds);
+        assert_eq!(pace("restoring", 1, 5.0), "", "one unit has no pace yet");
+        assert_eq!(pace("restoring", 5, 7.0), "  2.000/s  eta 2s");
+        assert_eq!(pace("restoring", 1, 8.0), "", "the next file");
+        assert_eq!(pace("restoring", 3, 108.0), "  50s each  eta 5m 50s");
+        assert_eq!(pace("reading", 4, 109.0), "");
     }
 }

@@ -1,7 +1,7 @@
 //! `emdiffuse`: restore electron micrographs by diffusion, with an uncertainty for every pixel.
 
 use clap::{Parser, Subcommand};
-use emdiffuse::commands::{predict, train};
+use emdiffuse::commands::{eval, pack, predict, prepare, sample_curve, train};
 use limpid_cli::training::TrainArgs;
 use limpid_cli::{Failure, HELP, main_with};
 use std::process::ExitCode;
@@ -46,6 +46,35 @@ enum Verb {
   emdiffuse predict noisy.tif restored.tif --weights experiments/EMDiffuse-n/best --mode reference"
     )]
     Predict(predict::Args),
+    /// Measure restored images against references, and their uncertainty against their errors
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  emdiffuse eval restored.tif --input noisy.tif --target clean.tif --data-range 255
+  emdiffuse eval held/ --input noisy/ --target clean/ --data-range 255 --model runs/mine --calibrate"
+    )]
+    Eval(eval::Args),
+    /// Make training pairs: register noisy images with clean ones, cut patches, leave bad ones out
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  emdiffuse prepare --clean gt/ --noisy wf/ --out data
+  emdiffuse prepare --clean gt/ --noisy wf/ --scale 2 --out data --raft raft-things.pth"
+    )]
+    Prepare(prepare::Pairs),
+    /// Compare samplers and numbers of steps on images whose truth is known
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  emdiffuse sample-curve noisy.tif clean.tif --data-range 255 --model runs/mine --out curve"
+    )]
+    SampleCurve(sample_curve::Args),
+    /// Write a model with weights of 16 bits, to hand on
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:\n  emdiffuse pack runs/mine mine.safetensors"
+    )]
+    Pack(pack::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +82,10 @@ fn main() -> ExitCode {
         match cli.verb {
             Verb::Train(args) => train::run(&args, false, "emdiffuse"),
             Verb::Predict(args) => predict::images(&args),
+            Verb::Eval(args) => eval::run(&args, "emdiffuse"),
+            Verb::Prepare(args) => prepare::pairs(&args),
+            Verb::SampleCurve(args) => sample_curve::run(&args),
+            Verb::Pack(args) => pack::run(&args, "emdiffuse"),
         }
     })
 }

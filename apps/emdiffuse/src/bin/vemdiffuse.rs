@@ -1,7 +1,7 @@
 //! `vemdiffuse`: make volumes of electron micrographs isotropic by drawing layers between slices.
 
 use clap::{Parser, Subcommand};
-use emdiffuse::commands::{predict, train};
+use emdiffuse::commands::{eval, predict, prepare, train};
 use limpid_cli::training::TrainArgs;
 use limpid_cli::{Failure, HELP, main_with};
 use std::process::ExitCode;
@@ -17,9 +17,9 @@ static ALLOCATOR: limpid_kernels::memory::Allocator = limpid_kernels::memory::Al
     version,
     help_template = HELP,
     before_help = "Examples:
-  vemdiffuse predict noisy.tif restored.tif
-  vemdiffuse predict noisy.tif restored.tif --samples 8
-  vemdiffuse train configs/vemdiffuse/smoke.toml"
+  vemdiffuse train configs/vemdiffuse/smoke.toml
+  vemdiffuse predict coarse.tif fine.tif --model runs/vemdiffuse-smoke
+  vemdiffuse predict slices/ fine.tif --weights experiments/vEMDiffuse-i/best --z 6"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -33,19 +33,33 @@ enum Verb {
         help_template = HELP,
         before_help = "Examples:
   vemdiffuse train configs/vemdiffuse/smoke.toml
-  vemdiffuse train my.toml --set start=runs/vemdiffuse-0001 --set train.steps=2000
-  vemdiffuse train configs/vemdiffuse/n-transfer.toml --set start=experiments/EMDiffuse-n/best"
+  vemdiffuse train configs/vemdiffuse/i.toml --set data.dataset.volume=isotropic.tif
+  vemdiffuse train configs/vemdiffuse/a.toml --set start=experiments/vEMDiffuse-a/best"
     )]
     Train(TrainArgs),
-    /// Restore images: the mean of samples, and how far they spread
+    /// Draw the layers between the slices of a volume: the mean of samples, and how far they spread
     #[command(
         help_template = HELP,
         before_help = "Examples:
-  vemdiffuse predict noisy.tif restored.tif
-  vemdiffuse predict noisy/*.tif --out restored/ --model runs/mine --samples 8 --quantiles .05,.95
-  vemdiffuse predict noisy.tif restored.tif --weights experiments/EMDiffuse-n/best --mode reference"
+  vemdiffuse predict coarse.tif fine.tif --model runs/mine
+  vemdiffuse predict slices/ fine.tif --model runs/mine --samples 8 --quantiles .05,.95
+  vemdiffuse predict slices/ fine.tif --weights experiments/vEMDiffuse-i/best --z 6"
     )]
     Predict(Volumes),
+    /// Measure restored volumes against references, and their uncertainty against their errors
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  vemdiffuse eval fine.tif --input linear.tif --target isotropic.tif --data-range 255"
+    )]
+    Eval(eval::Args),
+    /// Cut an anisotropic volume across its slices, to learn from its fine lateral axes
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  vemdiffuse prepare coarse.tif --out resliced"
+    )]
+    Prepare(prepare::Volume),
 }
 
 /// What `predict` takes.
@@ -63,6 +77,8 @@ fn main() -> ExitCode {
         match cli.verb {
             Verb::Train(args) => train::run(&args, true, "vemdiffuse"),
             Verb::Predict(args) => predict::volumes(&args.all, args.z),
+            Verb::Eval(args) => eval::run(&args, "vemdiffuse"),
+            Verb::Prepare(args) => prepare::volume(&args),
         }
     })
 }

@@ -1,4 +1,8 @@
 //! The verbs, one file each.
 
+pub mod eval;
+pub mod pack;
 pub mod predict;
+pub mod prepare;
+pub mod sample_curve;
 pub mod train;

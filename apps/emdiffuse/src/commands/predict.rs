@@ -88,8 +88,9 @@ pub fn volumes(args: &Args, z: Option<usize>) -> Result<(), Failure> {
     let layers = z.map(|z| z - 1);
     let trained = model(args, "vemdiffuse", layers)?;
     if trained.task.layers.is_none() {
-        return Err(Failure::config("the model does not draw layers between slices")
-            .hint("use it with `emdiffuse predict`, or say with `--z` for how many it was trained"));
+        return Err(Failure::config("the model does not draw layers between slices").hint(
+            "use it with `emdiffuse predict`, or say with `--z` for how many it was trained",
+        ));
     }
     run(args, layers, &trained)
 }
@@ -125,11 +126,7 @@ pub fn run(args: &Args, layers: Option<usize>, trained: &Trained) -> Result<(), 
     let config = restoring(args, trained)?;
     let quiet = common.verbosity() == Verbosity::Quiet;
     if !quiet {
-        report(format!(
-            "model {}, {} parameters",
-            trained.origin,
-            trained.params.count()
-        ));
+        report(format!("model {}, {} parameters", trained.origin, trained.params.count()));
     }
     let range = match args.range.as_slice() {
         [low, high] if high > low && (high - low).is_finite() => Some((*low, *high)),

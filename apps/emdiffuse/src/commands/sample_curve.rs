@@ -1,6 +1,7 @@
 //! `emdiffuse sample-curve`: how good restorations are, for every sampler, against how often the
 //! network is asked.
 
+use super::eval::mean_ring;
 use crate::model::Trained;
 use limpid_cli::prediction::progress;
 use limpid_cli::{Align, CommonArgs, Failure, SetArgs, failure, interrupt, print, table};
@@ -9,12 +10,12 @@ use limpid_datamodule::predict::Input;
 use limpid_engine::infer::Source as _;
 use limpid_engine::{Error, Event};
 use limpid_io::atomic;
-use limpid_losses::metrics::{Image, SsimSpec, psnr, ring_correlation, ssim};
+use limpid_losses::metrics::{Image, SsimSpec, psnr, ssim};
 use limpid_models::diffusion::{
     GridConfig, ImageRestorer, NetNeeds, ProcessConfig, RestoreConfig, SamplerConfig,
     SamplingConfig, Start,
 };
-use limpid_track::{Chart, chart_svg};
+use limpid_track::report::Chart;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -34,7 +35,12 @@ pub struct Args {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Samplers
-    #[arg(long, value_delimiter = ',', value_name = "NAME,NAME…", default_value = "ancestral,ddim,dpm-2m,dpm-sde,unipc-2,unipc-3,heun")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME,NAME…",
+        default_value = "ancestral,ddim,dpm-2m,dpm-sde,unipc-2,unipc-3,heun"
+    )]
     samplers: Vec<String>,
     /// Numbers of steps
     #[arg(long, value_delimiter = ',', value_name = "N,N…", default_value = "2,3,5,8,10,15,20,50")]
@@ -105,7 +111,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let _no_grad = trained.params.no_grad();
     for way in ways {
-        let evaluations = way.config.sampling.evaluations(&trained.task.process).map_err(failure)?;
+        let evaluations =
+            way.config.sampling.evaluations(&trained.task.process).map_err(failure)?;
         let mut sum = Scores::default();
         for (number, pair) in pairs.iter().enumerate() {
             let restorer = ImageRestorer {
@@ -158,11 +165,7 @@ fn sampler(name: &str) -> Result<SamplerConfig, Failure> {
 
 /// Everything that is to be drawn: each sampler from the noised condition and from noise alone, then
 /// EMDiffuse's.
-fn ways(
-    args: &Args,
-    base: &RestoreConfig,
-    process: &ProcessConfig,
-) -> Result<Vec<Way>, Failure> {
+fn ways(args: &Args, base: &RestoreConfig, process: &ProcessConfig) -> Result<Vec<Way>, Failure> {
     let mut ways = Vec::new();
     let one = RestoreConfig { samples: 1, quantiles: Vec::new(), ..base.clone() };
     for name in &args.samplers {
@@ -198,7 +201,8 @@ fn ways(
     }
     if let ProcessConfig::Diffusion { .. } = process {
         for &steps in &args.reference {
-            let config = RestoreConfig { joint: base.joint.clone(), ..RestoreConfig::reference(steps) };
+            let config =
+                RestoreConfig { joint: base.joint.clone(), ..RestoreConfig::reference(steps) };
             ways.push(Way { sampler: "reference".into(), start: "noise", config });
         }
     }
@@ -212,7 +216,8 @@ fn pairs(args: &Args, trained: &Trained) -> Result<Vec<Pair>, Failure> {
         Input::open(path, 2, None, normalisers).map_err(Failure::data)
     };
     let (input, target) = (open(&args.input, &normalisers)?, open(&args.target, &normalisers)?);
-    if input.shape() != target.shape() || input.frames() != target.frames() || input.shape()[0] != 1 {
+    if input.shape() != target.shape() || input.frames() != target.frames() || input.shape()[0] != 1
+    {
         return Err(Failure::data(format!(
             "input and truth must be alike and grey: {:?} in {} frames, {:?} in {}",
             input.shape(),
@@ -249,24 +254,15 @@ fn pairs(args: &Args, trained: &Trained) -> Result<Vec<Pair>, Failure> {
 fn scores(pair: &Pair, y: &candle_core::Tensor, range: f64) -> Result<Scores, Failure> {
     let mut y = y.flatten_all().and_then(|y| y.to_vec1::<f32>()).map_err(Failure::run)?;
     pair.normalisation.invert(&mut y);
-    let image = |v| Image::new(v, &pair.shape).map_err(Failure::data);
-    let (a, b) = (image(&y)?, image(&pair.truth)?);
-    let ring = ring_correlation(&a, &b, &[1.0, 1.0], true).map_err(Failure::data)?;
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len().max(1) as f64;
-    let below: Vec<f64> = ring
-        .frequency
-        .iter()
-        .zip(&ring.correlation)
-        .filter(|(f, _)| **f > 0.0 && **f <= 0.5)
-        .map(|(_, c)| *c)
-        .collect();
+    let a = Image::new(y.as_slice(), &pair.shape).map_err(Failure::data)?;
+    let b = Image::new(pair.truth.as_slice(), &pair.shape).map_err(Failure::data)?;
     let errors: Vec<f64> =
         y.iter().zip(&pair.truth).map(|(y, t)| f64::from(*y) - f64::from(*t)).collect();
     Ok(Scores {
         psnr: psnr(&a, &b, range).map_err(Failure::data)?,
         ssim: ssim(&a, &b, range, &SsimSpec::SKIMAGE).map_err(Failure::data)?,
-        frc: mean(&below),
-        dc: mean(&errors).abs(),
+        frc: mean_ring(&y, &pair.truth, &pair.shape)?,
+        dc: (errors.iter().sum::<f64>() / errors.len().max(1) as f64).abs(),
         seconds: 0.0,
     })
 }
@@ -335,9 +331,11 @@ fn report(args: &Args, rows: &[Row]) -> Result<(), Failure> {
             x_title: "network evaluations".to_owned(),
             y_title: title.to_owned(),
             x_log: true,
+            y_log: false,
             series: series(rows, of),
+            higher_is_better: None,
         };
-        write(&format!("curve-{name}.svg"), &chart_svg(&chart))?;
+        write(&format!("curve-{name}.svg"), &chart.svg())?;
     }
     let columns = [
         ("sampler", Align::Left),
@@ -357,7 +355,8 @@ fn report(args: &Args, rows: &[Row]) -> Result<(), Failure> {
 fn series(rows: &[Row], of: fn(&Scores) -> f64) -> Vec<(String, Vec<(f64, f64)>)> {
     let mut series: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
     for (sampler, start, n, scores) in rows {
-        let name = if *start == "condition" { sampler.clone() } else { format!("{sampler}, from noise") };
+        let name =
+            if *start == "condition" { sampler.clone() } else { format!("{sampler}, from noise") };
         let point = (*n as f64, of(scores));
         match series.iter_mut().find(|(known, _)| *known == name) {
             Some((_, points)) => points.push(point),

@@ -6,7 +6,7 @@ use limpid_export::{Card, CardNetwork};
 use limpid_io::VolumeInfo;
 use limpid_models::display_window;
 use limpid_track::png;
-use limpid_track::report::{Case, Curve, Report, Table};
+use limpid_track::report::{Case, Chart, Report, Table};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -112,7 +112,7 @@ pub(super) fn pictures(
 
 /// The losses and scores of a run.
 #[must_use]
-pub fn curves(run: &Path) -> Vec<Curve> {
+pub fn curves(run: &Path) -> Vec<Chart> {
     let Ok(lines) = limpid_track::read_metrics(run) else { return Vec::new() };
     let mut names: Vec<(String, String)> = Vec::new();
     for (_, split, logs) in &lines {
@@ -132,7 +132,7 @@ pub fn curves(run: &Path) -> Vec<Curve> {
                 .collect();
             let higher = limpid_losses::metrics::metric_info(&name).map(|i| i.higher_is_better);
             let higher_is_better = if split == "train" { None } else { higher };
-            Curve { title: format!("{split}: {name}"), points, higher_is_better }
+            Chart::curve(format!("{split}: {name}"), points, higher_is_better)
         })
         .collect()
 }

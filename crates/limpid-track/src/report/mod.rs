@@ -3,9 +3,10 @@
 //! Before/after slider, residual, table of scores, curves, the configuration and the command to use
 //! the model with.
 
-mod curve;
+mod axis;
+mod chart;
 
-pub use curve::chart;
+pub use chart::Chart;
 
 use base64::Engine as _;
 use std::fmt::Write as _;
@@ -26,25 +27,16 @@ pub struct Report {
     pub facts: Vec<(String, String)>,
     /// Tables of scores.
     pub tables: Vec<Table>,
+    /// Charts of results, below the tables.
+    pub charts: Vec<Chart>,
     /// Images.
     pub cases: Vec<Case>,
-    /// Curves: title, points, whether more is better (to mark the best).
-    pub curves: Vec<Curve>,
+    /// Losses and scores over the steps of the training.
+    pub curves: Vec<Chart>,
     /// Warnings collected on the way.
     pub warnings: Vec<String>,
     /// Titled blocks of text: configuration, commands.
     pub texts: Vec<(String, String)>,
-}
-
-/// A curve of the report.
-#[derive(Clone, Debug)]
-pub struct Curve {
-    /// What is drawn.
-    pub title: String,
-    /// Step and value.
-    pub points: Vec<(f64, f64)>,
-    /// Marks the best point if known.
-    pub higher_is_better: Option<bool>,
 }
 
 /// A table of the report.
@@ -99,21 +91,14 @@ impl Report {
         for table in &self.tables {
             table.write(&mut h);
         }
+        write_charts(&mut h, "charts", &self.charts);
         if !self.cases.is_empty() {
             h.push_str("<h2>images</h2><p class=\"lead\">drag across an image to compare</p>");
         }
         for case in &self.cases {
             case.write(&mut h);
         }
-        let charts: Vec<String> = self
-            .curves
-            .iter()
-            .map(|c| chart(&c.title, &c.points, c.higher_is_better))
-            .filter(|svg| !svg.is_empty())
-            .collect();
-        if !charts.is_empty() {
-            let _ = write!(h, "<h2>training</h2><div class=\"charts\">{}</div>", charts.concat());
-        }
+        write_charts(&mut h, "training", &self.curves);
         for (title, text) in &self.texts {
             let _ = write!(h, "<h2>{}</h2><pre>{}</pre>", escape(title), escape(text));
         }
@@ -166,6 +151,14 @@ impl Case {
     }
 }
 
+/// A section of charts, unless there is nothing to draw.
+fn write_charts(h: &mut String, title: &str, charts: &[Chart]) {
+    let drawn: String = charts.iter().map(Chart::inline).collect();
+    if !drawn.is_empty() {
+        let _ = write!(h, "<h2>{title}</h2><div class=\"charts\">{drawn}</div>");
+    }
+}
+
 fn data_url(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(png))
 }
@@ -184,17 +177,18 @@ mod tests {
         let report = Report {
             title: "a <b>".into(),
             cases: vec![Case { before: vec![1], after: vec![2], ..Case::default() }],
-            curves: vec![Curve {
-                title: "loss".into(),
-                points: vec![(0.0, 1.0), (10.0, 0.1), (20.0, f64::NAN), (30.0, 0.5)],
-                higher_is_better: Some(false),
-            }],
+            curves: vec![Chart::curve(
+                "loss".into(),
+                vec![(0.0, 1.0), (10.0, 0.1), (20.0, f64::NAN), (30.0, 0.5)],
+                Some(false),
+            )],
             texts: vec![("config".into(), "x = \"1 & 2\"".into())],
             ..Report::default()
         };
         let html = report.html();
         assert!(html.contains("a &lt;b&gt;") && html.contains("1 &amp; 2"));
         assert!(html.contains("best 0.1000 at 10") && html.contains("data:image/png;base64,AQ=="));
+        assert!(html.contains("<h2>training</h2>") && !html.contains("<h2>charts</h2>"));
         for outside in ["http://", "https://", "src=\"/", "@import", "<link"] {
             assert!(!html.contains(outside), "{outside}");
         }

@@ -1,0 +1,32 @@
+//! `emdiffuse pack`: a model in half the bytes.
+
+use crate::model::Trained;
+use limpid_arch::guided_unet;
+use limpid_cli::{ComputeArgs, Failure, bytes, find_model, print};
+use limpid_export::Bundle;
+use std::path::PathBuf;
+
+/// Write a model with weights of 16 bits, to hand on
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run, model file, or name of runs
+    model: PathBuf,
+    /// The file to write
+    out: PathBuf,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Packs.
+///
+/// # Errors
+/// The model cannot be read or the file not be written.
+pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
+    args.compute.apply()?;
+    let path = find_model(Some(&args.model), program)?;
+    let bundle: Bundle<guided_unet::Config> = Bundle::load(&path).map_err(Failure::data)?;
+    Trained::of(path.display().to_string(), None, bundle.clone())?;
+    bundle.half().map_err(Failure::run)?.save(&args.out).map_err(Failure::data)?;
+    let size = args.out.metadata().map_err(Failure::data)?.len();
+    print(format!("{}: {}\n", args.out.display(), bytes(size)))
+}
