@@ -7,9 +7,11 @@ mod published;
 mod task;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{config as config_command, docs, eval, filter, inspect, predict, runs, train};
+use commands::{eval, filter, inspect, predict, train};
+use config::Config;
+use limpid_cli::inspect::InspectArgs;
 use limpid_cli::training::TrainArgs;
-use limpid_cli::{Completions, Failure, HELP, main_with};
+use limpid_cli::{Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, main_with};
 use std::process::ExitCode;
 
 /// Freed pages stay in the process: a fresh buffer costs as much as the convolution that fills it.
@@ -46,18 +48,35 @@ enum Verb {
     Predict(predict::Args),
     Eval(eval::Args),
     Filter(filter::Args),
-    Inspect(inspect::Args),
-    #[command(subcommand)]
-    Config(config_command::Verb),
-    #[command(subcommand)]
-    Runs(runs::Verb),
+    /// Say what an image, a model, a run or a checkpoint holds
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  denoise inspect image.tif
+  denoise inspect runs/em-demo-0001
+  denoise inspect runs/em-demo-0001/checkpoints/step-000001200
+  denoise inspect weights.pth"
+    )]
+    Inspect(InspectArgs),
+    /// Show, check and describe configurations
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  denoise config show configs/denoise/em-demo.toml --origin"
+    )]
+    Config(ConfigVerb),
+    /// List and show runs
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  denoise runs ls\n  denoise runs show runs/em-demo-0001"
+    )]
+    Runs(RunsVerb),
     /// Print a completion script for your shell
     #[command(
         before_help = "Examples:\n  denoise completions bash > ~/.local/share/bash-completion/completions/denoise"
     )]
     Completions(Completions),
     #[command(hide = true)]
-    Docs(docs::Args),
+    Docs(DocsArgs),
 }
 
 fn main() -> ExitCode {
@@ -68,10 +87,10 @@ fn main() -> ExitCode {
             Verb::Eval(args) => eval::run(&args),
             Verb::Filter(args) => filter::run(&args),
             Verb::Inspect(args) => inspect::run(&args),
-            Verb::Config(verb) => config_command::run(&verb),
-            Verb::Runs(verb) => runs::run(&verb),
+            Verb::Config(verb) => verb.run::<Config>(),
+            Verb::Runs(verb) => verb.run(),
             Verb::Completions(args) => args.print::<Cli>(),
-            Verb::Docs(args) => docs::run(&args, Cli::command()),
+            Verb::Docs(args) => args.run::<Config>(Cli::command()),
         }
     })
 }

@@ -8,7 +8,7 @@ use limpid_datamodule::DataConfig;
 use limpid_datamodule::dataset::DatasetConfig;
 use limpid_datamodule::normalise::NormalisationConfig;
 use limpid_engine::TrainConfig;
-use limpid_models::diffusion::{DiffusionConfig, RestoreConfig};
+use limpid_models::diffusion::{AleatoricConfig, DiffusionConfig, ProcessConfig, RestoreConfig};
 use limpid_nn::optim::OptimizerConfig;
 use limpid_nn::schedule::ScheduleConfig;
 use schemars::JsonSchema;
@@ -56,6 +56,8 @@ pub struct Config {
 pub enum ModelConfig {
     /// A network that restores by drawing: a diffusion, a flow or a bridge.
     Diffusion(DiffusionConfig),
+    /// The variance head of a trained network (`start`), which is to say how far off its answers are.
+    Aleatoric(AleatoricConfig),
 }
 
 impl Default for ModelConfig {
@@ -84,11 +86,12 @@ impl Default for Config {
 }
 
 impl ModelConfig {
-    /// The part that says how restorations are drawn.
+    /// The path from clean images to noise.
     #[must_use]
-    pub fn diffusion(&self) -> &DiffusionConfig {
+    pub fn process(&self) -> &ProcessConfig {
         match self {
-            Self::Diffusion(diffusion) => diffusion,
+            Self::Diffusion(diffusion) => &diffusion.process,
+            Self::Aleatoric(aleatoric) => &aleatoric.process,
         }
     }
 }
@@ -97,6 +100,7 @@ impl Validate for ModelConfig {
     fn validate(&self, at: &mut Check) {
         match self {
             Self::Diffusion(diffusion) => diffusion.validate(at),
+            Self::Aleatoric(aleatoric) => aleatoric.validate(at),
         }
     }
 }
@@ -178,6 +182,14 @@ impl Config {
             );
             at.problem("network.in_channels", message);
         }
+        if matches!(self.model, ModelConfig::Aleatoric(_)) {
+            if !self.network.variance {
+                at.problem("network.variance", "must be true for `model.kind = \"aleatoric\"`");
+            }
+            if self.start.is_none() {
+                at.problem("start", "must name the trained model whose answers are to be judged");
+            }
+        }
         let divisor = self.network.divisor();
         let patch = self.data.patch_size();
         if patch.iter().any(|p| p % divisor != 0) {
@@ -214,6 +226,10 @@ mod tests {
         assert_eq!(problems(|c| c.data.patch = vec![60]).len(), 1);
         assert_eq!(problems(|c| c.data.normalisation = NormalisationConfig::ZScore {}).len(), 1);
         assert_eq!(problems(|c| c.scale = 0).len(), 1);
+        assert_eq!(
+            problems(|c| c.model = ModelConfig::Aleatoric(AleatoricConfig::default())).len(),
+            2
+        );
         assert_eq!(problems(|c| c.data_range = None).len(), 1);
     }
 }

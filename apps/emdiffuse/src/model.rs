@@ -78,7 +78,7 @@ impl Task {
     pub fn of(config: &Config, spacing: Option<f64>) -> Self {
         let layers = config.layers();
         Self {
-            process: config.model.diffusion().process.clone(),
+            process: config.model.process().clone(),
             restore: config.restore.clone(),
             scale: config.scale,
             layers,

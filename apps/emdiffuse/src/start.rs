@@ -66,6 +66,12 @@ impl Start {
         Ok(start)
     }
 
+    /// The weights, by reference name.
+    #[must_use]
+    pub fn weights(&self) -> &BTreeMap<String, Tensor> {
+        &self.weights
+    }
+
     /// The three files that EMDiffuse's training writes.
     fn prefix(named: &str, with: impl Fn(&str) -> PathBuf) -> Result<Self, Failure> {
         let weights = published_network(&with("_Network.pth"))?.1.weights;

@@ -1,13 +1,14 @@
 //! From a configuration to a model on its data.
 
 use crate::config::{Config, ModelConfig};
+use crate::start::Start;
 use candle_core::Device;
-use limpid_cli::Failure;
+use limpid_cli::{Failure, failure};
 use limpid_datamodule::dataset::DatasetConfig;
 use limpid_datamodule::{Data, ImageFile};
 use limpid_engine::{DataModule, Model};
 use limpid_io::Axis;
-use limpid_models::diffusion::Diffusion;
+use limpid_models::diffusion::{Aleatoric, Diffusion};
 use std::path::Path;
 
 /// Opened, checked data.
@@ -28,11 +29,16 @@ pub fn data(config: &Config) -> Result<Data, Failure> {
     Ok(data)
 }
 
-/// The model of a task, with initial weights.
+/// The model of a task, with initial weights, or for a variance head with those of `start`.
 ///
 /// # Errors
 /// The network cannot be built.
-pub fn model(config: &Config, data: &Data, device: &Device) -> Result<Box<dyn Model>, Failure> {
+pub fn model(
+    config: &Config,
+    data: &Data,
+    start: Option<&Start>,
+    device: &Device,
+) -> Result<Box<dyn Model>, Failure> {
     let measure = limpid_cli::training::measure(&config.data, data, config.data_range)?;
     match &config.model {
         ModelConfig::Diffusion(diffusion) => {
@@ -45,7 +51,20 @@ pub fn model(config: &Config, data: &Data, device: &Device) -> Result<Box<dyn Mo
                 config.seed,
                 device,
             );
-            Ok(Box::new(model.map_err(|e| Failure::config(e.to_string()))?))
+            Ok(Box::new(model.map_err(failure)?))
+        }
+        ModelConfig::Aleatoric(aleatoric) => {
+            let none = std::collections::BTreeMap::new();
+            let model = Aleatoric::new(
+                aleatoric,
+                &config.network,
+                start.map_or(&none, Start::weights),
+                config.optimizer.clone(),
+                config.schedule.clone(),
+                config.seed,
+                device,
+            );
+            Ok(Box::new(model.map_err(failure)?))
         }
     }
 }

@@ -27,12 +27,14 @@
 //! Exit codes: 0 success, 1 the run failed, 2 wrong usage or configuration, 3 data or files, 4
 //! device, 130 interrupted. Results go to standard output, everything else to standard error.
 
+mod about;
 mod args;
 mod entry;
 pub mod evaluation;
 mod failure;
 mod format;
 mod help;
+pub mod inspect;
 pub mod interrupt;
 mod model;
 pub mod prediction;
@@ -41,6 +43,7 @@ mod terminal;
 mod threads;
 pub mod training;
 
+pub use about::{ConfigVerb, DocsArgs};
 pub use args::{
     ColorArgs, CommonArgs, ComputeArgs, ConfigArgs, Device, PrecisionArgs, RequestArgs, RunArgs,
     SetArgs, Verbosity,
@@ -50,5 +53,6 @@ pub use failure::{Failure, Kind, failure};
 pub use format::{Align, age, bytes, table};
 pub use help::{Completions, HELP};
 pub use model::find_model;
+pub use runs::RunsVerb;
 pub use terminal::{Color, print, report};
 pub use threads::{init_threads, on_big_stack};

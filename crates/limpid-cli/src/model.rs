@@ -55,3 +55,30 @@ fn newest(dir: &Path, name: &str) -> Option<PathBuf> {
         .filter(|path| path.is_file())
         .max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn models_are_found_by_run_file_and_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |name: &str| {
+            let run = dir.path().join(name);
+            fs::create_dir(&run).unwrap();
+            fs::write(run.join(FILE), "").unwrap();
+            run
+        };
+        let (first, _) = (run("em-0001"), run("em-other-0001"));
+        let find = |path: &Path| find_model(Some(path), "app");
+        assert_eq!(find(&first).unwrap(), first.join(FILE));
+        assert_eq!(find(&first.join(FILE)).unwrap(), first.join(FILE));
+        assert_eq!(find(&dir.path().join("em")).unwrap(), first.join(FILE));
+        fs::create_dir(dir.path().join("em-0002")).unwrap();
+        for missing in ["em-0002", "e", "em-000"] {
+            let failure = find(&dir.path().join(missing)).unwrap_err();
+            assert_eq!(failure.exit_code(), 3, "{missing}");
+        }
+    }
+}

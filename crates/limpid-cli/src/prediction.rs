@@ -96,15 +96,37 @@ pub fn progress(common: &CommonArgs) -> Box<dyn Sink> {
 /// `a.nii.gz` with a suffix: `a_std.nii.gz`.
 #[must_use]
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let (stem, ending) = parts(path);
+    path.with_file_name(format!("{stem}{suffix}{ending}"))
+}
+
+/// The result that a file goes with, by its name, if it is one of those that `predict` may write
+/// beside results: `a_std.nii.gz`, `a_interval.nii.gz` and `a_q05.nii.gz` go with `a.nii.gz`.
+#[must_use]
+pub fn goes_with(path: &Path) -> Option<PathBuf> {
+    let (stem, ending) = parts(path);
+    let (base, suffix) = stem.rsplit_once('_')?;
+    let quantile = |q: &str| !q.is_empty() && q.bytes().all(|b| b.is_ascii_digit());
+    let known =
+        matches!(suffix, "std" | "interval") || suffix.strip_prefix('q').is_some_and(quantile);
+    known.then(|| path.with_file_name(format!("{base}{ending}")))
+}
+
+/// The name of a file without its ending.
+pub(crate) fn stem(path: &Path) -> String {
+    parts(path).0
+}
+
+/// The name of a file without its ending, and the ending with its dot.
+fn parts(path: &Path) -> (String, String) {
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let (stem, ending) = match name.strip_suffix(".nii.gz") {
+    match name.strip_suffix(".nii.gz") {
         Some(stem) => (stem.to_owned(), ".nii.gz".to_owned()),
         None => match name.rsplit_once('.') {
             Some((stem, ending)) => (stem.to_owned(), format!(".{ending}")),
             None => (name, String::new()),
         },
-    };
-    path.with_file_name(format!("{stem}{suffix}{ending}"))
+    }
 }
 
 /// The normalisation of a file for a network that takes intensities from 0 to 1: `range` becomes 0
@@ -134,4 +156,71 @@ pub fn by_type(path: &Path, range: Option<(f64, f64)>) -> Result<Normalisers, Fa
     let transfer = Transfer::Linear { offset: low, scale: high - low };
     let normalisation = Normalisation { channels: vec![transfer] };
     Ok(Normalisers { input: Normaliser::Dataset { normalisation }, target: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_have_names_that_can_be_written() {
+        let name = |input: &str| result_name(Path::new(input)).display().to_string();
+        assert_eq!(name("in/a.tif"), "a.tif");
+        assert_eq!(name("in/a.JPG"), "a.tif");
+        assert_eq!(name("in/a.hdr"), "a.nii");
+        let std = |path: &str| beside(Path::new(path), "_std").display().to_string();
+        assert_eq!(std("out/a.nii.gz"), "out/a_std.nii.gz");
+        assert_eq!(std("a.b.tif"), "a.b_std.tif");
+        assert_eq!(std("a"), "a_std");
+        let result = |path: &str| goes_with(Path::new(path)).map(|p| p.display().to_string());
+        for suffix in ["_std", "_interval", "_q05"] {
+            let path = beside(Path::new("out/a_1.nii.gz"), suffix).display().to_string();
+            assert_eq!(result(&path).as_deref(), Some("out/a_1.nii.gz"), "{path}");
+        }
+        for other in ["a.tif", "a_1.tif", "a_q.tif", "a_quick.tif", "std.tif"] {
+            assert_eq!(result(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn intensities_go_by_the_sample_type_unless_a_range_is_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tif");
+        let volume = limpid_io::Volume::new(
+            limpid_io::Data::U16(vec![0, 65_535]),
+            &[1, 2],
+            "YX".parse().unwrap(),
+        );
+        limpid_io::save(&path, &volume.unwrap()).unwrap();
+        let scaled = |range| match by_type(&path, range).unwrap().input {
+            Normaliser::Dataset { normalisation } => {
+                let mut values = [100.0, 65_535.0];
+                normalisation.apply(&mut values);
+                values
+            }
+            other @ Normaliser::Image { .. } => panic!("{other:?}"),
+        };
+        assert_eq!(scaled(None), [100.0 / 65_535.0, 1.0]);
+        assert_eq!(scaled(Some((100.0, 200.0))), [0.0, 654.35]);
+    }
+
+    #[test]
+    fn no_result_replaces_an_image_or_another_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["a", "b"] {
+            std::fs::create_dir(at(folder)).unwrap();
+            std::fs::write(at(folder).join("x.tif"), "").unwrap();
+        }
+        let code = |paths: &[PathBuf], out: Option<&Path>| {
+            jobs(paths, out, true).map_err(|failure| failure.exit_code())
+        };
+        let one = (at("a/x.tif"), at("c/x.tif"));
+        assert_eq!(code(&[at("a")], Some(&at("c"))), Ok(vec![one]));
+        assert!(!at("c").exists(), "a dry run makes nothing");
+        assert_eq!(code(&[at("a"), at("b")], Some(&at("c"))), Err(2));
+        assert_eq!(code(&[at("a")], Some(&at("a"))), Err(2));
+        assert_eq!(code(&[at("a/x.tif"), at("a/x.tif")], None), Err(2));
+        assert_eq!(code(&[at("a/x.tif")], None), Err(2));
+    }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::format::{Align, age, bytes, table};
+use crate::terminal::print;
 
 /// Seconds without news after which a run that says it is running was probably killed.
 const SILENT: u64 = 600;
@@ -82,6 +83,35 @@ pub fn read(path: &Path) -> Option<Run> {
 fn best(json: &Value) -> Option<(String, f64, u64)> {
     let metric = json.get("metric")?.as_str()?.to_owned();
     Some((metric, json.get("value")?.as_f64()?, json.get("step")?.as_u64()?))
+}
+
+/// List and show runs.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum RunsVerb {
+    /// List the runs in a directory
+    Ls {
+        /// Directory of runs
+        #[arg(default_value = "runs")]
+        dir: PathBuf,
+    },
+    /// Show one run
+    Show {
+        /// Directory of the run
+        run: PathBuf,
+    },
+}
+
+impl RunsVerb {
+    /// Prints them.
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::Kind::Data) if there is no such directory or no run in it.
+    pub fn run(&self) -> Result<(), Failure> {
+        match self {
+            Self::Ls { dir } => print(overview(&list(dir)?)),
+            Self::Show { run } => print(details(run)?),
+        }
+    }
 }
 
 /// The runs as a table: name, status, steps, best score, age.

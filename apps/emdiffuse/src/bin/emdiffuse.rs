@@ -1,9 +1,11 @@
 //! `emdiffuse`: restore electron micrographs by diffusion, with an uncertainty for every pixel.
 
-use clap::{Parser, Subcommand};
-use emdiffuse::commands::{eval, pack, predict, prepare, sample_curve, train};
+use clap::{CommandFactory, Parser, Subcommand};
+use emdiffuse::commands::{eval, inspect, pack, predict, prepare, sample_curve, train};
+use emdiffuse::config::Config;
+use limpid_cli::inspect::InspectArgs;
 use limpid_cli::training::TrainArgs;
-use limpid_cli::{Failure, HELP, main_with};
+use limpid_cli::{Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, main_with};
 use std::process::ExitCode;
 
 /// Freed pages stay in the process: a fresh buffer costs as much as the convolution that fills it.
@@ -75,6 +77,31 @@ enum Verb {
         before_help = "Examples:\n  emdiffuse pack runs/mine mine.safetensors"
     )]
     Pack(pack::Args),
+    /// Say what an image, a model, a run or a checkpoint holds
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:\n  emdiffuse inspect image.tif\n  emdiffuse inspect runs/mine"
+    )]
+    Inspect(InspectArgs),
+    /// Show, check and describe configurations
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  emdiffuse config show configs/emdiffuse/n.toml --origin"
+    )]
+    Config(ConfigVerb),
+    /// List and show runs
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  emdiffuse runs ls\n  emdiffuse runs show runs/mine-0001"
+    )]
+    Runs(RunsVerb),
+    /// Print a completion script for your shell
+    #[command(
+        before_help = "Examples:\n  emdiffuse completions bash > ~/.local/share/bash-completion/completions/emdiffuse"
+    )]
+    Completions(Completions),
+    #[command(hide = true)]
+    Docs(DocsArgs),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +113,11 @@ fn main() -> ExitCode {
             Verb::Prepare(args) => prepare::pairs(&args),
             Verb::SampleCurve(args) => sample_curve::run(&args),
             Verb::Pack(args) => pack::run(&args, "emdiffuse"),
+            Verb::Inspect(args) => inspect::run(&args, "emdiffuse"),
+            Verb::Config(verb) => verb.run::<Config>(),
+            Verb::Runs(verb) => verb.run(),
+            Verb::Completions(args) => args.print::<Cli>(),
+            Verb::Docs(args) => args.run::<Config>(Cli::command()),
         }
     })
 }

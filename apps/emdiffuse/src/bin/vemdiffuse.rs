@@ -1,9 +1,11 @@
 //! `vemdiffuse`: make volumes of electron micrographs isotropic by drawing layers between slices.
 
-use clap::{Parser, Subcommand};
-use emdiffuse::commands::{eval, predict, prepare, train};
+use clap::{CommandFactory, Parser, Subcommand};
+use emdiffuse::commands::{eval, inspect, predict, prepare, train};
+use emdiffuse::config::Config;
+use limpid_cli::inspect::InspectArgs;
 use limpid_cli::training::TrainArgs;
-use limpid_cli::{Failure, HELP, main_with};
+use limpid_cli::{Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, main_with};
 use std::process::ExitCode;
 
 /// Freed pages stay in the process: a fresh buffer costs as much as the convolution that fills it.
@@ -60,6 +62,31 @@ enum Verb {
   vemdiffuse prepare coarse.tif --out resliced"
     )]
     Prepare(prepare::Volume),
+    /// Say what an image, a model, a run or a checkpoint holds
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:\n  vemdiffuse inspect image.tif\n  vemdiffuse inspect runs/mine"
+    )]
+    Inspect(InspectArgs),
+    /// Show, check and describe configurations
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  vemdiffuse config show configs/vemdiffuse/i.toml --origin"
+    )]
+    Config(ConfigVerb),
+    /// List and show runs
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  vemdiffuse runs ls\n  vemdiffuse runs show runs/mine-0001"
+    )]
+    Runs(RunsVerb),
+    /// Print a completion script for your shell
+    #[command(
+        before_help = "Examples:\n  vemdiffuse completions bash > ~/.local/share/bash-completion/completions/vemdiffuse"
+    )]
+    Completions(Completions),
+    #[command(hide = true)]
+    Docs(DocsArgs),
 }
 
 /// What `predict` takes.
@@ -79,6 +106,11 @@ fn main() -> ExitCode {
             Verb::Predict(args) => predict::volumes(&args.all, args.z),
             Verb::Eval(args) => eval::run(&args, "vemdiffuse"),
             Verb::Prepare(args) => prepare::volume(&args),
+            Verb::Inspect(args) => inspect::run(&args, "vemdiffuse"),
+            Verb::Config(verb) => verb.run::<Config>(),
+            Verb::Runs(verb) => verb.run(),
+            Verb::Completions(args) => args.print::<Cli>(),
+            Verb::Docs(args) => args.run::<Config>(Cli::command()),
         }
     })
 }

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub mod eval;
+pub mod inspect;
 pub mod pack;
 pub mod predict;
 pub mod prepare;

@@ -39,7 +39,7 @@ pub fn run(args: &TrainArgs, layers: bool, program: &str) -> Result<(), Failure>
         report(&start.said);
     }
     let data = task::data(config)?;
-    let mut model = task::model(config, &data, &device)?;
+    let mut model = task::model(config, &data, start.as_ref(), &device)?;
     let normalisers = data.normalisers().map_err(Failure::data)?;
     let shown = [loaded.show(false), loaded.show(true)];
     let mut card = Card::new(

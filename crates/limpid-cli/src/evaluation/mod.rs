@@ -10,11 +10,13 @@ pub use baselines::{best_of, described};
 pub use report::{curves, of_model};
 pub use scores::{Scores, has_ssim, space};
 
+use crate::prediction::{goes_with, stem};
 use crate::{Failure, print, report as say};
 use baselines::BASELINES;
 use limpid_datamodule::dataset::partners;
 use limpid_io::{Volume, atomic, list_images};
 use limpid_track::report::{Case, Report};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Images that a report shows; the tables have all.
@@ -99,7 +101,14 @@ impl Evaluation<'_> {
         let places = [self.restored, self.input, self.target];
         let list = |place: &Path| list_images(place).map_err(Failure::data);
         let [restored, inputs, targets] = places.map(list);
-        let (restored, inputs, targets) = (restored?, inputs?, targets?);
+        let (mut restored, inputs, targets) = (restored?, inputs?, targets?);
+        // what `predict` wrote beside its results is no result, unless an input has its name
+        let (all, names): (BTreeSet<PathBuf>, BTreeSet<String>) =
+            (restored.iter().cloned().collect(), inputs.iter().map(|i| stem(i)).collect());
+        restored.retain(|path| {
+            names.contains(&stem(path))
+                || goes_with(path).is_none_or(|result| !all.contains(&result))
+        });
         let [here, input_place, target_place] = places.map(|p| p.display().to_string());
         let of_inputs = partners(&restored, &inputs, &here, &input_place).map_err(Failure::data)?;
         let of_targets =
@@ -184,4 +193,50 @@ pub fn read(path: &Path) -> Result<Volume, Failure> {
         .file(path));
     }
     Ok(volume)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use limpid_io::Data;
+
+    fn save(path: PathBuf) {
+        let image = Volume::new(Data::U8(vec![7; 64]), &[8, 8], "YX".parse().unwrap()).unwrap();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        limpid_io::save(&path, &image).unwrap();
+    }
+
+    #[test]
+    fn what_lies_beside_results_is_no_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["in", "clean"] {
+            save(at(folder).join("a.tif"));
+            save(at(folder).join("b_std.tif"));
+            save(at(folder).join("b.tif"));
+        }
+        for name in ["a.tif", "a_std.tif", "a_interval.tif", "a_q05.tif", "b.tif", "b_std.tif"] {
+            save(at("restored").join(name));
+        }
+        let (restored, input, target, out) = (at("restored"), at("in"), at("clean"), at("eval"));
+        let evaluation = Evaluation {
+            restored: &restored,
+            input: &input,
+            target: &target,
+            data_range: 255.0,
+            dims: None,
+            baselines: false,
+            out: &out,
+            quiet: true,
+            json: false,
+        };
+        let names: Vec<String> =
+            evaluation.files().unwrap().iter().map(|[restored, ..]| stem(restored)).collect();
+        assert_eq!(names, ["a", "b", "b_std"]);
+        evaluation.run(Report::default()).unwrap();
+        let csv = std::fs::read_to_string(out.join("cases.csv")).unwrap();
+        assert_eq!(csv.lines().count(), 1 + 2 * 3, "{csv}");
+        save(at("restored/c_std.tif"));
+        assert_eq!(evaluation.run(Report::default()).unwrap_err().exit_code(), 3);
+    }
 }

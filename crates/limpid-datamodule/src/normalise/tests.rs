@@ -164,6 +164,27 @@ fn anscombe_agrees_with_the_fixture() {
 }
 
 #[test]
+fn differences_have_a_way_back_where_it_does_not_depend_on_the_intensity() {
+    let (a, b) = ([3.0, 40.0], [5.0, 90.0]);
+    for config in every() {
+        let normalisation = config.fit(&[1.0, 2.0, 4.0, 10.0, 60.0, 100.0], 2);
+        let Some(differences) = normalisation.of_differences() else { continue };
+        let (mut low, mut high) = (a, b);
+        normalisation.apply(&mut low);
+        normalisation.apply(&mut high);
+        let mut between = [high[0] - low[0], high[1] - low[1]];
+        differences.invert(&mut between);
+        for c in 0..2 {
+            assert!((between[c] - (b[c] - a[c])).abs() < 1e-4, "{config:?}: {between:?}");
+        }
+    }
+    for curve in [NormalisationConfig::Log1p {}, NormalisationConfig::Suv { max: 4.0 }] {
+        assert_eq!(curve.fit(&[1.0], 1).of_differences(), None);
+    }
+    assert!(NormalisationConfig::ZScore {}.fit(&[1.0, 2.0], 1).of_differences().is_some());
+}
+
+#[test]
 fn bad_numbers_are_reported() {
     use NormalisationConfig as N;
     let bad = [

@@ -3,6 +3,9 @@
 //! A region is drawn whole, its windows jointly. Its rows, layers × samples, are chains of their own:
 //! how many go together, like batches, regions and threads, changes no bit of them.
 
+#[cfg(test)]
+mod tests;
+
 use super::sampler::images_held;
 use super::sampling::{Estimator, reference, signed, unsigned};
 use super::{
