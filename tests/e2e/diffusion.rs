@@ -1,7 +1,7 @@
 //! The programs that restore by diffusion: trained, applied, killed and measured.
 
 use limpid_io::{Axis, Data, Volume};
-use limpid_tests::{Ran, binary, program, write_image};
+use limpid_tests::{Ran, binary, denoise, program, write_image};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -215,6 +215,11 @@ fn volumes_get_their_layers_and_their_spacing() {
     }
     let spread = values(&at.join("fine_std.tif"));
     assert!(spread[..40 * 36].iter().all(|v| *v == 0.0), "a slice has no deviation");
+    // the input is measured as the layers that interpolation would make
+    volume("truth.tif", 9, 10.0);
+    let eval = ["eval", "fine.tif", "--input", "coarse.tif", "--target", "truth.tif"];
+    vemdiffuse(at, &[&eval[..], &["--data-range", "255"]].concat()).ok();
+    denoise(at, &[&eval[..], &["--data-range", "255"]].concat()).fails(3, &["coarse.tif"]);
     // fewer layers are interpolations of the index, more and other gaps are refused
     vemdiffuse(at, &[&predict[..], &["--z", "2"]].concat()).ok();
     assert_eq!(limpid_io::open(at.join("fine.tif")).unwrap().info().shape, [5, 40, 36]);

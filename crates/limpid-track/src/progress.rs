@@ -286,7 +286,7 @@ mod tests {
         let mut work = Work::new();
         let mut pace = |task: &str, done, seconds| work.pace(task, done, 10, seconds);
         assert_eq!(pace("restoring", 1, 5.0), "", "one unit has no pace yet");
-        assert_eq!(pace("restoring", 5, 7.0), "  2.000/s  eta 2s");
+        assert_eq!(pace("restoring", 6, 7.5), "  2.000/s  eta 2s");
         assert_eq!(pace("restoring", 1, 8.0), "", "the next file");
         assert_eq!(pace("restoring", 3, 108.0), "  50s each  eta 5m 50s");
         assert_eq!(pace("reading", 4, 109.0), "");

@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         data_range: args.data_range,
         dims: args.dims,
         baselines: args.baselines,
+        enlarge: false,
         out: &args.out,
         quiet: args.quiet,
         json: args.json,

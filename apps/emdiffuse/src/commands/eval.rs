@@ -2,7 +2,7 @@
 //! trusted.
 
 use crate::model::{Calibration, Trained};
-use limpid_cli::evaluation::{Evaluation, of_model, positive};
+use limpid_cli::evaluation::{Evaluation, enlarged, of_model, positive};
 use limpid_cli::prediction::beside;
 use limpid_cli::{ComputeArgs, Failure, report as say};
 use limpid_export::Bundle;
@@ -121,6 +121,7 @@ pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
         data_range: args.data_range,
         dims: Some(args.dims),
         baselines: args.baselines,
+        enlarge: true,
         out: &args.out,
         quiet: args.quiet,
         json: args.json,
@@ -181,7 +182,7 @@ impl Case {
             return Err(Failure::data("the restored image is not grey").file(restored));
         }
         let size = [shape[shape.len() - 2], shape[shape.len() - 1]];
-        let target = read(target)?;
+        let (input, target) = (read(input)?, read(target)?);
         let deviation = Some(beside(restored, "_std")).filter(|path| path.is_file());
         let deviation = deviation.map(|path| read(&path)).transpose()?;
         let sidecar = std::fs::read(beside(restored, "").with_extension("json")).ok();
@@ -189,7 +190,7 @@ impl Case {
             name: restored.file_name().map_or_else(String::new, |n| n.to_string_lossy().into()),
             shape: size,
             restored: image.data.into_f32(),
-            input: read(input)?.data.into_f32(),
+            input: enlarged(&input, &target.info).unwrap_or_else(|| input.data.into_f32()),
             target: target.data.into_f32(),
             deviation: deviation.map(|d| d.data.into_f32()),
             sidecar: sidecar.and_then(|text| serde_json::from_slice(&text).ok()),

@@ -2,11 +2,13 @@
 //! classical filters, as a table, a CSV file and a report.
 
 mod baselines;
+mod grid;
 mod report;
 mod scores;
 mod tables;
 
 pub use baselines::{best_of, described};
+pub use grid::enlarged;
 pub use report::{curves, of_model};
 pub use scores::{Scores, has_ssim, space};
 
@@ -14,7 +16,7 @@ use crate::prediction::{goes_with, stem};
 use crate::{Failure, print, report as say};
 use baselines::BASELINES;
 use limpid_datamodule::dataset::partners;
-use limpid_io::{Volume, atomic, list_images};
+use limpid_io::{Data, Volume, atomic, list_images};
 use limpid_track::report::{Case, Report};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ pub struct Evaluation<'a> {
     pub dims: Option<u8>,
     /// Also run the classical filters, each at its best strength for the image.
     pub baselines: bool,
+    /// Inputs may have fewer slices or pixels than their references: they are [`enlarged`].
+    pub enlarge: bool,
     /// Folder for the report and the table of all images.
     pub out: &'a Path,
     /// Only say what went wrong.
@@ -120,7 +124,13 @@ impl Evaluation<'_> {
     /// Measures a case, with pictures if it is shown.
     fn measure(&self, files: &[PathBuf; 3], shown: bool) -> Result<Measured, Failure> {
         let [restored, input, target] = files;
-        let (r, i, t) = (read(restored)?, read(input)?, read(target)?);
+        let (r, mut i, t) = (read(restored)?, read(input)?, read(target)?);
+        if self.enlarge
+            && let Some(values) = enlarged(&i, &t.info)
+        {
+            let axes = t.info.axes.clone();
+            i = Volume::new(Data::F32(values), &t.info.shape, axes).map_err(Failure::data)?;
+        }
         for (path, v) in [(restored, &r), (input, &i)] {
             let (got, expected) = (&v.info, &t.info);
             if (&got.shape, &got.axes) != (&expected.shape, &expected.axes) {
@@ -226,6 +236,7 @@ mod tests {
             data_range: 255.0,
             dims: None,
             baselines: false,
+            enlarge: false,
             out: &out,
             quiet: true,
             json: false,

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn blocks_are_what_counts() {
-        let few = normal(30, 1 << 14, 1);
+        let few = normal(100, 1 << 12, 1);
         let many: Vec<Vec<f32>> =
             few.iter().flat_map(|b| b.chunks(16).map(<[f32]>::to_vec)).collect();
         let [few_factor, many_factor] =

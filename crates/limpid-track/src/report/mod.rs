@@ -91,14 +91,14 @@ impl Report {
         for table in &self.tables {
             table.write(&mut h);
         }
-        write_charts(&mut h, "charts", &self.charts);
+        write_charts(&mut h, "charts", "wide", &self.charts);
         if !self.cases.is_empty() {
             h.push_str("<h2>images</h2><p class=\"lead\">drag across an image to compare</p>");
         }
         for case in &self.cases {
             case.write(&mut h);
         }
-        write_charts(&mut h, "training", &self.curves);
+        write_charts(&mut h, "training", "charts", &self.curves);
         for (title, text) in &self.texts {
             let _ = write!(h, "<h2>{}</h2><pre>{}</pre>", escape(title), escape(text));
         }
@@ -152,10 +152,10 @@ impl Case {
 }
 
 /// A section of charts, unless there is nothing to draw.
-fn write_charts(h: &mut String, title: &str, charts: &[Chart]) {
+fn write_charts(h: &mut String, title: &str, class: &str, charts: &[Chart]) {
     let drawn: String = charts.iter().map(Chart::inline).collect();
     if !drawn.is_empty() {
-        let _ = write!(h, "<h2>{title}</h2><div class=\"charts\">{drawn}</div>");
+        let _ = write!(h, "<h2>{title}</h2><div class=\"{class}\">{drawn}</div>");
     }
 }
 

@@ -1,7 +1,8 @@
 //! Restoration of images of any size: samples, layers between slices, statistics.
 //!
 //! A region is drawn whole, its windows jointly. Its rows, layers × samples, are chains of their own:
-//! how many go together, like batches, regions and threads, changes no bit of them.
+//! neither threads nor how large images are cut up change a bit of what each pixel's noise is. More
+//! images in a batch may change the last bits: small convolutions are then summed in another order.
 
 #[cfg(test)]
 mod tests;
