@@ -86,6 +86,8 @@ fn bytes(dir: &Path, name: &str) -> Vec<u8> {
 fn images_are_restored_with_their_uncertainty_and_measured() {
     let dir = trained();
     let at = dir.path();
+    // large enough for blocks that a promise can be made of
+    write_image(&at.join("held.tif"), &[200, 180], 2);
     let predict = ["predict", "held.tif", "out.tif", "--model", "runs/tiny", "--samples", "3"];
     let said = emdiffuse(at, &[&predict[..], &["--quantiles", ".05,.95"]].concat());
     assert!(said.ok().err.contains("network evaluations"), "{said:?}");

@@ -395,7 +395,7 @@ impl<'a> Work<'a> {
             "seconds": seconds,
         });
         let text = serde_json::to_vec_pretty(&text).map_err(Failure::run)?;
-        atomic::write_bytes(&beside(self.job.output, "").with_extension("json"), &text)
+        atomic::write_bytes(beside(self.job.output, "").with_extension("json"), &text)
             .map_err(Failure::data)
     }
 }

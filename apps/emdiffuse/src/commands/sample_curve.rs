@@ -322,7 +322,7 @@ fn report(args: &Args, rows: &[Row]) -> Result<(), Failure> {
         ]);
     }
     let write = |name: &str, text: &str| {
-        atomic::write_bytes(&dir.join(name), text.as_bytes()).map_err(Failure::data)
+        atomic::write_bytes(dir.join(name), text.as_bytes()).map_err(Failure::data)
     };
     write("curve.csv", &csv)?;
     for (name, title, of) in PLOTTED {

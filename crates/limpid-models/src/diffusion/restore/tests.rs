@@ -265,7 +265,6 @@ fn a_guided_region_is_drawn_as_the_whole() {
     };
     let (whole, cut) = (draw(2048), draw(0));
     let worst = whole.iter().zip(&cut).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{worst}");
     // where a region ends, the guide misses the means beyond
     assert!(worst > 0.0 && worst < 0.05, "{worst}");
 }
