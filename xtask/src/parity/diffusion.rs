@@ -5,18 +5,18 @@ use candle_core::{DType, Tensor};
 use limpid_arch::NoisePredictor;
 use limpid_arch::guided_unet::GuidedUnet;
 use limpid_models::diffusion::{
-    Adjust, BetaConfig, GridConfig, Guide, Inpaint, Input, Level, NoiseSchedule,
-    NoiseScheduleConfig, ProcessConfig, SamplerConfig, Transition, sample,
+    Adjust, GridConfig, Guide, Inpaint, Input, Level, NoiseSchedule, NoiseScheduleConfig,
+    ProcessConfig, SamplerConfig, Transition, sample,
 };
 use limpid_nn::Ctx;
 
+use super::emdiffuse::Entry;
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, text};
-use super::guided;
+use super::guided::{self, OUTPUT};
 use super::networks::filled;
 
 /// Chains contract what they are disturbed by.
 const CHAIN: Tolerance = absolute(1e-4);
-const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-4 };
 
 /// Range of intensities with and without `norm`.
 const CLIP: [f64; 2] = [-1.0, 1.0];
@@ -25,28 +25,13 @@ const CLIP_RAW: [f64; 2] = [0.0, 1.0];
 #[derive(serde::Deserialize)]
 struct Meta {
     weights_file: String,
-    schedule: Linear,
+    schedule: Entry,
     sample_num: Option<usize>,
-}
-
-#[derive(serde::Deserialize)]
-struct Linear {
-    n_timestep: usize,
-    linear_start: f64,
-    linear_end: f64,
-}
-
-impl Linear {
-    fn config(&self) -> NoiseScheduleConfig {
-        let beta = BetaConfig::Linear { first: self.linear_start, last: self.linear_end };
-        NoiseScheduleConfig { steps: self.n_timestep, beta }
-    }
 }
 
 /// The network whose weights lie beside the fixture.
 fn network(fixture: &Fixture, meta: &Meta) -> Result<GuidedUnet, String> {
-    let file = Fixture::load(&fixture.path.with_file_name(&meta.weights_file))?;
-    let (config, weights) = guided::network_of(&file)?;
+    let (config, weights) = guided::network_beside(fixture, &meta.weights_file)?;
     Ok(filled(&weights, |scope| config.build(scope))?.1)
 }
 
@@ -140,7 +125,7 @@ pub(super) fn ops(fixture: &Fixture) -> Result<Outcome, String> {
     let meta: Meta = fixture.json("config")?;
     let net = network(fixture, &meta)?;
     let process = ProcessConfig::default();
-    let gammas = NoiseSchedule::new(&meta.schedule.config()).gammas;
+    let gammas = NoiseSchedule::new(&meta.schedule.config()?).gammas;
     let at = |gamma: f64| Level::of_gamma(gamma, Input::Gamma);
     let input = |name: &str| fixture.tensor(&format!("in.{name}"));
     let (clean, noise, x, condition) =
@@ -223,7 +208,7 @@ pub(super) fn restore(fixture: &Fixture) -> Result<Outcome, String> {
             other => return Err(format!("no variant of the sampler is called `{other}`")),
         };
         let clip = if variant == "norm_False" { CLIP_RAW } else { CLIP };
-        let (schedule, condition) = (meta.schedule.config(), condition.clone());
+        let (schedule, condition) = (meta.schedule.config()?, condition.clone());
         let chain = Chain { net: &net, schedule, condition, layer: None, clip };
         let start = input("y_T")?;
         let prefix = format!("out.{variant}.");
@@ -257,7 +242,7 @@ pub(super) fn restore_layers(fixture: &Fixture) -> Result<Outcome, String> {
     let numbers: Vec<f32> = (0..layers * images).map(|row| (row / images) as f32).collect();
     let layer = Tensor::from_vec(numbers, layers * images, start.device()).map_err(text)?;
     let condition = Tensor::cat(&vec![condition; layers], 0).map_err(text)?;
-    let schedule = meta.schedule.config();
+    let schedule = meta.schedule.config()?;
     let chain = Chain { net: &net, schedule, condition, layer: Some(layer), clip: CLIP };
     let mut worst = Worst::default();
     let mut way = Way::new(fixture, "out.");
@@ -292,7 +277,7 @@ fn stacked<'a>(
 pub(super) fn restore_shipped(fixture: &Fixture) -> Result<Outcome, String> {
     let meta: Meta = fixture.json("config")?;
     let net = network(fixture, &meta)?;
-    let (schedule, condition) = (meta.schedule.config(), fixture.tensor("in.y_cond")?.clone());
+    let (schedule, condition) = (meta.schedule.config()?, fixture.tensor("in.y_cond")?.clone());
     let chain = Chain { net: &net, schedule, condition, layer: None, clip: CLIP };
     let mut worst = Worst::default();
     let mut way = Way::new(fixture, "out.");
@@ -311,7 +296,7 @@ pub(super) fn restore_shipped(fixture: &Fixture) -> Result<Outcome, String> {
 pub(super) fn mean_and_deviation(fixture: &Fixture) -> Result<Outcome, String> {
     let meta: Meta = fixture.json("config")?;
     let net = network(fixture, &meta)?;
-    let (schedule, condition) = (meta.schedule.config(), fixture.tensor("in.y_cond")?.clone());
+    let (schedule, condition) = (meta.schedule.config()?, fixture.tensor("in.y_cond")?.clone());
     let chain = Chain { net: &net, schedule, condition, layer: None, clip: CLIP };
     let mut worst = Worst::default();
     let mut ends = Vec::new();
@@ -340,7 +325,7 @@ pub(super) fn from_bits_to_bits(fixture: &Fixture) -> Result<Outcome, String> {
     let noisy = fixture.tensor("in.noisy_u8")?.to_dtype(DType::F32).map_err(text)?;
     let noisy = noisy.affine(1.0 / 255.0, 0.0).and_then(|t| t.affine(2.0, -1.0)).map_err(text)?;
     let condition = noisy.reshape(start.shape()).map_err(text)?;
-    let (schedule, adjust) = (meta.schedule.config(), Adjust::new(&condition).map_err(text)?);
+    let (schedule, adjust) = (meta.schedule.config()?, Adjust::new(&condition).map_err(text)?);
     let chain = Chain { net: &net, schedule, condition, layer: None, clip: CLIP };
     let mut worst = Worst::default();
     for (prefix, guide) in [("out.", &() as &dyn Guide), ("out.adjust.", &adjust)] {

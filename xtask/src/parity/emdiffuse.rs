@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, relative, text};
 
-/// One entry of `schedules`, as the file describes it.
+/// A noise schedule, as files describe it.
 #[derive(serde::Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     schedule: String,
-    n_timestep: usize,
+    pub(super) n_timestep: usize,
     #[serde(default = "least_beta")]
     linear_start: f64,
     #[serde(default = "most_beta")]
@@ -32,7 +32,7 @@ fn most_beta() -> f64 {
 }
 
 impl Entry {
-    fn config(&self) -> Result<NoiseScheduleConfig, String> {
+    pub(super) fn config(&self) -> Result<NoiseScheduleConfig, String> {
         let (first, last) = (self.linear_start, self.linear_end);
         let beta = match self.schedule.as_str() {
             "linear" => BetaConfig::Linear { first, last },

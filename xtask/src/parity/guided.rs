@@ -20,8 +20,8 @@ use super::formula;
 use super::networks::{self, Weights, filled};
 
 /// Twenty times the noise of PyTorch's f32 beside its f64.
-const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-4 };
-const GRADIENT: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-3 };
+pub(super) const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-4 };
+pub(super) const GRADIENT: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-3 };
 const BLOCK: Tolerance = Tolerance { absolute: 2e-6, relative: 1e-5 };
 
 /// What the metadata of a fixture says of its network (or networks), with a `unet` of constructor
@@ -61,6 +61,14 @@ pub(super) fn network_of(fixture: &Fixture) -> Result<(Config, Weights), String>
     let weights = reference_entries(fixture.part("weights."));
     let config = recognised(&weights, &described(fixture)?["unet"])?;
     Ok((config, weights))
+}
+
+/// The same of the file called `weights_file` beside a fixture.
+pub(super) fn network_beside(
+    fixture: &Fixture,
+    weights_file: &str,
+) -> Result<(Config, Weights), String> {
+    network_of(&Fixture::load(&fixture.path.with_file_name(weights_file))?)
 }
 
 /// `weights_trained_*`: whose weights these are, and that there are no others.

@@ -8,6 +8,7 @@
 mod checkpoints;
 mod classical;
 mod diffusion;
+mod diffusion_train;
 mod em_data;
 mod emdiffuse;
 mod fixture;
@@ -50,6 +51,7 @@ type Handler = fn(&Fixture) -> Result<Outcome, String>;
 
 /// The handler of each kind.
 const HANDLERS: &[(&str, Handler)] = &[
+    ("aleatoric", diffusion_train::aleatoric),
     ("amp", optim::amp),
     ("baselines", classical::baselines),
     ("blocks", blocks),
@@ -66,6 +68,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("diffusion_restore_2d", diffusion::restore),
     ("diffusion_restore_3d", diffusion::restore_layers),
     ("diffusion_restore_real_schedule", diffusion::restore_shipped),
+    ("diffusion_train", diffusion_train::losses),
     ("e2e_denoise", diffusion::from_bits_to_bits),
     ("datasets", em_data::datasets),
     ("ema", optim::ema),
@@ -127,6 +130,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("suv", metrics::uptake),
     ("tiling", em_data::tiling),
     ("train_gan", training::gan),
+    ("train_steps", diffusion_train::steps),
     ("train_tiny", training::tiny),
     ("vgg_", gan_networks::perceptual),
     ("weights_trained", guided::trained),

@@ -22,31 +22,37 @@ use std::error::Error;
 
 use super::fixture::{Fixture, Outcome, Worst, absolute, relative, values};
 
-/// The fixture's batches in order, `x [n, N, …]` and `y`.
-struct Sequence {
-    x: Tensor,
-    y: Tensor,
+/// The fixture's batches in order, each tensor `[n, N, …]`.
+#[derive(Clone)]
+pub(super) struct Sequence(pub(super) BTreeMap<String, Tensor>);
+
+impl Sequence {
+    /// The tensors `x` and `y` of the file.
+    fn pairs(f: &Fixture) -> Result<Self, String> {
+        let named = |name: &str| Ok((name.to_owned(), f.tensor(name)?.clone()));
+        ["x", "y"].into_iter().map(named).collect::<Result<_, String>>().map(Self)
+    }
 }
 
 impl Loader for Sequence {
     fn batches(&self) -> u64 {
-        self.x.dims()[0] as u64
+        self.0.values().map(|t| t.dims()[0] as u64).min().unwrap_or(0)
     }
 
     fn epoch(&self, _: u64, first: u64) -> Batches<'_> {
         Box::new((first..self.batches()).map(|i| {
-            let (x, y) = (self.x.get(i as usize)?, self.y.get(i as usize)?);
-            let ids = (0..x.dims()[0] as u64)
-                .map(|n| SampleId { file: "fixture".into(), index: n, region: Vec::new() })
-                .collect();
-            Ok(Batch { tensors: BTreeMap::from([("x".into(), x), ("y".into(), y)]), ids })
+            let at = |(name, t): (&String, &Tensor)| Ok((name.clone(), t.get(i as usize)?));
+            let tensors: BTreeMap<_, _> = self.0.iter().map(at).collect::<Done<_>>()?;
+            let samples = tensors.values().map(|t| t.dims()[0] as u64).min().unwrap_or(0);
+            let id = |index| SampleId { file: "fixture".into(), index, region: Vec::new() };
+            Ok(Batch { tensors, ids: (0..samples).map(id).collect() })
         }))
     }
 }
 
 impl DataModule for Sequence {
     fn train(&self) -> Result<Box<dyn Loader + '_>, BoxError> {
-        Ok(Box::new(Self { x: self.x.clone(), y: self.y.clone() }))
+        Ok(Box::new(self.clone()))
     }
 
     fn validation(&self) -> Result<Vec<(String, Box<dyn Loader + '_>)>, BoxError> {
@@ -93,16 +99,16 @@ fn define(values: &BTreeMap<String, Tensor>) -> limpid_kernels::Result<Params> {
 
 /// What a training went through and came to.
 #[derive(Default)]
-struct Run {
+pub(super) struct Run {
     /// Learning rate and logs of every step.
-    steps: Vec<(f64, Logs)>,
+    pub(super) steps: Vec<(f64, Logs)>,
     /// Parameters, `ema.` averages and optimizer states by slot and name.
-    end: BTreeMap<String, Tensor>,
+    pub(super) end: BTreeMap<String, Tensor>,
 }
 
 impl Run {
     /// What was logged under `name` in every step.
-    fn logged(&self, name: &str) -> Vec<f64> {
+    pub(super) fn logged(&self, name: &str) -> Vec<f64> {
         self.steps.iter().map(|(_, logs)| logs.get(name).copied().unwrap_or(f64::NAN)).collect()
     }
 }
@@ -144,7 +150,7 @@ impl Callback for Observer<'_> {
 }
 
 /// Trains with the engine's own loop; `start` may edit the state before the first step.
-fn trained(
+pub(super) fn trained(
     model: &mut dyn Model,
     data: &Sequence,
     config: TrainConfig,
@@ -176,7 +182,7 @@ fn start_is_lost(f: &Fixture) -> Result<bool, String> {
 }
 
 /// No validation, checkpoints only at the end.
-fn plain(steps: u64) -> TrainConfig {
+pub(super) fn plain(steps: u64) -> TrainConfig {
     TrainConfig {
         steps,
         validate_every: 0,
@@ -251,7 +257,7 @@ pub(super) fn tiny(f: &Fixture) -> Result<Outcome, String> {
 
 fn tiny_runs(f: &Fixture, worst: &mut Worst) -> Result<(), Box<dyn Error>> {
     let steps = f.shape("rec.loss")?[0] as u64;
-    let data = Sequence { x: f.tensor("x")?.clone(), y: f.tensor("y")?.clone() };
+    let data = Sequence::pairs(f)?;
     let accumulate = data.batches() / steps;
     let config = |steps| TrainConfig {
         accumulate,
@@ -419,7 +425,7 @@ pub(super) fn gan(f: &Fixture) -> Result<Outcome, String> {
 }
 
 fn gan_run(f: &Fixture, worst: &mut Worst) -> Result<(), Box<dyn Error>> {
-    let data = Sequence { x: f.tensor("x")?.clone(), y: f.tensor("y")?.clone() };
+    let data = Sequence::pairs(f)?;
     let mut model = Gan { params: define(&f.part("init."))? };
     let run = trained(&mut model, &data, plain(data.batches()), &|_| Ok(()))?;
     for (name, expected) in f.part("rec.") {

@@ -47,9 +47,13 @@ impl Default for Calibration {
 /// is `mean`.
 #[must_use]
 pub fn hoeffding_log_tail(mean: f64, risk: f64, n: f64) -> f64 {
-    let y = mean.max(risk);
+    -n * divergence(mean.max(risk), mean)
+}
+
+/// Kullback-Leibler divergence of a coin that falls to one side with `a` from one with `b`.
+fn divergence(a: f64, b: f64) -> f64 {
     let term = |a: f64, b: f64| if a > 0.0 { a * (a / b).ln() } else { 0.0 };
-    -n * (term(y, mean) + term(1.0 - y, 1.0 - mean))
+    term(a, b) + term(1.0 - a, 1.0 - b)
 }
 
 /// As [`hoeffding_log_tail`], by Bentkus's inequality.
@@ -62,9 +66,27 @@ pub fn bentkus_log_tail(mean: f64, risk: f64, n: f64) -> f64 {
 /// Hoeffding and Bentkus.
 #[must_use]
 pub fn risk_upper_bound(risk: f64, n: f64, delta: f64) -> f64 {
-    let plausible = |mean: f64| {
-        hoeffding_log_tail(mean, risk, n).min(bentkus_log_tail(mean, risk, n)) > delta.ln()
-    };
+    upper_bound(risk, delta, |mean| {
+        hoeffding_log_tail(mean, risk, n).min(bentkus_log_tail(mean, risk, n))
+    })
+}
+
+/// As [`risk_upper_bound`] of the mean of any losses between 0 and 1, by the bounds as they are proven
+/// (Bates et al. 2021, section 3.1). The reference's, which [`risk_upper_bound`] is, hold for whole
+/// misses only, since it counts them downwards, and take Hoeffding's where it says nothing.
+pub(super) fn mean_upper_bound(risk: f64, n: f64, delta: f64) -> f64 {
+    // a sum that is a whole number up to rounding is that
+    let misses = (n * risk - 1e-9).ceil();
+    upper_bound(risk, delta, |mean| {
+        let bentkus = binomial_at_most(misses, n, mean).max(1e-300).ln() + 1.0;
+        bentkus.min(-n * divergence(mean.min(risk), mean))
+    })
+}
+
+/// The largest mean for which the logarithm of the probability of so low a risk is above that of
+/// `delta`.
+fn upper_bound(risk: f64, delta: f64, log_tail: impl Fn(f64) -> f64) -> f64 {
+    let plausible = |mean: f64| log_tail(mean) > delta.ln();
     if !(risk < LARGEST) || plausible(LARGEST) {
         return 1.0;
     }

@@ -6,6 +6,7 @@
 
 mod agreement;
 mod calibration;
+mod deviation;
 mod distribution;
 mod mean;
 mod multiple;
@@ -18,6 +19,9 @@ pub use agreement::{
 pub use calibration::{
     Calibration, bentkus_log_tail, calibrate, hoeffding_log_tail, miss_rate, risk_upper_bound,
     widen,
+};
+pub use deviation::{
+    coverage_curve, deviation_factor, error_by_deviation, expected_psnr, normal_interval,
 };
 pub use mean::{Interval, cohen_dz, mean_interval, paired_t_test, welch_t_test};
 pub use multiple::{benjamini_hochberg, holm};

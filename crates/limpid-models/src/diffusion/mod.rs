@@ -4,6 +4,7 @@
 //! [`Level`] and how a clean estimate follows from the network's answer; a [`GridConfig`] which levels
 //! are visited; [`sample`] walks them and knows neither network nor image.
 
+mod aleatoric;
 mod combine;
 mod grid;
 mod guide;
@@ -17,6 +18,7 @@ mod schedule;
 #[cfg(test)]
 mod testing;
 
+pub use aleatoric::{Aleatoric, AleatoricConfig, AleatoricLoss};
 pub use grid::{GridConfig, Start};
 pub use guide::{Adjust, GuideConfig, Inpaint, LowFrequency};
 pub use level::{Input, Level, Transition};

@@ -58,6 +58,81 @@ pub struct Draws {
     pub noise: Tensor,
     /// Which layer of each sample is learnt, for networks that draw layers between slices.
     pub layers: Option<Vec<usize>>,
+    /// 1 where the target is to be restored and 0 where it is known, `[N, 1, H, W]`; all of it is
+    /// to be restored without.
+    pub mask: Option<Tensor>,
+}
+
+impl Draws {
+    /// Random numbers of a training step on this target; a layer is drawn among its channels if
+    /// `layer_index`.
+    pub(super) fn new(
+        target: &Tensor,
+        levels: Vec<Level>,
+        layer_index: bool,
+        stream: Stream,
+    ) -> Result<Self> {
+        let (n, layers, height, width) = target.dims4()?;
+        let mut noise = vec![0f32; n * height * width];
+        stream.named("noise").fill_normal(&mut noise);
+        let mut which = stream.named("layers").draws();
+        let mut which = || (0..n).map(|_| which.below(layers as u64) as usize).collect();
+        Ok(Self {
+            levels,
+            noise: Tensor::from_vec(noise, (n, 1, height, width), target.device())?,
+            layers: layer_index.then(&mut which),
+            mask: None,
+        })
+    }
+}
+
+/// What a network is asked in a training step.
+pub(super) struct Question {
+    /// What it sees beside the state, `[N, Cc, H, W]` in -1…1.
+    pub(super) condition: Tensor,
+    /// What the target became, `[N, 1, H, W]`.
+    pub(super) state: Tensor,
+    /// What the network is told of each level, `[N]`.
+    pub(super) level: Tensor,
+    /// Numbers of the layers, `[N]`.
+    pub(super) layers: Option<Tensor>,
+    /// The right answer.
+    pub(super) answer: Tensor,
+    /// The state as the network sees it.
+    seen: Tensor,
+}
+
+impl Question {
+    /// # Shapes
+    /// `input [N, Cc, H, W]`, `target [N, 1 or layers, H, W]`, both in 0…1.
+    pub(super) fn new(process: &ProcessConfig, batch: &Batch, draws: &Draws) -> Result<Self> {
+        let (input, target) = (batch.get("input")?, batch.get("target")?);
+        let (layers, at) = (draws.layers.as_deref(), draws.levels.as_slice());
+        let clean = signed(&learnt(target, layers)?)?;
+        let source = signed(&reference(input, layers, target.dims()[1])?)?;
+        let state = process.corrupt(&clean, &source, &draws.noise, at)?;
+        let known = match &draws.mask {
+            Some(mask) => {
+                let restored = state.broadcast_mul(mask)?;
+                limpid_kernels::add(&restored, &clean.broadcast_mul(&mask.affine(-1.0, 1.0)?)?)?
+            }
+            None => state.clone(),
+        };
+        Ok(Self {
+            condition: signed(input)?,
+            level: Level::inputs(at, input.device())?,
+            layers: layers.map(|layers| numbers(layers, input.device())).transpose()?,
+            answer: process.target(&clean, &state, &draws.noise, at)?,
+            seen: process.input(&known, at)?,
+            state,
+        })
+    }
+
+    /// What a network answers.
+    pub(super) fn put(&self, net: &GuidedUnet, ctx: &Ctx) -> Result<Tensor> {
+        let layers = self.layers.as_ref();
+        Ok(net.predict(&self.seen, &self.condition, &self.level, layers, ctx)?.output)
+    }
 }
 
 /// A loss and what it was computed from.
@@ -65,7 +140,7 @@ pub struct Draws {
 pub struct DiffusionLoss {
     /// Weighted mean square.
     pub value: Tensor,
-    /// What the network saw of the target, `[N, 1, H, W]` in -1…1.
+    /// What the target became, `[N, 1, H, W]`, before known pixels are put back.
     pub state: Tensor,
     /// What it answered.
     pub answer: Tensor,
@@ -109,7 +184,7 @@ impl Diffusion {
             network: network.clone(),
             optimizer,
             schedule,
-            scorer: Scorer { measure },
+            scorer: Scorer { measure, drawn: true },
         })
     }
 
@@ -119,68 +194,36 @@ impl Diffusion {
         &self.net
     }
 
-    /// The loss of a batch for given randomness: the network is asked of a corrupted target.
+    /// The loss of a batch for given randomness: the network is asked of a corrupted target. Pixels
+    /// that the mask says are known are shown and do not count, though the mean is over all.
     ///
     /// # Shapes
     /// `input [N, Cc, H, W]`, `target [N, 1 or layers, H, W]`, both in 0…1.
     ///
     /// # Errors
-    /// If shapes do not fit, or `draws` lacks layers that the network needs.
+    /// If shapes do not fit, or `draws` has no layers and the network needs them, or the reverse.
     pub fn loss(&self, batch: &Batch, draws: &Draws, ctx: &Ctx) -> Result<DiffusionLoss> {
-        let (input, target) = (batch.get("input")?, batch.get("target")?);
-        let condition = signed(input)?;
-        let clean = signed(&self.learnt(target, draws)?)?;
-        let source = signed(&reference(input, draws.layers.as_deref(), target.dims()[1])?)?;
-        let (process, at) = (&self.config.process, draws.levels.as_slice());
-        let state = process.corrupt(&clean, &source, &draws.noise, at)?;
-        let level = Level::inputs(at, input.device())?;
-        let layers = draws.layers.as_deref().map(|layers| numbers(layers, input.device()));
-        let seen = process.input(&state, at)?;
-        let layers = layers.transpose()?;
-        let answer = self.net.predict(&seen, &condition, &level, layers.as_ref(), ctx)?.output;
-        let asked = process.target(&clean, &state, &draws.noise, at)?;
-        let weights = process.weights(at);
-        let value = if weights.iter().all(|w| *w == 1.0) {
-            l2(&answer, &asked)?
-        } else {
-            let roots: Vec<f64> = weights.iter().map(|w| w.sqrt()).collect();
-            l2(&combine(&[(&answer, &roots)])?, &combine(&[(&asked, &roots)])?)?
+        let process = &self.config.process;
+        let question = Question::new(process, batch, draws)?;
+        let answer = question.put(&self.net, ctx)?;
+        let weights = process.weights(&draws.levels);
+        let roots: Vec<f64> = weights.iter().map(|w| w.sqrt()).collect();
+        let counted = |answer: &Tensor| -> Result<Tensor> {
+            let answer = combine(&[(answer, &roots)])?;
+            Ok(match &draws.mask {
+                Some(mask) => answer.broadcast_mul(mask)?,
+                None => answer,
+            })
         };
-        Ok(DiffusionLoss { value, state, answer })
-    }
-
-    /// The layer of each sample that is learnt.
-    fn learnt(&self, target: &Tensor, draws: &Draws) -> Result<Tensor> {
-        match (&draws.layers, self.network.layer_index) {
-            (Some(layers), true) => Ok(Tensor::cat(
-                &layers
-                    .iter()
-                    .enumerate()
-                    .map(|(i, &layer)| target.narrow(0, i, 1)?.narrow(1, layer, 1))
-                    .collect::<candle_core::Result<Vec<_>>>()?,
-                0,
-            )?),
-            (None, false) => Ok(target.clone()),
-            _ => {
-                let message = "layers are drawn for networks with `layer_index`, and for no others";
-                Err(limpid_kernels::Error::argument("diffusion", message).into())
-            }
-        }
+        let value = l2(&counted(&answer)?, &counted(&question.answer)?)?;
+        Ok(DiffusionLoss { value, state: question.state, answer })
     }
 
     /// Random numbers of a training step.
     fn draws(&self, batch: &Batch, stream: Stream) -> Result<Draws> {
         let target = batch.get("target")?;
-        let (n, layers, height, width) = target.dims4()?;
-        let mut noise = vec![0f32; n * height * width];
-        stream.named("noise").fill_normal(&mut noise);
-        let mut which = stream.named("layers").draws();
-        let mut which = || (0..n).map(|_| which.below(layers as u64) as usize).collect();
-        Ok(Draws {
-            levels: self.config.process.draw(n, stream.named("levels")),
-            noise: Tensor::from_vec(noise, (n, 1, height, width), target.device())?,
-            layers: self.network.layer_index.then(&mut which),
-        })
+        let levels = self.config.process.draw(target.dims()[0], stream.named("levels"));
+        Draws::new(target, levels, self.network.layer_index, stream)
     }
 
     /// One restoration of each image; of a network that draws layers, all `layers` of them as channels.
@@ -234,6 +277,17 @@ fn reference(input: &Tensor, layers: Option<&[usize]>, count: usize) -> Result<T
     combine(&[(&slice(0)?, &after), (&slice(1)?, &before)])
 }
 
+/// The layer of each sample that is learnt, or the target itself.
+fn learnt(target: &Tensor, layers: Option<&[usize]>) -> Result<Tensor> {
+    let Some(layers) = layers else { return Ok(target.clone()) };
+    let rows = layers
+        .iter()
+        .enumerate()
+        .map(|(i, &layer)| target.narrow(0, i, 1)?.narrow(1, layer, 1))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&rows, 0)?)
+}
+
 fn numbers(layers: &[usize], device: &Device) -> Result<Tensor> {
     let values: Vec<f32> = layers.iter().map(|&layer| layer as f32).collect();
     Ok(Tensor::from_vec(values, layers.len(), device)?)
@@ -284,7 +338,7 @@ impl Model for Diffusion {
     }
 
     fn scores(&self) -> Vec<Score> {
-        Scorer::list()
+        self.scorer.list()
     }
 
     fn optimizers(&self) -> Vec<OptimizerSpec> {
@@ -307,152 +361,4 @@ impl Model for Diffusion {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::diffusion::{Input, LevelsConfig, Parametrisation, Weighting};
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
-    fn network(layers: bool) -> guided_unet::Config {
-        guided_unet::Config {
-            in_channels: if layers { 3 } else { 2 },
-            inner_channels: 16,
-            channels: vec![16, 16],
-            res_blocks: 1,
-            heads: guided_unet::Heads::Count { down: 1, up: 1 },
-            dropout: 0.0,
-            layer_index: layers,
-            ..guided_unet::Config::emdiffuse()
-        }
-    }
-
-    fn diffusion(process: ProcessConfig, layers: bool) -> Diffusion {
-        let config = DiffusionConfig { process, ..DiffusionConfig::default() };
-        let denoted: Arc<dyn Fn(&mut [f32]) + Send + Sync> = Arc::new(|_| {});
-        let measure = Measure { data_range: 1.0, denormalise: denoted, truth: true };
-        Diffusion::new(
-            &config,
-            &network(layers),
-            OptimizerConfig::default(),
-            ScheduleConfig::default(),
-            measure,
-            1,
-            &Device::Cpu,
-        )
-        .unwrap()
-    }
-
-    fn random(seed: u64, shape: &[usize]) -> Tensor {
-        let init = Init::Uniform { low: 0.0, high: 1.0 };
-        init.tensor(shape, Stream::new(seed, "model"), DType::F32, &Device::Cpu).unwrap()
-    }
-
-    fn batch(channels: usize, layers: usize) -> Batch {
-        let tensors = BTreeMap::from([
-            ("input".to_owned(), random(1, &[2, channels, 8, 8])),
-            ("target".to_owned(), random(2, &[2, layers, 8, 8])),
-        ]);
-        Batch { tensors, ids: Vec::new() }
-    }
-
-    fn numbers(t: &Tensor) -> Vec<f64> {
-        t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
-    }
-
-    /// A new network answers zero, since its last layer is zero: the loss is that of the question.
-    #[test]
-    fn the_loss_is_the_weighted_square_of_the_question() {
-        let batch = batch(1, 1);
-        let clean: Vec<f64> =
-            numbers(batch.get("target").unwrap()).iter().map(|v| 2.0 * v - 1.0).collect();
-        for (weighting, most) in
-            [(Weighting::Uniform {}, f64::NAN), (Weighting::MinSnr { most: 5.0 }, 5.0)]
-        {
-            let process = ProcessConfig::Diffusion {
-                predict: Parametrisation::Velocity {},
-                input: Input::Gamma,
-                weighting,
-                train: LevelsConfig::default(),
-            };
-            let model = diffusion(process, false);
-            let draws = model.draws(&batch, Stream::new(5, "draws")).unwrap();
-            let loss = model.loss(&batch, &draws, &Ctx::eval()).unwrap();
-            assert!(numbers(&loss.answer).iter().all(|a| *a == 0.0));
-            let noise = numbers(&draws.noise);
-            let mut want = 0.0;
-            for (i, at) in draws.levels.iter().enumerate() {
-                let snr = (at.clean / at.noise).powi(2);
-                // the squared error of x0 counts min(SNR, 5); that of v is larger by SNR + 1
-                let weight = if most.is_nan() { 1.0 } else { snr.min(most) / (snr + 1.0) };
-                for j in i * 64..(i + 1) * 64 {
-                    want += weight * (at.clean * noise[j] - at.noise * clean[j]).powi(2) / 128.0;
-                }
-            }
-            let got = numbers(&loss.value)[0];
-            assert!((got / want - 1.0).abs() < 1e-5, "{got} {want}");
-        }
-    }
-
-    #[test]
-    fn one_layer_of_each_sample_is_learnt() {
-        let process = ProcessConfig::Diffusion {
-            predict: Parametrisation::Clean {},
-            input: Input::Gamma,
-            weighting: Weighting::Uniform {},
-            train: LevelsConfig::default(),
-        };
-        let model = diffusion(process, true);
-        let batch = batch(2, 5);
-        let mut draws = model.draws(&batch, Stream::new(5, "draws")).unwrap();
-        draws.layers = Some(vec![4, 1]);
-        let loss = numbers(&model.loss(&batch, &draws, &Ctx::eval()).unwrap().value)[0];
-        let target = numbers(batch.get("target").unwrap());
-        let learnt = target[4 * 64..5 * 64].iter().chain(&target[6 * 64..7 * 64]);
-        let want = learnt.map(|v| (2.0 * v - 1.0).powi(2)).sum::<f64>() / 128.0;
-        assert!((loss / want - 1.0).abs() < 1e-5, "{loss} {want}");
-        draws.layers = None;
-        assert!(model.loss(&batch, &draws, &Ctx::eval()).is_err());
-    }
-
-    #[test]
-    fn validation_draws_all_layers_and_always_the_same() {
-        let model = diffusion(ProcessConfig::default(), true);
-        let mut batch = batch(2, 3);
-        let id = |index| limpid_engine::SampleId { file: "a".into(), index, region: Vec::new() };
-        batch.ids = vec![id(0), id(1)];
-        let scores = model.validation_step(&batch, &Ctx::eval()).unwrap();
-        assert!(scores.len() == 2 && scores.iter().all(|s| s["psnr"].is_finite()));
-        let again = model.validation_step(&batch, &Ctx::eval()).unwrap();
-        assert_eq!(format!("{scores:?}"), format!("{again:?}"));
-        assert_eq!(model.pictures(&batch, &Ctx::eval()).unwrap().len(), 1);
-        assert!(model.predict(batch.get("input").unwrap(), &Ctx::eval()).is_err());
-    }
-
-    #[test]
-    fn initial_weights_are_own_or_those_of_the_reference() {
-        let own = diffusion(ProcessConfig::default(), false);
-        let last = own.params().get("out.2.weight").unwrap().tensor();
-        assert!(numbers(&last).iter().all(|w| *w == 0.0));
-        redraw(own.params(), Stream::new(1, "redraw"), &Device::Cpu).unwrap();
-        let weights = numbers(&own.params().get("input_blocks.0.0.weight").unwrap().tensor());
-        let mean = weights.iter().map(|w| w * w).sum::<f64>() / weights.len() as f64;
-        // 2 input channels of 3×3
-        assert!((mean.sqrt() / (2.0f64 / 18.0).sqrt() - 1.0).abs() < 0.15, "{}", mean.sqrt());
-        let last = numbers(&own.params().get("out.2.weight").unwrap().tensor());
-        assert!(last.iter().any(|w| *w != 0.0));
-        let norm = numbers(&own.params().get("out.0.weight").unwrap().tensor());
-        assert!(norm.iter().all(|w| *w == 1.0));
-    }
-
-    #[test]
-    fn between_slices_the_reference_is_their_interpolation() {
-        let input =
-            Tensor::new(&[[[[1.0f32]], [[0.0]]], [[[1.0]], [[0.5]]]], &Device::Cpu).unwrap();
-        // the slice after the gap comes first
-        let got = numbers(&reference(&input, Some(&[0, 4]), 5).unwrap());
-        assert!(
-            (got[0] - 1.0 / 6.0).abs() < 1e-6 && (got[1] - (5.0 / 6.0 + 0.5 / 6.0)).abs() < 1e-6
-        );
-        assert_eq!(numbers(&reference(&input, None, 1).unwrap()), [1.0, 1.0]);
-    }
-}
+mod tests;

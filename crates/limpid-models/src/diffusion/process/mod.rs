@@ -342,6 +342,17 @@ impl ProcessConfig {
         }
     }
 
+    /// The level after one of `parts` equal parts of the way to noise. Steps of a schedule are
+    /// counted, and `within` goes from the step before, at 0, to that step.
+    pub(super) fn part(&self, parts: usize, within: f32) -> Level {
+        if let Self::Diffusion { train: LevelsConfig::Schedule(schedule), input, .. } = self {
+            let step = (schedule.steps / parts).min(schedule.steps - 1);
+            let gamma = NoiseSchedule::new(schedule).gamma_before(step, within);
+            return Level::of_gamma(gamma, *input);
+        }
+        self.at(1.0 / parts as f64)
+    }
+
     /// The level with a share `gamma` of signal; none for a bridge.
     #[must_use]
     pub fn at_gamma(&self, gamma: f64) -> Option<Level> {
