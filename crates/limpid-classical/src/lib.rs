@@ -5,7 +5,7 @@
 //! * each filter is also a function of its own, next to the struct of its parameters:
 //!   [`gaussian`], [`median`], [`uniform`], [`non_local_means`], [`total_variation`],
 //!   [`bilateral`], [`wavelet`], [`perona_malik`], [`bm3d`];
-//! * [`resize`], [`resample_spacing`] and [`affine_sample`] change the grid of an image;
+//! * [`resize`], [`zoom`], [`resample_spacing`] and [`affine_sample`] change the grid of an image;
 //! * [`pillow_blur`], [`pillow_resize`] and [`pillow_rotate90`] work on bytes as Pillow does;
 //! * [`Radon`] projects an image and reconstructs it from its projections; [`Osem`] and [`mlem`]
 //!   reconstruct counts from any [`Projector`];
@@ -60,7 +60,7 @@ pub use patch_centers::{PatchCenters, body_mask, clean_mask, prune_centers, vali
 pub use perona_malik::{PeronaMalik, perona_malik, roughness};
 pub use pillow::{from_u8, pillow_blur, pillow_resize, pillow_rotate90, to_u8};
 pub use recon::{Osem, Projector, Radon, RampFilter, SystemMatrix, mlem, osem};
-pub use resample::{Order, resample_spacing, resize, spacing_shape};
+pub use resample::{Order, resample_spacing, resize, spacing_shape, zoom};
 pub use tune::{Tuned, tune};
 pub use tv::{TotalVariation, total_variation};
 pub use uniform::{Uniform, uniform};

@@ -1,6 +1,6 @@
 //! Resizing and resampling by splines.
 //!
-//! [`resize`] is `skimage.transform.resize` with mode `edge`: centres of the corner samples keep
+//! [`zoom`] is `scipy.ndimage.zoom`: corner samples stay where they are. [`resize`] is `skimage.transform.resize` with mode `edge`: centres of the corner samples keep
 //! their place half a sample inside the edge; cubic results are clipped to the range of the input.
 //! [`resample_spacing`] is the rule by which nucli (after nnU-Net) brings PET volumes to a common
 //! voxel size. Cubic prefilter: Unser, "Splines: a perfect fit for signal and image processing",
@@ -63,6 +63,22 @@ pub fn resize(
     };
     clip(&mut resized, image);
     Ok(resized)
+}
+
+/// `image` on a grid of `new_shape` between the same corner samples, by a cubic spline: of `m` samples
+/// along an axis that had `n`, sample `i` lies at `i·(n - 1)/(m - 1)` of the old ones
+/// (`scipy.ndimage.zoom` of order 3, without the zeros that it puts where rounding leaves the image).
+///
+/// # Errors
+/// Shapes that do not fit, or a value that is not finite.
+pub fn zoom(image: &[f64], shape: &[usize], new_shape: &[usize]) -> Result<Vec<f64>> {
+    let grid = Grid::new("zoom", image, shape)?;
+    let new = Grid::of_shape("zoom", new_shape)?;
+    if new.rank != grid.rank {
+        let expected = format!("{} axes, as the image has", grid.rank);
+        return Err(Error::shape("zoom", expected, format!("shape {new_shape:?}")));
+    }
+    Ok(along_axes(image, grid.dims, new.dims, zoom_lines))
 }
 
 /// The shape that a volume of `shape` with voxels of `from` takes with voxels of `to`: rounded,
@@ -138,14 +154,23 @@ fn clip_slices(
     }
 }
 
+fn interpolate(image: &[f64], dims: [usize; 3], new: [usize; 3], order: Order) -> Vec<f64> {
+    along_axes(image, dims, new, |lines, n, m| interpolate_lines(lines, n, m, order))
+}
+
 /// Interpolates along one axis after the other. Each pass treats the last axis and moves it to the
 /// front, so that after three passes the order is the old one.
-fn interpolate(image: &[f64], dims: [usize; 3], new: [usize; 3], order: Order) -> Vec<f64> {
+fn along_axes(
+    image: &[f64],
+    dims: [usize; 3],
+    new: [usize; 3],
+    lines: impl Fn(&[f64], usize, usize) -> Vec<f64>,
+) -> Vec<f64> {
     let mut values = image.to_vec();
     for axis in (0..3).rev() {
         let (n, m) = (dims[axis], new[axis]);
         if n != m {
-            values = interpolate_lines(&values, n, m, order);
+            values = lines(&values, n, m);
         }
         values = transpose(&values, m);
     }
@@ -187,12 +212,57 @@ fn place(i: usize, n: usize, m: usize, order: Order, margin: usize) -> (usize, [
     match order {
         Order::Nearest => (((at + 0.5).floor() as usize).min(n - 1) + margin, [1.0, 0.0, 0.0, 0.0]),
         Order::Linear => (first, [1.0 - t, t, 0.0, 0.0]),
-        Order::Cubic => {
-            let u = 1.0 - t;
-            let near = |t: f64| (4.0 - 6.0 * t * t + 3.0 * t * t * t) / 6.0;
-            (first - 1, [u * u * u / 6.0, near(t), near(u), t * t * t / 6.0])
-        }
+        Order::Cubic => (first - 1, cubic(t)),
     }
+}
+
+/// Weights of four neighbouring coefficients at a part `t` of the way from the second to the third.
+fn cubic(t: f64) -> [f64; 4] {
+    let u = 1.0 - t;
+    let near = |t: f64| (4.0 - 6.0 * t * t + 3.0 * t * t * t) / 6.0;
+    [u * u * u / 6.0, near(t), near(u), t * t * t / 6.0]
+}
+
+/// The cubic spline through each line of `n` samples, mirrored about the first and the last, at `m`
+/// places from the first to the last.
+fn zoom_lines(lines: &[f64], n: usize, m: usize) -> Vec<f64> {
+    let places: Vec<(usize, [f64; 4])> = (0..m)
+        .map(|i| {
+            let at = (i * (n - 1)) as f64 / (m - 1).max(1) as f64;
+            let below = (at as usize).min(n.saturating_sub(2));
+            (below, cubic(at - below as f64))
+        })
+        .collect();
+    // (c[k-1] + 4 c[k] + c[k+1]) / 6 is sample k: the right diagonal once the left one is eliminated
+    let left = |k: usize| if k + 1 == n { 2.0 } else { 1.0 };
+    let mut right = vec![0.5; n];
+    for k in 1..n {
+        right[k] = 1.0 / (4.0 - left(k) * right[k - 1]);
+    }
+    let mut out = vec![0.0; lines.len() / n * m];
+    out.par_chunks_mut(m).zip(lines.par_chunks(n)).for_each_init(
+        || vec![0.0; n + 2],
+        |c, (out, line)| {
+            if n == 1 {
+                out.fill(line[0]);
+                return;
+            }
+            // one coefficient is mirrored before the first and after the last
+            c[1] = 1.5 * line[0];
+            for k in 1..n {
+                let pivot = 4.0 - left(k) * right[k - 1];
+                c[k + 1] = (6.0 * line[k] - left(k) * c[k]) / pivot;
+            }
+            for k in (0..n - 1).rev() {
+                c[k + 1] -= right[k] * c[k + 2];
+            }
+            (c[0], c[n + 1]) = (c[2], c[n - 1]);
+            for (out, (first, weights)) in out.iter_mut().zip(&places) {
+                *out = (0..4).map(|k| weights[k] * c[first + k]).sum();
+            }
+        },
+    );
+    out
 }
 
 /// Turns samples into the coefficients of the cubic spline through them, mirrored at the edges.

@@ -1,6 +1,6 @@
 //! Golden parity, properties and refusals of the filters.
 
-use crate::fixture::{Fixture, assert_close, load};
+use crate::fixture::{Fixture, assert_close, load, load_from};
 use crate::*;
 
 /// The 2-D and the 3-D noisy image of the fixture.
@@ -155,6 +155,30 @@ fn resize_equals_skimage() {
         let got = resize(volume, shape, f.shape(name), order, smooth_first).unwrap();
         assert_close(name, &got, f.values(name), tolerance);
     }
+}
+
+#[test]
+fn zoom_equals_scipy() {
+    let Some(f) = load_from("emdiffuse", "net_sr_unet3d") else { return };
+    for name in ["in.upsampled.up4", "in.upsampled.up6"] {
+        let got = zoom(f.values("in.x"), &f.shape("in.x")[2..], &f.shape(name)[2..]).unwrap();
+        assert_close(name, &got, f.values(name), 1e-6);
+    }
+}
+
+#[test]
+fn zoom_keeps_corners_constants_and_what_it_makes_finer() {
+    let line = [0.3, -1.0, 2.0, 0.7, 0.1];
+    let fine = zoom(&line, &[5], &[13]).unwrap();
+    // 12 steps for 4: every third sample is an old one
+    let kept: Vec<f64> = fine.iter().step_by(3).copied().collect();
+    assert_close("old samples", &kept, &line, 1e-12);
+    for n in 1..4 {
+        let flat = zoom(&vec![0.7; n * 2], &[n, 2], &[6, 5]).unwrap();
+        assert_close("constant", &flat, &[0.7; 30], 1e-12);
+    }
+    assert_close("one sample", &zoom(&line, &[5], &[1]).unwrap(), &line[..1], 1e-12);
+    assert!(zoom(&line, &[5], &[5, 1]).is_err() && zoom(&line, &[5], &[0]).is_err());
 }
 
 #[test]

@@ -4,13 +4,17 @@
 //! supervised, Noise2Noise and Noise2Void differ only in what the target is and which pixels
 //! count.
 //!
+//! [`AxialSuperResolution`] makes the slices of a volume as close as its pixels.
+//!
 //! [`diffusion`] draws restorations step by step: processes, grids of noise levels, samplers, guides.
 //!
 //! Invariants: a model knows no files and no terminal.
 
+mod axial;
 pub mod diffusion;
 mod restoration;
 mod scores;
 
+pub use axial::{AxialConfig, AxialSuperResolution, interpolate_slices};
 pub use restoration::{ModelConfig, Restoration};
 pub use scores::{Measure, display_window};

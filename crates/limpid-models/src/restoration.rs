@@ -105,7 +105,7 @@ impl Restoration {
             objective,
             optimizer,
             schedule,
-            scorer: Scorer { measure },
+            scorer: Scorer { measure, drawn: false },
         })
     }
 
@@ -150,23 +150,12 @@ impl Model for Restoration {
     }
 
     fn predict(&self, input: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let size = &input.dims()[2..];
-        let pads: Vec<(usize, usize)> =
-            size.iter().zip(&self.divisor).map(|(n, d)| (0, n.next_multiple_of(*d) - n)).collect();
-        if pads.iter().all(|p| p.1 == 0) {
-            return Ok(self.net.forward(input, ctx)?);
-        }
-        // sizes that the network cannot halve are continued by their last pixels, and cut again
-        let mut y = self.net.forward(&limpid_kernels::pad(input, &pads, Pad::Replicate)?, ctx)?;
-        for (axis, n) in size.iter().enumerate() {
-            y = y.narrow(axis + 2, 0, *n)?;
-        }
-        Ok(y.contiguous()?)
+        padded(input, &self.divisor, |input| Ok(self.net.forward(input, ctx)?))
     }
 
     fn scores(&self) -> Vec<Score> {
         if self.scorer.measure.truth {
-            Scorer::list()
+            self.scorer.list()
         } else {
             vec![Score { name: "loss".into(), higher_is_better: false }]
         }
@@ -190,6 +179,28 @@ impl Model for Restoration {
     }
 }
 
-fn scalar(t: &Tensor) -> Result<f64> {
+/// What a network makes of an image of any size, whose axes it wants as multiples of `divisor`: they are
+/// continued by their last pixels, and cut again.
+pub(crate) fn padded(
+    input: &Tensor,
+    divisor: &[usize],
+    forward: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let size = &input.dims()[2..];
+    let pads: Vec<(usize, usize)> =
+        size.iter().zip(divisor).map(|(n, d)| (0, n.next_multiple_of(*d) - n)).collect();
+    if pads.iter().all(|p| p.1 == 0) {
+        return forward(input);
+    }
+    let mut y = forward(&limpid_kernels::pad(input, &pads, Pad::Replicate)?)?;
+    for (axis, (n, pad)) in size.iter().zip(&pads).enumerate() {
+        if pad.1 > 0 {
+            y = y.narrow(axis + 2, 0, *n)?;
+        }
+    }
+    Ok(y.contiguous()?)
+}
+
+pub(crate) fn scalar(t: &Tensor) -> Result<f64> {
     Ok(t.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }

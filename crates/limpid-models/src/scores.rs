@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use limpid_engine::{Batch, Error, Logs, Picture, Result, Score};
-use limpid_losses::metrics::{Image, SsimSpec, psnr, ssim};
+use limpid_losses::metrics::{Image, SsimSpec, psnr, ring_correlation, ssim};
 use std::sync::Arc;
 
 /// How validation measures: in which unit, against what.
@@ -30,13 +30,22 @@ impl std::fmt::Debug for Measure {
 #[derive(Clone, Debug)]
 pub(crate) struct Scorer {
     pub(crate) measure: Measure,
+    /// Also what tells restorations apart that are drawn: how far detail is that of the truth
+    /// (`frc`, the mean Fourier ring correlation up to Nyquist), and how far brightness has drifted
+    /// (`dc`, the difference of the means in the intensities of the file).
+    pub(crate) drawn: bool,
 }
 
 impl Scorer {
     /// The scores, the first of which decides.
-    pub(crate) fn list() -> Vec<Score> {
-        let score = |name: &str| Score { name: name.into(), higher_is_better: true };
-        vec![score("psnr"), score("ssim"), score("psnr_gain")]
+    pub(crate) fn list(&self) -> Vec<Score> {
+        let names: &[&str] = if self.drawn {
+            &["psnr", "ssim", "frc", "dc", "psnr_gain"]
+        } else {
+            &["psnr", "ssim", "psnr_gain"]
+        };
+        let score = |name: &&str| Score { name: (*name).into(), higher_is_better: *name != "dc" };
+        names.iter().map(score).collect()
     }
 
     /// The truth of a validation batch, if it has one.
@@ -51,11 +60,23 @@ impl Scorer {
     /// input has another shape.
     pub(crate) fn scores(&self, input: &Tensor, y: &Tensor, truth: &Tensor) -> Result<Logs> {
         let dims = truth.dims();
-        let truth = self.physical(truth)?;
-        let [psnr, ssim] = self.pair(y, &truth, dims)?;
+        let (values, truth) = (self.physical(y)?, self.physical(truth)?);
+        let range = self.measure.data_range;
+        let psnr_of = |a: &Image, b: &Image| psnr(a, b, range).map_err(boxed);
+        let psnr = means(&values, &truth, dims, psnr_of)?;
+        // images smaller than a window have no SSIM, and those of less than 4 pixels no rings
+        let ssim = means(&values, &truth, dims, |a, b| {
+            Ok(ssim(a, b, range, &SsimSpec::SKIMAGE).unwrap_or(f64::NAN))
+        })?;
         let mut logs = Logs::from([("psnr".to_owned(), psnr), ("ssim".to_owned(), ssim)]);
+        if self.drawn {
+            let rings = means(&values, &truth, dims, |a, b| Ok(mean_ring(a, b)))?;
+            logs.insert("frc".to_owned(), rings);
+            let shift = |a: &Image, b: &Image| Ok((mean(a) - mean(b)).abs());
+            logs.insert("dc".to_owned(), means(&values, &truth, dims, shift)?);
+        }
         if input.dims() == y.dims() {
-            let [before, _] = self.pair(input, &truth, dims)?;
+            let before = means(&self.physical(input)?, &truth, dims, psnr_of)?;
             logs.insert("psnr_gain".to_owned(), psnr - before);
         }
         Ok(logs)
@@ -66,21 +87,6 @@ impl Scorer {
         let mut values = sample.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         (self.measure.denormalise)(&mut values);
         Ok(values)
-    }
-
-    /// PSNR and SSIM.
-    fn pair(&self, sample: &Tensor, truth: &[f32], dims: &[usize]) -> Result<[f64; 2]> {
-        let values = self.physical(sample)?;
-        let voxels: usize = dims[1..].iter().product();
-        let mut sums = [0.0; 2];
-        for (a, b) in values.chunks(voxels).zip(truth.chunks(voxels)) {
-            let (a, b) = (image(a, &dims[1..])?, image(b, &dims[1..])?);
-            sums[0] += psnr(&a, &b, self.measure.data_range).map_err(boxed)?;
-            // images smaller than the window have no SSIM
-            let range = self.measure.data_range;
-            sums[1] += ssim(&a, &b, range, &SsimSpec::SKIMAGE).unwrap_or(f64::NAN);
-        }
-        Ok(sums.map(|s| s / dims[0] as f64))
     }
 
     /// The first sample of a batch: input, output, and the truth if there is one.
@@ -115,6 +121,35 @@ impl Scorer {
     }
 }
 
+/// A score of two samples `[C, s…]`, averaged over the channels.
+fn means(
+    sample: &[f32],
+    truth: &[f32],
+    dims: &[usize],
+    score: impl Fn(&Image, &Image) -> Result<f64>,
+) -> Result<f64> {
+    let voxels: usize = dims[1..].iter().product();
+    let mut sum = 0.0;
+    for (a, b) in sample.chunks(voxels).zip(truth.chunks(voxels)) {
+        sum += score(&image(a, &dims[1..])?, &image(b, &dims[1..])?)?;
+    }
+    Ok(sum / dims[0] as f64)
+}
+
+/// The mean of the ring correlation from the lowest frequency up to Nyquist; the window keeps the
+/// borders of a patch from correlating.
+fn mean_ring(a: &Image, b: &Image) -> f64 {
+    let Ok(rings) = ring_correlation(a, b, &vec![1.0; a.shape().len()], true) else {
+        return f64::NAN;
+    };
+    let rings = &rings.correlation[1..];
+    rings.iter().sum::<f64>() / rings.len() as f64
+}
+
+fn mean(image: &Image) -> f64 {
+    (0..image.len()).map(|i| image.at(i)).sum::<f64>() / image.len() as f64
+}
+
 fn image<'a>(values: &'a [f32], shape: &'a [usize]) -> Result<Image<'a>> {
     Image::new(values, shape).map_err(boxed)
 }
@@ -138,4 +173,49 @@ pub fn display_window(values: &[f32]) -> [f32; 2] {
 fn stem(file: &str) -> String {
     let name = file.rsplit(['/', '\\']).next().unwrap_or(file);
     name.split('.').next().unwrap_or(name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use limpid_kernels::rng::Stream;
+
+    fn scorer(drawn: bool) -> Scorer {
+        let denormalise: Arc<dyn Fn(&mut [f32]) + Send + Sync> =
+            Arc::new(|values| values.iter_mut().for_each(|v| *v *= 10.0));
+        Scorer { measure: Measure { data_range: 10.0, denormalise, truth: true }, drawn }
+    }
+
+    fn random(purpose: &str) -> Tensor {
+        let mut values = vec![0f32; 2 * 32 * 32];
+        Stream::new(1, purpose).fill_uniform(&mut values);
+        Tensor::from_vec(values, (2, 32, 32), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn drawn_images_are_judged_by_detail_and_brightness_too() {
+        let truth = random("truth");
+        let brighter = truth.affine(1.0, 0.05).unwrap();
+        let scores = scorer(true).scores(&truth, &brighter, &truth).unwrap();
+        // the same detail, half a unit of the file brighter: 20·log10(10/0.5) dB
+        assert!((scores["frc"] - 1.0).abs() < 1e-6 && (scores["dc"] - 0.5).abs() < 1e-5);
+        assert!((scores["psnr"] - 26.020_6).abs() < 1e-3, "{scores:?}");
+        let other = scorer(true).scores(&brighter, &random("other"), &truth).unwrap();
+        assert!(other["frc"].abs() < 0.1 && other["dc"] < 0.3, "{other:?}");
+        assert!((other["psnr"] - scores["psnr"] - other["psnr_gain"]).abs() < 1e-9);
+        let mut reported: Vec<String> = scorer(true).list().into_iter().map(|s| s.name).collect();
+        reported.sort();
+        assert!(reported.iter().eq(scores.keys()), "{reported:?}");
+    }
+
+    #[test]
+    fn what_is_not_drawn_reports_what_it_did() {
+        let truth = random("truth");
+        let scores = scorer(false).scores(&truth, &random("other"), &truth).unwrap();
+        let names: Vec<&str> = scores.keys().map(String::as_str).collect();
+        assert_eq!(names, ["psnr", "psnr_gain", "ssim"]);
+        assert!(scorer(false).list().iter().all(|s| s.higher_is_better));
+        assert_eq!(scorer(false).list()[0].name, "psnr");
+    }
 }

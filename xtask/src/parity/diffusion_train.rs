@@ -8,8 +8,8 @@ use limpid_engine::{
 use limpid_kernels::autograd;
 use limpid_models::Measure;
 use limpid_models::diffusion::{
-    Diffusion, DiffusionConfig, Draws, Input, Level, LevelsConfig, NoiseSchedule, Parametrisation,
-    ProcessConfig, Weighting,
+    Aleatoric, AleatoricConfig, Diffusion, DiffusionConfig, Draws, Input, Level, LevelsConfig,
+    NoiseSchedule, Parametrisation, ProcessConfig, Weighting,
 };
 use limpid_nn::ema::EmaConfig;
 use limpid_nn::optim::{Adam, OptimizerConfig};
@@ -29,6 +29,7 @@ struct Meta {
     weights_file: String,
     schedule: Entry,
     dropout: Option<f64>,
+    restoration_schedule: Option<Entry>,
 }
 
 /// EMDiffuse's process on a schedule of its own.
@@ -245,4 +246,71 @@ fn replayed(fixture: &Fixture, decay: f64) -> Result<Run, Box<dyn Error>> {
         ..plain(steps as u64)
     };
     trained(&mut Replay { model: model(fixture, &meta)?, draws }, &data, config, &|_| Ok(()))
+}
+
+/// `aleatoric_*`: losses of the variance head, gradients, the deviation, and what the head says at the end
+/// of a restoration.
+pub(super) fn aleatoric(fixture: &Fixture) -> Result<Outcome, String> {
+    let meta: Meta = fixture.json("config")?;
+    let (network, weights) = guided::network_beside(fixture, &meta.weights_file)?;
+    let config = AleatoricConfig {
+        process: process(&meta.schedule)?,
+        freeze_trunk: false,
+        ..AleatoricConfig::default()
+    };
+    let (optimizer, schedule) = (OptimizerConfig::default(), ScheduleConfig::default());
+    let model = Aleatoric::new(&config, &network, &weights, optimizer, schedule, 0, &Device::Cpu)
+        .map_err(text)?;
+    let condition = fixture.tensor("in.y_cond")?;
+    let batch = batch(condition, fixture.tensor("in.gt")?)?;
+    let mut worst = Worst::default();
+    let (mut said, mut losses) = (Vec::new(), Vec::new());
+    for time in &config.times {
+        let prefix = format!("in.{time}.");
+        let step = meta.schedule.n_timestep / time;
+        let rows = vec![step; condition.dims()[0]];
+        let levels = levels(fixture, &prefix, &meta.schedule, &rows)?;
+        let key = |name: &str| format!("out.{time}.{name}");
+        check_levels(&mut worst, fixture, &key("sample_gammas"), &levels)?;
+        let draws = draws(fixture, &prefix, levels)?;
+        let loss = model.loss(&batch, &draws, &Ctx::eval()).map_err(text)?;
+        for (name, got, tolerance) in [
+            ("noise_hat", &loss.answer, OUTPUT),
+            ("variance", &loss.variance, OUTPUT),
+            ("loss", &loss.value, relative(1e-5)),
+        ] {
+            worst.tensor(&key(name), got, fixture.tensor(&key(name))?, tolerance)?;
+        }
+        said.push(loss.variance);
+        losses.push(loss.value);
+    }
+    for (i, l) in losses.iter().enumerate() {
+        let mut w = Worst::default();
+        check_gradients(&mut w, fixture, "grad.", model.params(), l)?;
+        eprintln!("{i} {}", w.detail());
+    }
+    let total = Tensor::stack(&losses, 0).and_then(|t| t.sum_all()).map_err(text)?;
+    check_gradients(&mut worst, fixture, "grad.", model.params(), &total)?;
+    let mean = Tensor::stack(&said, 0).and_then(|t| t.mean(0)).map_err(text)?;
+    worst.tensor("out.variance_mean", &mean, fixture.tensor("out.variance_mean")?, OUTPUT)?;
+    // the reference's: of what the head says, not of twice that
+    let deviation = mean.exp().and_then(|v| v.sqrt()).map_err(text)?;
+    worst.tensor("out.sigma_image", &deviation, fixture.tensor("out.sigma_image")?, OUTPUT)?;
+
+    let key = "out.restoration.variance";
+    let expected = fixture.tensor(key)?;
+    let schedule = meta.restoration_schedule.ok_or("the metadata has no `restoration_schedule`")?;
+    let gammas = NoiseSchedule::new(&schedule.config()?).gammas;
+    let gamma = gammas.get(1).ok_or("the restoration has a single step")?;
+    let level = [Level::of_gamma(*gamma, Input::Gamma)];
+    let of = |layer: Option<&Tensor>| {
+        model.variance_at(&batch.tensors["input"], &level, layer, &Ctx::eval()).map_err(text)
+    };
+    let layers = if network.layer_index { expected.dims()[1] } else { 0 };
+    let drawn =
+        (0..layers).map(|c| of(Some(&Tensor::new(&[c as f32], condition.device()).map_err(text)?)));
+    let drawn = drawn.collect::<Result<Vec<_>, String>>()?;
+    let got = if drawn.is_empty() { of(None)? } else { Tensor::cat(&drawn, 1).map_err(text)? };
+    worst.tensor(key, &got, expected, OUTPUT)?;
+    worst.done()
 }

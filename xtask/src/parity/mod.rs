@@ -51,6 +51,7 @@ type Handler = fn(&Fixture) -> Result<Outcome, String>;
 
 /// The handler of each kind.
 const HANDLERS: &[(&str, Handler)] = &[
+    ("aleatoric", diffusion_train::aleatoric),
     ("amp", optim::amp),
     ("baselines", classical::baselines),
     ("blocks", blocks),

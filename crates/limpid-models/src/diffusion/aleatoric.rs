@@ -287,3 +287,186 @@ impl Model for Aleatoric {
         &self.params
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::{
+        BetaConfig, Input, LevelsConfig, NoiseScheduleConfig, Parametrisation, TimesConfig,
+        Weighting,
+    };
+    use limpid_engine::SampleId;
+    use limpid_kernels::autograd;
+    use limpid_nn::Init;
+
+    fn network() -> guided_unet::Config {
+        guided_unet::Config {
+            inner_channels: 16,
+            channels: vec![16, 16],
+            res_blocks: 1,
+            heads: guided_unet::Heads::Count { down: 1, up: 1 },
+            dropout: 0.0,
+            variance: true,
+            ..guided_unet::Config::emdiffuse()
+        }
+    }
+
+    fn process(predict: Parametrisation) -> ProcessConfig {
+        let beta = BetaConfig::Linear { first: 1e-4, last: 0.1 };
+        ProcessConfig::Diffusion {
+            predict,
+            input: Input::Gamma,
+            weighting: Weighting::Uniform {},
+            train: LevelsConfig::Schedule(NoiseScheduleConfig { steps: 50, beta }),
+        }
+    }
+
+    /// Weights of a network without the head, all of them random.
+    fn weights() -> BTreeMap<String, Tensor> {
+        let params = Params::new();
+        let plain = guided_unet::Config { variance: false, ..network() };
+        plain.build(&params.scope(Stream::new(7, "w"), DType::F32, &Device::Cpu)).unwrap();
+        let init = Init::Normal { mean: 0.1, std: 0.1 };
+        let random = |(name, shape): (String, Vec<usize>)| {
+            let stream = Stream::new(8, "w").named(&name);
+            let value = init.tensor(&shape, stream, DType::F32, &Device::Cpu).unwrap();
+            (name, value)
+        };
+        params.shapes().into_iter().map(random).collect()
+    }
+
+    fn model(config: &AleatoricConfig, weights: &BTreeMap<String, Tensor>) -> Result<Aleatoric> {
+        let (optimizer, schedule) = (OptimizerConfig::default(), ScheduleConfig::default());
+        Aleatoric::new(config, &network(), weights, optimizer, schedule, 1, &Device::Cpu)
+    }
+
+    fn batch() -> Batch {
+        let init = Init::Uniform { low: 0.0, high: 1.0 };
+        let image = |seed| {
+            let stream = Stream::new(seed, "image");
+            init.tensor(&[2, 1, 8, 8], stream, DType::F32, &Device::Cpu).unwrap()
+        };
+        let tensors = BTreeMap::from([("input".into(), image(1)), ("target".into(), image(2))]);
+        let id = |index| SampleId { file: "a".into(), index, region: Vec::new() };
+        Batch { tensors, ids: vec![id(0), id(1)] }
+    }
+
+    fn draws(model: &Aleatoric) -> Draws {
+        let levels = model.levels().take(2).collect();
+        Draws::new(batch().get("target").unwrap(), levels, false, Stream::new(3, "draws")).unwrap()
+    }
+
+    fn numbers(t: &Tensor) -> Vec<f64> {
+        t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    /// The new head's last layer is zero but for an offset, so that it says the same everywhere.
+    #[test]
+    fn the_head_learns_the_logarithm_of_the_deviation() {
+        let predict = Parametrisation::Noise {};
+        let config = AleatoricConfig { process: process(predict), ..AleatoricConfig::default() };
+        let model = model(&config, &weights()).unwrap();
+        let draws = draws(&model);
+        let offset = model.params().get("out_variance.2.bias").unwrap();
+        let at = |v: f64| {
+            offset.set(&Tensor::new(&[v as f32], &Device::Cpu).unwrap()).unwrap();
+            model.loss(&batch(), &draws, &Ctx::eval()).unwrap()
+        };
+        let start = at(0.0);
+        let errors: Vec<f64> =
+            numbers(&start.answer).iter().zip(numbers(&draws.noise)).map(|(a, n)| a - n).collect();
+        let square = errors.iter().map(|e| e * e).sum::<f64>() / errors.len() as f64;
+        let best = square.sqrt().ln();
+        for v in [0.0, -0.7, best] {
+            let want = 0.5 * ((-2.0 * v).exp() * square + 2.0 * v);
+            assert!((numbers(&at(v).value)[0] - want).abs() < 1e-5, "{v}");
+        }
+        // there the loss is least, and the image of deviations is the deviation
+        let gradients = autograd::backward(&at(best).value).unwrap();
+        assert!(numbers(gradients.get(offset.var()).unwrap())[0].abs() < 1e-5);
+        let shown = model.predict(batch().get("input").unwrap(), &Ctx::eval()).unwrap();
+        assert!(numbers(&shown).iter().all(|v| (v / square.sqrt() - 1.0).abs() < 1e-5));
+    }
+
+    #[test]
+    fn only_what_is_not_frozen_learns() {
+        for freeze_trunk in [true, false] {
+            let config = AleatoricConfig { freeze_trunk, ..AleatoricConfig::default() };
+            let model = model(&config, &weights()).unwrap();
+            let last = model.params().get("out_variance.2.weight").unwrap();
+            last.set(&(last.tensor().detach() + 0.1).unwrap()).unwrap();
+            let loss = model.loss(&batch(), &draws(&model), &Ctx::eval()).unwrap().value;
+            let gradients = autograd::backward(&loss).unwrap();
+            let learns =
+                |name: &str| gradients.get(model.params().get(name).unwrap().var()).is_some();
+            assert!(learns("out_variance.2.weight") && learns("out_variance.0.bias"));
+            assert_eq!(learns("input_blocks.0.0.weight"), !freeze_trunk);
+            // the answers are those of the copy
+            assert!(!learns("out.2.weight"));
+            let moved = model.optimizers()[0].params.all();
+            assert_eq!(moved.iter().all(|p| p.name().starts_with(HEAD)), freeze_trunk);
+        }
+    }
+
+    #[test]
+    fn what_it_says_is_averaged_over_the_levels() {
+        let config = AleatoricConfig {
+            process: process(Parametrisation::Noise {}),
+            ..AleatoricConfig::default()
+        };
+        let mut given = weights();
+        let head = given
+            .clone()
+            .into_iter()
+            .filter_map(|(name, t)| Some((format!("{HEAD}{}", name.strip_prefix("out.")?), t)));
+        given.extend(head.collect::<Vec<_>>());
+        let model = model(&config, &given).unwrap();
+        let beta = BetaConfig::Linear { first: 1e-4, last: 0.1 };
+        let schedule =
+            crate::diffusion::NoiseSchedule::new(&NoiseScheduleConfig { steps: 50, beta });
+        let (batch, mut sum) = (batch(), vec![0.0; 128]);
+        let condition = batch.get("input").unwrap();
+        for t in [25, 12, 6, 3, 1] {
+            let level = Level::of_gamma(schedule.gamma_before(t, 0.5), Input::Gamma);
+            let said = model.variance_at(condition, &[level], None, &Ctx::eval()).unwrap();
+            sum.iter_mut().zip(numbers(&said)).for_each(|(sum, v)| *sum += v / 5.0);
+        }
+        let mean = model.variance(condition, None, &Ctx::eval()).unwrap();
+        let deviation = model.deviation(condition, None, &Ctx::eval()).unwrap();
+        for ((want, got), deviation) in sum.iter().zip(numbers(&mean)).zip(numbers(&deviation)) {
+            assert!((want - got).abs() < 1e-5 && (deviation / got.exp() - 1.0).abs() < 1e-5);
+        }
+        let scores = model.validation_step(&batch, &Ctx::eval()).unwrap();
+        assert!(scores.len() == 2 && scores.iter().all(|s| s["loss"].is_finite()));
+        let again = model.validation_step(&batch, &Ctx::eval()).unwrap();
+        assert_eq!(format!("{scores:?}"), format!("{again:?}"));
+    }
+
+    #[test]
+    fn levels_of_other_processes_are_parts_of_the_way() {
+        let flow = ProcessConfig::Flow { train: TimesConfig::Uniform {} };
+        assert_eq!(flow.part(4, 0.9), flow.at(0.25));
+        // never beyond the last step
+        let diffusion = process(Parametrisation::Noise {});
+        assert_eq!(diffusion.part(1, 1.0).input, diffusion.range()[0].input as f32 as f64);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let config = AleatoricConfig::default();
+        let mut lacking = weights();
+        lacking.remove("out.2.bias");
+        let e = model(&config, &lacking).err().unwrap().to_string();
+        assert!(e.contains("out.2.bias"), "{e}");
+        let mut strange = weights();
+        strange.insert("other".into(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+        assert!(model(&config, &strange).is_err());
+        let plain = guided_unet::Config { variance: false, ..network() };
+        let (optimizer, schedule) = (OptimizerConfig::default(), ScheduleConfig::default());
+        let refused =
+            Aleatoric::new(&config, &plain, &weights(), optimizer, schedule, 1, &Device::Cpu);
+        assert!(refused.err().unwrap().to_string().contains("variance = true"));
+        let bad = AleatoricConfig { times: vec![4, 1], ..config };
+        assert_eq!(limpid_config::check(&bad).len(), 1);
+    }
+}

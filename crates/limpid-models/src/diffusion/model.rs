@@ -185,7 +185,7 @@ impl Diffusion {
             network: network.clone(),
             optimizer,
             schedule,
-            scorer: Scorer { measure },
+            scorer: Scorer { measure, drawn: true },
         })
     }
 
@@ -330,7 +330,7 @@ impl Model for Diffusion {
     }
 
     fn scores(&self) -> Vec<Score> {
-        Scorer::list()
+        self.scorer.list()
     }
 
     fn optimizers(&self) -> Vec<OptimizerSpec> {

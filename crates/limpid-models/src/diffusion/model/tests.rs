@@ -106,6 +106,36 @@ fn one_layer_of_each_sample_is_learnt() {
     assert!(model.loss(&batch, &draws, &Ctx::eval()).is_err());
 }
 
+/// What is known is shown as it is and not asked for: of a clean answer of zero, the loss is the square of
+/// the clean image where it is unknown, over all pixels.
+#[test]
+fn what_is_known_is_shown_and_does_not_count() {
+    let process = ProcessConfig::Diffusion {
+        predict: Parametrisation::Clean {},
+        input: Input::Gamma,
+        weighting: Weighting::Uniform {},
+        train: LevelsConfig::default(),
+    };
+    let model = diffusion(process.clone(), false);
+    let batch = batch(1, 1);
+    let mask: Vec<f32> = (0..128).map(|i| f32::from(u8::from(i % 3 == 0))).collect();
+    let mut draws = model.draws(&batch, Stream::new(5, "draws")).unwrap();
+    let whole = Question::new(&process, &batch, &draws).unwrap();
+    draws.mask = Some(Tensor::from_vec(mask.clone(), (2, 1, 8, 8), &Device::Cpu).unwrap());
+    let clean: Vec<f64> =
+        numbers(batch.get("target").unwrap()).iter().map(|v| 2.0 * v - 1.0).collect();
+    let question = Question::new(&process, &batch, &draws).unwrap();
+    let (seen, noisy) = (numbers(&question.seen), numbers(&whole.seen));
+    for i in 0..128 {
+        let want = if mask[i] == 1.0 { noisy[i] } else { clean[i] };
+        assert!((seen[i] - want).abs() < 1e-6, "{i}");
+    }
+    let loss = numbers(&model.loss(&batch, &draws, &Ctx::eval()).unwrap().value)[0];
+    let unknown = clean.iter().zip(&mask).filter(|(_, m)| **m == 1.0);
+    let want = unknown.map(|(c, _)| c * c).sum::<f64>() / 128.0;
+    assert!((loss / want - 1.0).abs() < 1e-5, "{loss} {want}");
+}
+
 #[test]
 fn validation_draws_all_layers_and_always_the_same() {
     let model = diffusion(ProcessConfig::default(), true);
@@ -132,6 +162,16 @@ fn initial_weights_are_own_or_those_of_the_reference() {
     assert!((mean.sqrt() / (2.0f64 / 18.0).sqrt() - 1.0).abs() < 0.15, "{}", mean.sqrt());
     let last = numbers(&own.params().get("out.2.weight").unwrap().tensor());
     assert!(last.iter().any(|w| *w != 0.0));
-    let norm = numbers(&own.params().get("out.0.weight").unwrap().tensor());
-    assert!(norm.iter().all(|w| *w == 1.0));
+    // a convolution of one pixel, over 16 channels
+    let qkv = numbers(&own.params().get("middle_block.1.qkv.weight").unwrap().tensor());
+    let mean = qkv.iter().map(|w| w * w).sum::<f64>() / qkv.len() as f64;
+    assert!((mean.sqrt() / (2.0f64 / 16.0).sqrt() - 1.0).abs() < 0.1, "{}", mean.sqrt());
+    for name in ["out.0.weight", "middle_block.1.norm.weight"] {
+        let norm = numbers(&own.params().get(name).unwrap().tensor());
+        assert!(norm.iter().all(|w| *w == 1.0));
+    }
+    for name in ["input_blocks.0.0.bias", "cond_embed.0.bias", "middle_block.1.qkv.bias"] {
+        let offsets = numbers(&own.params().get(name).unwrap().tensor());
+        assert!(offsets.iter().all(|b| *b == 0.0));
+    }
 }
