@@ -3,7 +3,7 @@
 
 use crate::model::{Calibration, Trained};
 use limpid_cli::evaluation::{Evaluation, enlarged, of_model, positive};
-use limpid_cli::prediction::beside;
+use limpid_cli::prediction::{beside, goes_with};
 use limpid_cli::{ComputeArgs, Failure, report as say};
 use limpid_export::Bundle;
 use limpid_io::{Axis, list_images};
@@ -146,7 +146,7 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
         Ok(list_images(place)
             .map_err(Failure::data)?
             .into_iter()
-            .filter(|path| !is_statistic(path) || !place.is_dir())
+            .filter(|path| goes_with(path).is_none() || !place.is_dir())
             .collect())
     };
     let restored = list(&args.restored)?;
@@ -164,12 +164,6 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
     let (inputs, targets) = (partners(&args.input)?, partners(&args.target)?);
     let paths = restored.iter().zip(inputs).zip(targets);
     paths.map(|((restored, input), target)| Case::open(restored, &input, &target)).collect()
-}
-
-/// Whether a file is a statistic beside a restored image, not one itself.
-fn is_statistic(path: &Path) -> bool {
-    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    stem.ends_with("_std") || stem.ends_with("_interval")
 }
 
 impl Case {
