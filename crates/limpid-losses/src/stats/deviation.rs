@@ -54,7 +54,9 @@ pub fn deviation_factor(errors: &[Vec<f32>], coverage: f64, delta: f64) -> Resul
             (block.len() - inside) as f64 / block.len() as f64
         };
         let risk = sorted.iter().map(missed).sum::<f64>() / n;
-        risk_upper_bound(risk, n, delta) <= 1.0 - coverage
+        // the bound counts whole misses and rounds down, so parts of one are rounded up before
+        let whole = (((risk * n).ceil() + 0.5) / n).min(1.0);
+        risk_upper_bound(whole, n, delta) <= 1.0 - coverage
     };
     let largest = sorted.iter().filter_map(|block| block.last()).fold(0f32, |m, e| m.max(*e));
     let (mut low, mut high) = (0.0, f64::from(largest));
