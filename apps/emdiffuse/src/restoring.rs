@@ -269,7 +269,11 @@ impl<'a> Work<'a> {
 
     fn run(&self, sink: &mut dyn Sink, stop: &dyn Fn() -> bool) -> Result<Assessment, Failure> {
         let files = self.files()?;
-        let digest = if self.wanted.fresh { "fresh".to_owned() } else { self.digest()? };
+        let digest = self.digest()?;
+        if self.wanted.fresh {
+            // of no prediction: what an earlier one has finished is removed
+            Journal::open(self.job.output, "").map_err(Failure::data)?;
+        }
         let journal = Journal::open(self.job.output, &digest).map_err(Failure::data)?;
         if journal.begun_anew() && !self.wanted.quiet && !self.wanted.fresh {
             report("an unfinished prediction with other settings was removed");
