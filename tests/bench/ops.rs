@@ -3,7 +3,9 @@
 use crate::step::gradients;
 use crate::{Mode, Work, numbers};
 use candle_core::{Tensor, Var};
-use limpid_kernels::{self as kernels, ConvSpec, ConvTransposeSpec, Pad, PoolSpec, Resize};
+use limpid_kernels::{
+    self as kernels, Activation, ConvSpec, ConvTransposeSpec, Pad, PoolSpec, Resize,
+};
 use limpid_nn::Result;
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -46,6 +48,14 @@ fn operation(name: &str, shapes: &[Vec<usize>]) -> Option<(Vec<Vec<usize>>, Op)>
             let op: Op = Box::new(move |t| kernels::conv(&t[0], &t[1], Some(&t[2]), &spec));
             (owned(&[x, w, &w[..1]]), op)
         }
+        ("cat_conv", [x, w, [stride], [padding]]) => {
+            let rank = x.len() - 2;
+            let (stride, padding) = (vec![*stride; rank], vec![*padding; rank]);
+            let spec = ConvSpec { stride, padding, ..ConvSpec::unit(rank) };
+            let op: Op =
+                Box::new(move |t| kernels::conv_cat(&[&t[0], &t[1]], &t[2], Some(&t[3]), &spec));
+            (owned(&[x, x, w, &w[..1]]), op)
+        }
         ("conv_transpose", [x, w, [stride], [padding]]) => {
             let rank = x.len() - 2;
             let (stride, padding) = (vec![*stride; rank], vec![*padding; rank]);
@@ -61,14 +71,23 @@ fn operation(name: &str, shapes: &[Vec<usize>]) -> Option<(Vec<Vec<usize>>, Op)>
         }
         ("group_norm_silu", [x]) => {
             let op = |t: &[Tensor]| {
-                kernels::silu(&kernels::group_norm(&t[0], 32, Some(&t[1]), Some(&t[2]), 1e-5)?)
+                let (w, b) = (Some(&t[1]), Some(&t[2]));
+                kernels::group_norm_act(&t[0], 32, w, b, 1e-5, Activation::Silu)
             };
             (owned(&[x, &x[1..2], &x[1..2]]), Box::new(op))
         }
+        ("cat_group_norm_silu", [x]) => {
+            let op = |t: &[Tensor]| {
+                let (w, b) = (Some(&t[2]), Some(&t[3]));
+                kernels::group_norm_act_cat(&[&t[0], &t[1]], 32, w, b, 1e-5, Activation::Silu)
+            };
+            let both = [2 * x[1]];
+            (owned(&[x, x, &both, &both]), Box::new(op))
+        }
         ("instance_norm_leaky_relu", [x]) => {
             let op = |t: &[Tensor]| {
-                let h = kernels::instance_norm(&t[0], Some(&t[1]), Some(&t[2]), 1e-5)?;
-                kernels::leaky_relu(&h, 0.1)
+                let f = Activation::LeakyRelu { slope: 0.1 };
+                kernels::instance_norm_act(&t[0], Some(&t[1]), Some(&t[2]), 1e-5, f)
             };
             (owned(&[x, &x[1..2], &x[1..2]]), Box::new(op))
         }
@@ -81,7 +100,9 @@ fn operation(name: &str, shapes: &[Vec<usize>]) -> Option<(Vec<Vec<usize>>, Op)>
             let op = |t: &[Tensor]| Ok(t[0].broadcast_add(&t[1])?);
             (owned(&[x, &x[x.len() - 1..]]), Box::new(op))
         }
-        ("cat", [x]) => (owned(&[x, x]), Box::new(|t| Ok(Tensor::cat(t, 1)?))),
+        ("cat", [x]) => {
+            (owned(&[x, x]), Box::new(|t| kernels::cat(&t.iter().collect::<Vec<_>>(), 1)))
+        }
         (name, [x]) => (owned(&[x]), pointwise(name, x.len().checked_sub(2)?)?),
         _ => return None,
     })

@@ -140,11 +140,20 @@ def operation(name, shapes):
         op = getattr(F, name + pool)
         bias = [w[1] if name == "conv_transpose" else w[0]]
         return [x, w, bias], lambda x, w, b: op(x, w, b, stride[0], padding[0])
+    if name == "cat_conv":
+        _, w, stride, padding = shapes
+        op = getattr(F, "conv" + pool)
+        joined = lambda x, y, w, b: op(torch.cat([x, y], 1), w, b, stride[0], padding[0])
+        return [x, x, w, [w[0]]], joined
     several = {
         "matmul": (shapes, torch.matmul),
         "linear": (shapes + [shapes[-1][:1]], F.linear),
         "attention": ([x] * 3, F.scaled_dot_product_attention),
         "group_norm_silu": ([x, channels, channels], lambda x, w, b: F.silu(F.group_norm(x, 32, w, b))),
+        "cat_group_norm_silu": (
+            [x, x, [2 * x[1]], [2 * x[1]]],
+            lambda x, y, w, b: F.silu(F.group_norm(torch.cat([x, y], 1), 32, w, b)),
+        ),
         "instance_norm_leaky_relu": (
             [x, channels, channels],
             lambda x, w, b: F.leaky_relu(F.instance_norm(x, weight=w, bias=b), 0.1),

@@ -86,9 +86,14 @@ impl ConvAdn {
     /// # Shapes
     /// `x [N, in, s…]` → `[N, out, s'…]`
     pub(crate) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        self.forward_cat(&[x], ctx)
+    }
+
+    /// Of tensors joined along the channels, which need no join.
+    pub(crate) fn forward_cat(&self, parts: &[&Tensor], ctx: &Ctx) -> Result<Tensor> {
         let y = match &self.layer {
-            Layer::Conv(conv) => conv.forward(x)?,
-            Layer::Transposed(conv) => conv.forward(x)?,
+            Layer::Conv(conv) => conv.forward_cat(parts)?,
+            Layer::Transposed(conv) => conv.forward_cat(parts)?,
         };
         match &self.then {
             Some((norm, activation)) => activation.forward_norm(norm, &y, ctx),

@@ -253,7 +253,7 @@ impl Level {
         let sum = (self.gate.forward(&up, ctx)? + self.skip.forward(skip, ctx)?)?;
         let weight = sigmoid(&self.psi.forward(&relu(&sum)?, ctx)?)?;
         let kept = skip.broadcast_mul(&weight)?;
-        self.merge.forward(&limpid_kernels::cat(&[&kept, &up], 1)?, ctx)
+        self.merge.forward_cat(&[&kept, &up], ctx)
     }
 }
 

@@ -177,12 +177,13 @@ impl TwoConv {
         Ok(Self([one("conv_0", inputs)?, one("conv_1", outputs)?]))
     }
 
-    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let mut h = x.clone();
-        for (conv, norm, act) in &self.0 {
-            h = act.forward_norm(norm, &conv.forward(&h)?, ctx)?;
-        }
-        Ok(h)
+    /// Of tensors joined along the channels, which need no join.
+    fn forward(&self, parts: &[&Tensor], ctx: &Ctx) -> Result<Tensor> {
+        let [first, second] = &self.0;
+        let one = |(conv, norm, act): &(Conv, Norm, Activation), parts: &[&Tensor]| {
+            act.forward_norm(norm, &conv.forward_cat(parts)?, ctx)
+        };
+        one(second, &[&one(first, parts)?])
     }
 }
 
@@ -223,7 +224,7 @@ impl UpCat {
         if pads.iter().any(|p| p.1 > 0) {
             up = limpid_kernels::pad(&up, &pads, Pad::Replicate)?;
         }
-        self.convs.forward(&limpid_kernels::cat(&[skip, &up], 1)?, ctx)
+        self.convs.forward(&[skip, &up], ctx)
     }
 }
 
@@ -273,7 +274,7 @@ impl Network for BasicUNet {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let two_conv = |block: &Arc<TwoConv>, x: &Tensor| {
             let block = Arc::clone(block);
-            ctx.block(&[x], move |inputs, ctx| block.forward(&inputs[0], ctx))
+            ctx.block(&[x], move |inputs, ctx| block.forward(&[&inputs[0]], ctx))
         };
         let mut scales = vec![two_conv(&self.first, x)?];
         for (i, block) in self.down.iter().enumerate() {

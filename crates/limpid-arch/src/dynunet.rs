@@ -244,15 +244,20 @@ impl Block {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        self.forward_cat(&[x], ctx)
+    }
+
+    /// Of tensors joined along the channels, which need no join.
+    pub(crate) fn forward_cat(&self, parts: &[&Tensor], ctx: &Ctx) -> Result<Tensor> {
         let leaky = Activation::LeakyRelu { slope: SLOPE };
-        let h = self.norm1.forward_act(&self.conv1.forward(x)?, leaky, ctx)?;
+        let h = self.norm1.forward_act(&self.conv1.forward_cat(parts)?, leaky, ctx)?;
         let h = self.conv2.forward(&h)?;
         if !self.residual {
             return self.norm2.forward_act(&h, leaky, ctx);
         }
         let skip = match &self.shortcut {
-            Some((conv, norm)) => norm.forward(&conv.forward(x)?, ctx)?,
-            None => x.clone(),
+            Some((conv, norm)) => norm.forward(&conv.forward_cat(parts)?, ctx)?,
+            None => limpid_kernels::cat(parts, 1)?,
         };
         leaky.apply(&(self.norm2.forward(&h, ctx)? + skip)?)
     }
@@ -332,7 +337,7 @@ impl Network for DynUNet {
         let mut h = scales[scales.len() - 1].clone();
         for (i, (up, block)) in self.up.iter().enumerate() {
             let skip = &scales[scales.len() - 2 - i];
-            h = block.forward(&limpid_kernels::cat(&[&up.forward(&h)?, skip], 1)?, ctx)?;
+            h = block.forward_cat(&[&up.forward(&h)?, skip], ctx)?;
         }
         let y = self.last.forward(&h)?;
         Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })

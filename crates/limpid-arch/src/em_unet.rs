@@ -209,8 +209,9 @@ impl Double {
         ]))
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        relu(&self.0[1].forward(&relu(&self.0[0].forward(x)?)?)?)
+    /// Of tensors joined along the channels, which need no join.
+    fn forward(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        relu(&self.0[1].forward(&relu(&self.0[0].forward_cat(parts)?)?)?)
     }
 }
 
@@ -285,7 +286,7 @@ impl Network for EmUNet {
             if level > 0 {
                 h = max_pool(&h, &PoolSpec::cubic(rank, 2))?;
             }
-            h = block.forward(&h)?;
+            h = block.forward(&[&h])?;
             scales.push(h.clone());
         }
         for ((doubling, block), skip) in self.up.iter().zip(scales.iter().rev().skip(1)) {
@@ -296,11 +297,10 @@ impl Network for EmUNet {
                     conv.forward(&resize_by(&h, &vec![2.0; rank], linear)?)?
                 }
             };
-            let merged = match self.merge {
-                Merge::Add => limpid_kernels::add(&up, skip)?,
-                Merge::Concat => limpid_kernels::cat(&[&up, skip], 1)?,
+            h = match self.merge {
+                Merge::Add => block.forward(&[&limpid_kernels::add(&up, skip)?])?,
+                Merge::Concat => block.forward(&[&up, skip])?,
             };
-            h = block.forward(&merged)?;
         }
         let y = self.last.forward(&h)?;
         Ok(if self.residual { limpid_kernels::add(&y, x)? } else { y })

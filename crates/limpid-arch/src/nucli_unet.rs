@@ -157,8 +157,9 @@ impl ConvLayer {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.norm.forward_act(&self.conv.forward(x)?, Activation::Relu)
+    /// Of tensors joined along the channels, which need no join.
+    fn forward(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        self.norm.forward_act(&self.conv.forward_cat(parts)?, Activation::Relu)
     }
 }
 
@@ -177,7 +178,7 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.iter().try_fold(x.clone(), |h, layer| layer.forward(&h))
+        self.0.iter().try_fold(x.clone(), |h, layer| layer.forward(&[&h]))
     }
 }
 
@@ -255,7 +256,7 @@ impl Network for NucliUNet {
         h = self.bottleneck.forward(&h)?;
         for ((prev, main), skip) in self.up.iter().zip(skips.iter().rev()) {
             let doubled = limpid_kernels::resize(&h, &skip.dims()[2..], Resize::Nearest)?;
-            h = main.forward(&limpid_kernels::cat(&[&prev.forward(&doubled)?, skip], 1)?)?;
+            h = main.forward(&[&prev.forward(&[&doubled])?, skip])?;
         }
         Ok((self.output.forward(&h)? + x)?)
     }

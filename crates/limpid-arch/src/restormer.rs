@@ -441,10 +441,11 @@ impl Network for Restormer {
         }
         h = chain(&self.latent, &h, ctx)?;
         for (up, skip) in self.up.iter().zip(skips.iter().rev()) {
-            h = limpid_kernels::cat(&[&pixel_shuffle(&up.conv.forward(&h)?, 2)?, skip], 1)?;
-            if let Some(reduce) = &up.reduce {
-                h = reduce.forward(&h)?;
-            }
+            let doubled = pixel_shuffle(&up.conv.forward(&h)?, 2)?;
+            h = match &up.reduce {
+                Some(reduce) => reduce.forward_cat(&[&doubled, skip])?,
+                None => limpid_kernels::cat(&[&doubled, skip], 1)?,
+            };
             h = chain(&up.blocks, &h, ctx)?;
         }
         h = chain(&self.refinement, &h, ctx)?;

@@ -78,12 +78,11 @@ impl Chain {
         Ok(Self((0..3).map(conv).collect::<Result<_>>()?))
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut h = x.clone();
-        for conv in &self.0 {
-            h = relu(&conv.forward(&h)?)?;
-        }
-        Ok(h)
+    /// Of tensors joined along the channels, which need no join.
+    fn forward(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        let [first, others @ ..] = self.0.as_slice() else { return limpid_kernels::cat(parts, 1) };
+        let h = relu(&first.forward_cat(parts)?)?;
+        others.iter().try_fold(h, |h, conv| relu(&conv.forward(&h)?))
     }
 }
 
@@ -157,18 +156,18 @@ impl SrUNet3d {
         check_image(OP, x, 1, &[1, 4, 4])?;
         let flat = vec![1, 2, 2];
         let pool = PoolSpec { kernel: flat.clone(), stride: flat, padding: vec![0; 3] };
-        let fine = self.down[0].forward(x)?;
-        let middle = self.down[1].forward(&max_pool(&fine, &pool)?)?;
-        let coarse = self.down[2].forward(&max_pool(&middle, &pool)?)?;
+        let fine = self.down[0].forward(&[x])?;
+        let middle = self.down[1].forward(&[&max_pool(&fine, &pool)?])?;
+        let coarse = self.down[2].forward(&[&max_pool(&middle, &pool)?])?;
 
         let [(to_middle, middle_convs), (to_fine, fine_convs)] = &self.up;
         let skip = self.skip[1].forward(&middle, [2, 1, 1])?;
         let up = to_middle.forward(&coarse, [2, 2, 2])?;
-        let h = middle_convs.forward(&limpid_kernels::cat(&[&up, &skip], 1)?)?;
+        let h = middle_convs.forward(&[&up, &skip])?;
         // here the skip connection comes first
         let skip = self.skip[0].forward(&fine, [scale, 1, 1])?;
         let up = to_fine.forward(&h, [scale / 2, 2, 2])?;
-        let h = fine_convs.forward(&limpid_kernels::cat(&[&skip, &up], 1)?)?;
+        let h = fine_convs.forward(&[&skip, &up])?;
         self.last.forward(&h)
     }
 }

@@ -381,7 +381,7 @@ impl Network for UNet {
         }
         h = self.bottom.forward(&h, ctx)?;
         for (level, skip) in self.levels.iter().zip(&skips).rev() {
-            h = level.up.forward(&limpid_kernels::cat(&[skip, &h], 1)?, ctx)?;
+            h = level.up.forward_cat(&[skip, &h], ctx)?;
             if let Some(unit) = &level.refine {
                 h = unit.forward(&h, ctx)?;
             }

@@ -240,14 +240,15 @@ impl Network for UnetGenerator {
             }
             h = level.down_norm.forward(&level.down.forward(&h)?, ctx)?;
         }
+        let mut skip: Option<Tensor> = None;
         for level in self.levels.iter().rev() {
-            h = level.up_norm.forward(&level.up.forward(&relu(&h)?)?, ctx)?;
+            let parts = skip.iter().chain([&h]).map(relu).collect::<Result<Vec<_>>>()?;
+            let up = level.up.forward_cat(&parts.iter().collect::<Vec<_>>())?;
+            h = level.up_norm.forward(&up, ctx)?;
             if level.dropout && ctx.is_train() {
                 h = dropout(&h, 0.5, ctx.next_stream())?;
             }
-            if let Some(skip) = skips.pop() {
-                h = limpid_kernels::cat(&[&skip, &h], 1)?;
-            }
+            skip = skips.pop();
         }
         tanh(&h)
     }

@@ -230,7 +230,7 @@ impl UpBlock {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, skip: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        self.block.forward(&limpid_kernels::cat(&[&self.up.forward(x)?, skip], 1)?, ctx)
+        self.block.forward_cat(&[&self.up.forward(x)?, skip], ctx)
     }
 }
 

@@ -124,14 +124,43 @@ pub(crate) unsafe fn build<T>(
     len: usize,
     f: impl FnOnce(&mut [MaybeUninit<T>]),
 ) -> Result<Vec<T>> {
-    let mut data: Vec<T> = Vec::new();
+    let mut data: Vec<T> = reserved(op, len)?;
+    f(&mut data.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity was reserved, and the caller vouches for the function.
+    unsafe { data.set_len(len) };
+    Ok(data)
+}
+
+/// Several buffers of these lengths, written by one `f`.
+///
+/// # Errors
+/// As [`fill`].
+///
+/// # Safety
+/// `f` writes all of them.
+pub(crate) unsafe fn build_all<T>(
+    op: &'static str,
+    lens: &[usize],
+    f: impl FnOnce(Vec<&mut [MaybeUninit<T>]>),
+) -> Result<Vec<Vec<T>>> {
+    let all = lens.iter().map(|&len| reserved(op, len));
+    let mut all: Vec<Vec<T>> = all.collect::<Result<_>>()?;
+    let spare = all.iter_mut().zip(lens);
+    f(spare.map(|(data, &len)| &mut data.spare_capacity_mut()[..len]).collect());
+    for (data, &len) in all.iter_mut().zip(lens) {
+        // SAFETY: as in `build`.
+        unsafe { data.set_len(len) };
+    }
+    Ok(all)
+}
+
+/// An empty buffer with room for `len` elements.
+fn reserved<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
+    let mut data = Vec::new();
     if data.try_reserve_exact(len).is_err() {
         let message = format!("not enough memory for an output of {len} elements");
         return Err(Error::Argument { op, message });
     }
-    f(&mut data.spare_capacity_mut()[..len]);
-    // SAFETY: the capacity was reserved, and the caller vouches for the function.
-    unsafe { data.set_len(len) };
     Ok(data)
 }
 

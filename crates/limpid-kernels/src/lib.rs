@@ -4,7 +4,8 @@
 //! checks and its gradient), the arithmetic beside it, `tests.rs`. Operations are rank-generic
 //! (1-D, 2-D, 3-D through one path), work in f32 and f64, and give the same bits for any number of
 //! threads. What they share: `op.rs` (what an operation has to say to be differentiable),
-//! `buffer.rs` and `planes.rs` (parallel loops cut at fixed places), `math.rs`, `simd.rs`.
+//! `buffer.rs` and `planes.rs` (parallel loops cut at fixed places), `parts.rs` (images whose channels lie
+//! apart), `math.rs`, `simd.rs`.
 //!
 //! Invariants: this crate knows no parameters, files or configuration.
 
@@ -21,6 +22,7 @@ mod matrix;
 pub mod memory;
 mod op;
 mod output;
+mod parts;
 mod planes;
 mod prefetch;
 pub mod rng;
@@ -52,14 +54,15 @@ pub use algebra::{
 pub use attention::attention;
 pub use autograd::second_derivatives;
 pub use conv::{
-    ConvAlgorithm, ConvSpec, ConvTransposeSpec, conv, conv_transpose, set_conv_algorithm,
+    ConvAlgorithm, ConvSpec, ConvTransposeSpec, conv, conv_cat, conv_transpose, conv_transpose_cat,
+    set_conv_algorithm,
 };
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};
 pub use matrix::{Precision, set_precision};
 pub use norm::{
     batch_norm_eval, batch_norm_eval_act, batch_norm_train, batch_norm_train_act, group_norm,
-    group_norm_act, instance_norm, instance_norm_act, layer_norm,
+    group_norm_act, group_norm_act_cat, instance_norm, instance_norm_act, layer_norm,
 };
 pub use pad::{Pad, pad};
 pub use pool::{PoolSpec, adaptive_avg_pool, avg_pool, max_pool};

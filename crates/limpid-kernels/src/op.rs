@@ -147,28 +147,39 @@ pub(crate) fn check_dtypes(op: &'static str, args: &[&Tensor]) -> Result<()> {
     }
 }
 
-/// Lends `f` the elements of tensors on the CPU.
+/// Lends `f` tensors on the CPU.
 ///
 /// # Errors
 /// [`Error::Shape`] if one is elsewhere, and whatever `f` returns.
+pub(crate) fn with_arrays<T: Real, R>(
+    op: &'static str,
+    tensors: &[&Tensor],
+    f: impl FnOnce(&[Array<T>]) -> Result<R>,
+) -> Result<R> {
+    let held = tensors.iter().map(|t| t.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+    let guards: Vec<_> = held.iter().map(Tensor::storage_and_layout).collect();
+    let mut arrays = Vec::with_capacity(guards.len());
+    for (storage, layout) in &guards {
+        arrays.push(match &**storage {
+            Storage::Cpu(storage) => {
+                Array { data: contiguous(op, storage, layout)?, dims: layout.dims() }
+            }
+            _ => return Err(Error::shape(op, "a tensor on the CPU", "one elsewhere")),
+        });
+    }
+    f(&arrays)
+}
+
+/// Lends `f` the elements of tensors on the CPU.
+///
+/// # Errors
+/// As [`with_arrays`].
 pub(crate) fn with_slices<T: Real, R, const N: usize>(
     op: &'static str,
     tensors: [&Tensor; N],
     f: impl FnOnce([&[T]; N]) -> Result<R>,
 ) -> Result<R> {
-    let mut held = Vec::with_capacity(N);
-    for t in tensors {
-        held.push(t.contiguous()?);
-    }
-    let guards: Vec<_> = held.iter().map(Tensor::storage_and_layout).collect();
-    let mut slices: [&[T]; N] = [&[]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        *slice = match &**storage {
-            Storage::Cpu(storage) => contiguous(op, storage, layout)?,
-            _ => return Err(Error::shape(op, "a tensor on the CPU", "one elsewhere")),
-        };
-    }
-    f(slices)
+    with_arrays(op, &tensors, |arrays| f(std::array::from_fn(|i| arrays[i].data)))
 }
 
 /// Where the storage of a tensor lies: equal for tensors that share it.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::process::root;
 use speaker::{LAYOUTS, Programs, Speaker, number};
-use works::{FIRST_STEP, GROUPS, MEMORY, SINGLE, START, WORKS, Work};
+use works::{FIRST_STEP, GROUPS, MEMORY, SINGLE, START, Section, WORKS, Work};
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -38,7 +38,8 @@ pub(crate) struct Args {
     /// Also write all numbers
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the tables into docs/src/performance.md
+    /// Write the tables into docs/src/performance.md: networks, options and single operations have
+    /// one each, which is replaced if any of its works has run
     #[arg(long, requires = "peer")]
     doc: bool,
 }
@@ -159,9 +160,8 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         measured.push(measure(work, &programs, args.rounds)?);
     }
     let start = wanted(START.group).then(|| measure_start(&programs, args.rounds)).transpose()?;
-    let tables = table::tables(&measured, start.as_ref());
     let about = about(args, &programs)?;
-    println!("{about}\n\n{tables}");
+    println!("{about}\n\n{}", table::tables(&measured.iter().collect::<Vec<_>>(), start.as_ref()));
     if let Some(path) = &args.json {
         let seconds = start.as_ref().map(|s| json!({ "ours_s": s.ours, "peer_s": s.peer }));
         let works: Vec<Value> = measured.iter().map(Measured::json).collect();
@@ -169,11 +169,13 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         std::fs::write(path, format!("{all:#}\n"))
             .map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    if args.doc {
-        table::write_page(
-            &root().join("docs/src/performance.md"),
-            &format!("{about}\n\n{tables}"),
-        )?;
+    for section in Section::ALL.into_iter().filter(|_| args.doc) {
+        let own: Vec<_> = measured.iter().filter(|m| m.work.section() == section).collect();
+        let start = start.as_ref().filter(|_| section == Section::Networks);
+        if !own.is_empty() {
+            let text = format!("{about}\n\n{}", table::tables(&own, start));
+            table::write_page(&root().join("docs/src/performance.md"), section.name(), &text)?;
+        }
     }
     let slow = measured.iter().filter(|m| m.fast_enough() == Some(false)).count();
     let large = measured.iter().filter(|m| m.small_enough() == Some(false)).count();
@@ -289,6 +291,9 @@ mod tests {
     fn every_work_is_in_a_group_and_images_have_layouts() {
         assert!(WORKS.iter().all(|work| GROUPS.contains(&work.group)));
         assert!(SINGLE.iter().all(|name| GROUPS.contains(name)));
+        // what runs unasked is the section of networks
+        let unasked = |work: &Work| !SINGLE.contains(&work.group);
+        assert!(WORKS.iter().all(|w| unasked(w) == (w.section() == Section::Networks)));
         let layouts = |words: &str| {
             WORKS.iter().find(|work| work.words == words).is_some_and(Work::has_layouts)
         };

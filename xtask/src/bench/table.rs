@@ -5,8 +5,10 @@ use std::path::Path;
 use super::works::{FIRST_STEP, MEMORY};
 use super::{Measured, Start};
 
-/// What holds the tables on the page.
-const MARKERS: [&str; 2] = ["<!-- bench: begin -->", "<!-- bench: end -->"];
+/// What holds the tables of a section on the page.
+fn markers(section: &str) -> [String; 2] {
+    ["begin", "end"].map(|end| format!("<!-- bench {section}: {end} -->"))
+}
 
 /// A table of Markdown, its columns aligned, numbers to the right.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -34,21 +36,21 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// All tables of the results.
-pub(super) fn tables(measured: &[Measured], start: Option<&Start>) -> String {
+pub(super) fn tables(measured: &[&Measured], start: Option<&Start>) -> String {
     let mut parts = Vec::new();
     let compared = measured.iter().any(|m| m.peer.is_some());
     if compared {
-        let rows: Vec<_> = measured.iter().filter_map(time_row).collect();
+        let rows: Vec<_> = measured.iter().filter_map(|m| time_row(m)).collect();
         let head =
             ["work", "ours, ms", "PyTorch, ms", "layout", "ratio", "CPU ratio", "target", "ok"];
         parts.push(table(&head, &rows));
-        let rows: Vec<_> = measured.iter().filter_map(memory_row).collect();
+        let rows: Vec<_> = measured.iter().filter_map(|m| memory_row(m)).collect();
         if !rows.is_empty() {
             let head = ["peak memory", "ours, MB", "PyTorch, MB", "ratio", "target", "ok"];
             parts.push(table(&head, &rows));
         }
     } else if !measured.is_empty() {
-        let row = |m: &Measured| {
+        let row = |m: &&Measured| {
             let peak = m.peak.map_or_else(String::new, megabytes);
             vec![m.work.words.into(), ms(m.ours.wall()), ms(m.ours.cpu()), peak]
         };
@@ -108,19 +110,20 @@ fn ms(x: f64) -> String {
     format!("{x:.digits$}")
 }
 
-/// Replaces what is between the markers of a page.
-pub(super) fn write_page(path: &Path, text: &str) -> Result<(), String> {
+/// Replaces what is between the markers of a section on a page.
+pub(super) fn write_page(path: &Path, section: &str, text: &str) -> Result<(), String> {
     let page = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let replaced = replace(&page, text).ok_or_else(|| {
-        format!("{}: `{}` … `{}` are missing", path.display(), MARKERS[0], MARKERS[1])
+    let markers = markers(section);
+    let replaced = replace(&page, &markers, text).ok_or_else(|| {
+        format!("{}: `{}` … `{}` are missing", path.display(), markers[0], markers[1])
     })?;
     limpid_io::atomic::write_bytes(path, replaced.as_bytes()).map_err(|e| e.to_string())
 }
 
-fn replace(page: &str, text: &str) -> Option<String> {
-    let (before, rest) = page.split_once(MARKERS[0])?;
-    let (_, after) = rest.split_once(MARKERS[1])?;
-    Some(format!("{before}{}\n\n{}\n\n{}{after}", MARKERS[0], text.trim_end(), MARKERS[1]))
+fn replace(page: &str, [begin, end]: &[String; 2], text: &str) -> Option<String> {
+    let (before, rest) = page.split_once(begin.as_str())?;
+    let (_, after) = rest.split_once(end.as_str())?;
+    Some(format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim_end()))
 }
 
 #[cfg(test)]
@@ -141,11 +144,21 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_markers_changes() {
-        let page = format!("a\n{}\nold\n{}\nb\n", MARKERS[0], MARKERS[1]);
-        let want = format!("a\n{}\n\nnew\n\n{}\nb\n", MARKERS[0], MARKERS[1]);
-        assert_eq!(replace(&page, "new\n"), Some(want.clone()));
-        assert_eq!(replace(&want, "new"), Some(want));
-        assert_eq!(replace("no markers", "new"), None);
+        let [[begin, end], other] = [markers("one"), markers("two")];
+        let page = format!("a\n{begin}\nold\n{end}\nb\n{}\nkept\n{}\n", other[0], other[1]);
+        let want = page.replace("\nold\n", "\n\nnew\n\n");
+        let replaced = |page: &str| replace(page, &markers("one"), "new\n");
+        assert_eq!(replaced(&page), Some(want.clone()));
+        assert_eq!(replaced(&want), Some(want));
+        assert_eq!(replaced("no markers"), None);
+    }
+
+    #[test]
+    fn the_page_has_every_section() {
+        let page = include_str!("../../../docs/src/performance.md");
+        for section in super::super::works::Section::ALL {
+            assert!(replace(page, &markers(section.name()), "").is_some(), "{section:?}");
+        }
     }
 
     #[test]

@@ -36,7 +36,38 @@ pub(super) const GROUPS: [&str; 13] = [
 /// Groups of options that are off by themselves, and of single operations.
 pub(super) const SINGLE: [&str; 3] = ["options", "conv", "ops"];
 
+/// The parts of the page that have tables of their own, so that one can be measured again alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Section {
+    Networks,
+    Options,
+    Operations,
+}
+
+impl Section {
+    /// In the order of the page.
+    pub(super) const ALL: [Self; 3] = [Self::Networks, Self::Options, Self::Operations];
+
+    /// Its name in the markers on the page.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Networks => "networks",
+            Self::Options => "options",
+            Self::Operations => "operations",
+        }
+    }
+}
+
 impl Work {
+    /// Where on the page it stands.
+    pub(super) fn section(&self) -> Section {
+        match self.group {
+            "options" => Section::Options,
+            "conv" | "ops" => Section::Operations,
+            _ => Section::Networks,
+        }
+    }
+
     /// Whether PyTorch has a choice of layouts for it: of images.
     pub(super) fn has_layouts(&self) -> bool {
         let image = |word: &str| word.split('x').count() > 3;
@@ -76,11 +107,11 @@ pub(super) const WORKS: &[Work] = &[
     work("gemm", "infer matmul 64x576 576x65536", 1.0),
     work("gemm", "infer matmul 4096x4096 4096x64", 1.0),
     work("gemm", "infer matmul 65536x64 64x576", 1.0),
-    // of EMDiffuse
     work("options", "bf16 vit_b 1x1x224x224", 0.0),
     work("options", "bf16 swinir_light 1x3x64x64", 0.0),
     work("options", "recompute emdiffuse 1x2x256x256", 0.0),
     work("options", "recompute basic_unet 1x1x96x96x96", 0.0),
+    // of EMDiffuse
     work("conv", "infer conv 1x32x256x256 32x32x3x3 1 1", 0.0),
     work("conv", "backward conv 1x32x256x256 32x32x3x3 1 1", 0.0),
     work("conv", "infer conv 1x64x128x128 64x64x3x3 1 1", 0.0),
@@ -89,11 +120,15 @@ pub(super) const WORKS: &[Work] = &[
     work("conv", "backward conv 1x256x32x32 256x256x3x3 1 1", 0.0),
     work("conv", "infer conv 1x96x256x256 32x96x1x1 1 0", 0.0),
     work("conv", "backward conv 1x96x256x256 32x96x1x1 1 0", 0.0),
+    work("conv", "infer cat_conv 1x64x256x256 32x128x1x1 1 0", 0.0),
+    work("conv", "backward cat_conv 1x64x256x256 32x128x1x1 1 0", 0.0),
     // of DnCNN
     work("conv", "infer conv 1x64x512x512 64x64x3x3 1 1", 0.0),
     work("conv", "backward conv 8x64x64x64 64x64x3x3 1 1", 0.0),
     work("conv", "infer conv 1x1x512x512 64x1x3x3 1 1", 0.0),
     work("conv", "infer conv 1x64x512x512 1x64x3x3 1 1", 0.0),
+    work("conv", "backward conv 8x1x64x64 64x1x3x3 1 1", 0.0),
+    work("conv", "backward conv 8x64x64x64 1x64x3x3 1 1", 0.0),
     // of pix2pix
     work("conv", "infer conv 1x64x128x128 128x64x4x4 2 1", 0.0),
     work("conv", "backward conv 1x64x128x128 128x64x4x4 2 1", 0.0),
@@ -104,12 +139,16 @@ pub(super) const WORKS: &[Work] = &[
     // of BasicUNet
     work("conv", "infer conv 1x32x96x96x96 32x32x3x3x3 1 1", 0.0),
     work("conv", "backward conv 1x32x48x48x48 32x32x3x3x3 1 1", 0.0),
+    work("conv", "infer cat_conv 1x32x48x48x48 32x64x3x3x3 1 1", 0.0),
+    work("conv", "backward cat_conv 1x32x48x48x48 32x64x3x3x3 1 1", 0.0),
     work("conv", "infer conv_transpose 1x64x24x24x24 64x32x2x2x2 2 0", 0.0),
     work("conv", "backward conv_transpose 1x64x24x24x24 64x32x2x2x2 2 0", 0.0),
     // of transformers
     work("conv", "infer conv 1x1x224x224 768x1x16x16 16 0", 0.0),
     work("ops", "infer group_norm_silu 1x64x256x256", 0.0),
     work("ops", "backward group_norm_silu 1x64x256x256", 0.0),
+    work("ops", "infer cat_group_norm_silu 1x64x256x256", 0.0),
+    work("ops", "backward cat_group_norm_silu 1x64x256x256", 0.0),
     work("ops", "infer instance_norm_leaky_relu 1x32x96x96x96", 0.0),
     work("ops", "backward instance_norm_leaky_relu 1x32x96x96x96", 0.0),
     work("ops", "infer layer_norm 4096x768", 0.0),

@@ -71,17 +71,19 @@ impl ResnetBlock {
     }
 
     /// # Shapes
-    /// `x [N, in, s…]`, `embedding [N, E]` → `[N, out, s'…]`
-    pub(super) fn forward(&self, x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-        let h = self.resample.apply(&self.norm1.forward_act(x, Activation::Silu)?)?;
-        let x = self.resample.apply(x)?;
+    /// `parts [N, in_i, s…]`, joined along the channels, `embedding [N, E]` → `[N, out, s'…]`
+    pub(super) fn forward(&self, parts: &[&Tensor], embedding: &Tensor) -> Result<Tensor> {
+        let h = self.norm1.forward_act_cat(parts, Activation::Silu)?;
+        let h = self.resample.apply(&h)?;
+        let parts = parts.iter().map(|x| self.resample.apply(x)).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<&Tensor> = parts.iter().collect();
         let h = self.conv1.forward(&h)?;
         let time = self.time.forward(&silu(embedding)?)?;
         let h = limpid_kernels::add_to_channels(&h, &time)?;
         let h = self.conv2.forward(&self.norm2.forward_act(&h, Activation::Silu)?)?;
         let around = match &self.shortcut {
-            Some(conv) => conv.forward(&x)?,
-            None => x,
+            Some(conv) => conv.forward_cat(&parts)?,
+            None => limpid_kernels::cat(&parts, 1)?,
         };
         limpid_kernels::add(&around, &h)
     }

@@ -202,7 +202,7 @@ impl Rescale {
             Self::Up(conv) => {
                 conv.forward(&resize_by(x, &vec![2.0; x.rank() - 2], Resize::Nearest)?)
             }
-            Self::Residual(block) => block.forward(x, embedding),
+            Self::Residual(block) => block.forward(&[x], embedding),
         }
     }
 }
@@ -352,7 +352,7 @@ impl DdpmUNet {
         let mut skips = vec![h.clone()];
         for level in &self.down {
             for (resnet, attention) in &level.blocks {
-                h = resnet.forward(&h, &e)?;
+                h = resnet.forward(&[&h], &e)?;
                 if let Some(attention) = attention {
                     h = attention.forward(&h)?;
                 }
@@ -364,11 +364,11 @@ impl DdpmUNet {
             }
         }
         let (before, attention, after) = &self.middle;
-        h = after.forward(&attention.forward(&before.forward(&h, &e)?)?, &e)?;
+        h = after.forward(&[&attention.forward(&before.forward(&[&h], &e)?)?], &e)?;
         let mut skips = skips.iter().rev();
         for level in &self.up {
             for ((resnet, attention), skip) in level.blocks.iter().zip(&mut skips) {
-                h = resnet.forward(&limpid_kernels::cat(&[&h, skip], 1)?, &e)?;
+                h = resnet.forward(&[&h, skip], &e)?;
                 if let Some(attention) = attention {
                     h = attention.forward(&h)?;
                 }

@@ -212,9 +212,18 @@ impl ResBlock {
     /// # Errors
     /// [`Error::Shape`] if either does not fit.
     pub fn forward(&self, x: &Tensor, embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let h = self.in_norm.forward_act(x, Activation::Silu)?;
+        self.forward_cat(&[x], embedding, ctx)
+    }
+
+    /// As [`ResBlock::forward`] of tensors joined along the channels, which need no join.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if one of them does not fit.
+    pub fn forward_cat(&self, parts: &[&Tensor], embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let h = self.in_norm.forward_act_cat(parts, Activation::Silu)?;
         let h = self.in_conv.forward(&self.resample.forward(&h)?)?;
-        let x = self.resample.forward(x)?;
+        let parts = parts.iter().map(|x| self.resample.forward(x)).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<&Tensor> = parts.iter().collect();
         let e = self.embed.forward(&limpid_kernels::silu(embedding)?)?;
         let mut h = if self.scale_shift {
             let outputs = h.dims()[1];
@@ -230,8 +239,8 @@ impl ResBlock {
         }
         let h = self.out_conv.forward(&h)?;
         let skipped = match &self.skip {
-            Some(conv) => conv.forward(&x)?,
-            None => x,
+            Some(conv) => conv.forward_cat(&parts)?,
+            None => limpid_kernels::cat(&parts, 1)?,
         };
         limpid_kernels::add(&skipped, &h)
     }

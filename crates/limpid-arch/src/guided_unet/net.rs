@@ -30,13 +30,15 @@ enum Stage {
 }
 
 impl Stage {
-    fn forward(&self, x: &Tensor, embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+    /// Of tensors joined along the channels; residual blocks need no join.
+    fn forward(&self, parts: &[&Tensor], embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let joined = || limpid_kernels::cat(parts, 1);
         match self {
-            Self::Conv(conv) => conv.forward(x),
-            Self::Res(block) => block.forward(x, embedding, ctx),
-            Self::Attention(attention) => attention.forward(x),
-            Self::Resample(resample) => resample.forward(x),
-            Self::UpConv(conv) => conv.forward(&Resample::Up.forward(x)?),
+            Self::Conv(conv) => conv.forward_cat(parts),
+            Self::Res(block) => block.forward_cat(parts, embedding, ctx),
+            Self::Attention(attention) => attention.forward(&joined()?),
+            Self::Resample(resample) => resample.forward(&joined()?),
+            Self::UpConv(conv) => conv.forward(&Resample::Up.forward(&joined()?)?),
         }
     }
 }
@@ -44,10 +46,16 @@ impl Stage {
 /// Shared, so that a pass which recomputes can keep it.
 type Block = Arc<[Stage]>;
 
-fn run(block: &Block, x: Tensor, embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+/// The stages of a block, the first of which takes tensors joined along the channels.
+fn run(block: &Block, parts: &[&Tensor], embedding: &Tensor, ctx: &Ctx) -> Result<Tensor> {
     let block = Arc::clone(block);
-    ctx.block(&[&x, embedding], move |inputs, ctx| {
-        block.iter().try_fold(inputs[0].clone(), |x, stage| stage.forward(&x, &inputs[1], ctx))
+    ctx.block(&[&[embedding], parts].concat(), move |inputs, ctx| {
+        let (embedding, mut parts) = (&inputs[0], inputs[1..].to_vec());
+        for stage in block.iter() {
+            let h = stage.forward(&parts.iter().collect::<Vec<_>>(), embedding, ctx)?;
+            parts = vec![h];
+        }
+        limpid_kernels::cat(&parts.iter().collect::<Vec<_>>(), 1)
     })
 }
 
@@ -228,12 +236,12 @@ impl GuidedUnet {
         let mut h = x.clone();
         let mut skips = Vec::with_capacity(self.input.len());
         for block in &self.input {
-            h = run(block, h, &embedding, ctx)?;
+            h = run(block, &[&h], &embedding, ctx)?;
             skips.push(h.clone());
         }
-        h = run(&self.middle, h, &embedding, ctx)?;
+        h = run(&self.middle, &[&h], &embedding, ctx)?;
         for (block, skip) in self.output.iter().zip(skips.into_iter().rev()) {
-            h = run(block, limpid_kernels::cat(&[&h, &skip], 1)?, &embedding, ctx)?;
+            h = run(block, &[&h, &skip], &embedding, ctx)?;
         }
         Ok(Prediction {
             output: self.head.forward(&h)?,

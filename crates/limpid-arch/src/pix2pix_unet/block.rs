@@ -112,6 +112,19 @@ impl UnetBlock {
     /// [`Error::Shape`] if `x` does not fit or is too small; also unless it is one pixel, if the
     /// path around the block has nothing that doubles the image.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_cat(&[x])
+    }
+
+    /// As [`UnetBlock::forward`] of tensors joined along the channels; the transposed convolution
+    /// of a standard block needs no join.
+    ///
+    /// # Errors
+    /// As [`UnetBlock::forward`], and [`Error::Shape`] if they do not fit each other.
+    pub fn forward_cat(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        if let (Sampling::Transposed(conv), Around::None) = (&self.sampling, &self.around) {
+            return self.activated(&conv.forward_cat(parts)?);
+        }
+        let x = &limpid_kernels::cat(parts, 1)?;
         let h = match &self.sampling {
             Sampling::Down(conv) => conv.forward(&bordered(x, 1, Pad::Reflect)?)?,
             Sampling::Transposed(conv) => conv.forward(x)?,
@@ -121,16 +134,7 @@ impl UnetBlock {
                 conv.forward(&bordered(&x, 1, Pad::Reflect)?)?
             }
         };
-        let f = match self.output {
-            Output::LeakyRelu => Activation::LeakyRelu { slope: 0.2 },
-            Output::Relu => Activation::Relu,
-            Output::Tanh => Activation::Tanh,
-            Output::Linear => Activation::Identity,
-        };
-        let h = match &self.norm {
-            Some(norm) => norm.forward_act(&h, f)?,
-            None => f.apply(&h)?,
-        };
+        let h = self.activated(&h)?;
         match &self.around {
             Around::None => Ok(h),
             Around::Down(conv) => Ok((h + relu(&conv.forward(x)?)?)?),
@@ -141,6 +145,19 @@ impl UnetBlock {
                     "one pixel per channel, as the network has it at its only image size";
                 Err(Error::shape("residual block", expected, x.dims()))
             }
+        }
+    }
+
+    fn activated(&self, h: &Tensor) -> Result<Tensor> {
+        let f = match self.output {
+            Output::LeakyRelu => Activation::LeakyRelu { slope: 0.2 },
+            Output::Relu => Activation::Relu,
+            Output::Tanh => Activation::Tanh,
+            Output::Linear => Activation::Identity,
+        };
+        match &self.norm {
+            Some(norm) => norm.forward_act(h, f),
+            None => f.apply(h),
         }
     }
 }

@@ -267,15 +267,15 @@ impl Pix2pixUnet {
         }
         let mut h = self.bottleneck.forward(&skips[skips.len() - 1])?;
         for (i, block) in self.ups.iter().enumerate() {
-            if i > 0 {
-                h = limpid_kernels::cat(&[&h, &skips[skips.len() - i]], 1)?;
-            }
-            h = block.forward(&h)?;
+            h = match i {
+                0 => block.forward(&h)?,
+                _ => block.forward_cat(&[&h, &skips[skips.len() - i]])?,
+            };
             if i < self.dropout_layers {
                 h = drop(i, &h)?;
             }
         }
-        self.last.forward(&limpid_kernels::cat(&[&h, &skips[0]], 1)?)
+        self.last.forward_cat(&[&h, &skips[0]])
     }
 }
 

@@ -2,11 +2,12 @@
 
 #![allow(unsafe_code)] // results are written to memory that is not zeroed first
 
+use crate::Result;
 use crate::autograd::takes_many;
 use crate::buffer::{CHUNK, fill_unset};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
-use crate::{Error, Result};
+use crate::parts::joined;
 use candle_core::{Shape, Tensor};
 use std::mem::MaybeUninit;
 
@@ -17,23 +18,9 @@ use std::mem::MaybeUninit;
 /// dimension or no tensor.
 pub fn cat(tensors: &[&Tensor], dim: usize) -> Result<Tensor> {
     let op = "cat";
-    let Some((first, others)) = tensors.split_first() else {
-        return Err(Error::argument(op, "there is no tensor to join"));
-    };
-    if dim >= first.rank() {
-        let message = format!("`dim` is {dim}, but the tensors have {} dimensions", first.rank());
-        return Err(Error::Argument { op, message });
-    }
-    for t in others {
-        let fits = t.rank() == first.rank()
-            && (0..t.rank()).all(|d| d == dim || t.dims()[d] == first.dims()[d]);
-        if !fits {
-            let expected = format!("{:?} but for dimension {dim}", first.dims());
-            return Err(Error::shape(op, expected, t.dims()));
-        }
-    }
-    if others.is_empty() {
-        return Ok((*first).clone());
+    joined(op, tensors, dim)?;
+    if let [only] = tensors {
+        return Ok((*only).clone());
     }
     // candle's nodes take three tensors; one by one costs a copy, but only outside of a recorded step
     if tensors.len() > 3 && !takes_many(tensors) {

@@ -29,7 +29,7 @@ pub(super) struct Geometry {
 
 impl Geometry {
     pub(super) fn of_conv(
-        x: &Tensor,
+        x: &[usize],
         w: &Tensor,
         b: Option<&Tensor>,
         spec: &ConvSpec,
@@ -38,12 +38,12 @@ impl Geometry {
         let rank = check_operands(op, x, w)?;
         let ConvSpec { stride, padding, dilation, groups } = spec;
         check_steps(op, rank, stride, padding, dilation)?;
-        let (channels, features) = (x.dims()[1], w.dims()[0]);
+        let (channels, features) = (x[1], w.dims()[0]);
         check_groups(op, *groups, features, "output channels (the first dimension of w)")?;
         check_channels(op, channels, w.dims()[1].saturating_mul(*groups), w, *groups)?;
         shape_of(op, "b", b, &[features])?;
 
-        let (image, kernel) = (&x.dims()[2..], &w.dims()[2..]);
+        let (image, kernel) = (&x[2..], &w.dims()[2..]);
         let mut result = vec![0; rank];
         for d in 0..rank {
             let span = dilation[d] * (kernel[d] - 1) + 1;
@@ -54,13 +54,13 @@ impl Geometry {
                      dilation {}); enlarge the image or the padding",
                     kernel[d], dilation[d]
                 );
-                return Err(Error::shape(op, expected, x.dims()));
+                return Err(Error::shape(op, expected, x));
             }
             result[d] = (padded - span) / stride[d] + 1;
         }
         Self {
             rank,
-            batch: x.dims()[0],
+            batch: x[0],
             channels,
             features,
             groups: *groups,
@@ -75,7 +75,7 @@ impl Geometry {
     }
 
     pub(super) fn of_conv_transpose(
-        x: &Tensor,
+        x: &[usize],
         w: &Tensor,
         b: Option<&Tensor>,
         spec: &ConvTransposeSpec,
@@ -85,13 +85,13 @@ impl Geometry {
         let ConvTransposeSpec { stride, padding, output_padding, dilation, groups } = spec;
         check_steps(op, rank, stride, padding, dilation)?;
         one_per_dim(op, "output_padding", output_padding.len(), rank)?;
-        let features = x.dims()[1];
+        let features = x[1];
         check_groups(op, *groups, features, "input channels of x")?;
         check_channels(op, features, w.dims()[0], w, 1)?;
         let channels = w.dims()[1].saturating_mul(*groups);
         shape_of(op, "b", b, &[channels])?;
 
-        let (result, kernel) = (&x.dims()[2..], &w.dims()[2..]);
+        let (result, kernel) = (&x[2..], &w.dims()[2..]);
         let mut image = vec![0; rank];
         for d in 0..rank {
             if output_padding[d] >= stride[d].max(dilation[d]) {
@@ -110,13 +110,13 @@ impl Geometry {
                      dimension {d}; it has {full}: lessen the padding",
                     2 * padding[d]
                 );
-                return Err(Error::shape(op, expected, x.dims()));
+                return Err(Error::shape(op, expected, x));
             }
             image[d] = full - 2 * padding[d];
         }
         Self {
             rank,
-            batch: x.dims()[0],
+            batch: x[0],
             channels,
             features,
             groups: *groups,
@@ -183,22 +183,22 @@ impl Geometry {
 }
 
 /// Checks ranks and that nothing but the batch is empty; returns the spatial rank.
-fn check_operands(op: &'static str, x: &Tensor, w: &Tensor) -> Result<usize> {
-    if !(3..=5).contains(&x.rank()) {
+fn check_operands(op: &'static str, x: &[usize], w: &Tensor) -> Result<usize> {
+    if !(3..=5).contains(&x.len()) {
         let expected = "x [N, C, s..] with one to three spatial dimensions";
-        return Err(Error::shape(op, expected, x.dims()));
+        return Err(Error::shape(op, expected, x));
     }
-    if w.rank() != x.rank() {
-        let expected = format!("w of rank {} for x {:?}", x.rank(), x.dims());
+    if w.rank() != x.len() {
+        let expected = format!("w of rank {} for x {x:?}", x.len());
         return Err(Error::shape(op, expected, w.dims()));
     }
-    for (name, sizes) in [("x", &x.dims()[1..]), ("w", w.dims())] {
+    for (name, sizes) in [("x", &x[1..]), ("w", w.dims())] {
         if sizes.iter().any(|&n| n == 0 || n >= LIMIT) {
             let expected = format!("no empty dimension in {name} (only the batch may be empty)");
-            return Err(Error::shape(op, expected, if name == "x" { x.dims() } else { w.dims() }));
+            return Err(Error::shape(op, expected, if name == "x" { x } else { w.dims() }));
         }
     }
-    Ok(x.rank() - 2)
+    Ok(x.len() - 2)
 }
 
 fn check_steps(

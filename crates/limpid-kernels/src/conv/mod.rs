@@ -20,8 +20,10 @@ mod tests;
 pub use algorithm::{ConvAlgorithm, set_conv_algorithm};
 
 use crate::Result;
+use crate::parts::joined_image;
 use candle_core::Tensor;
 use geometry::Geometry;
+use op::Direction;
 use std::sync::Arc;
 
 /// How a kernel moves over the image; one entry per spatial dimension, in the order of the tensor.
@@ -80,8 +82,22 @@ impl ConvTransposeSpec {
 /// [`crate::Error::Shape`] if the operands do not fit each other or the result would be empty,
 /// [`crate::Error::Argument`] if `spec` is out of range.
 pub fn conv(x: &Tensor, w: &Tensor, b: Option<&Tensor>, spec: &ConvSpec) -> Result<Tensor> {
-    let geometry = Geometry::of_conv(x, w, b, spec)?;
-    op::forward(&Arc::new(geometry), x, w, b)
+    conv_cat(&[x], w, b, spec)
+}
+
+/// [`conv`] of tensors joined along the channels, which are read where they are if all but the last
+/// have a multiple of 16 channels.
+///
+/// # Errors
+/// As [`conv`] and [`crate::cat`].
+pub fn conv_cat(
+    parts: &[&Tensor],
+    w: &Tensor,
+    b: Option<&Tensor>,
+    spec: &ConvSpec,
+) -> Result<Tensor> {
+    let geometry = Geometry::of_conv(&joined_image("conv", parts)?, w, b, spec)?;
+    op::map(&Arc::new(geometry), Direction::Forward, parts, w, b)
 }
 
 /// Transposed convolution, as `torch.nn.functional.conv_transpose1d/2d/3d`.
@@ -99,6 +115,20 @@ pub fn conv_transpose(
     b: Option<&Tensor>,
     spec: &ConvTransposeSpec,
 ) -> Result<Tensor> {
-    let geometry = Geometry::of_conv_transpose(x, w, b, spec)?;
-    op::data_grad(&Arc::new(geometry), x, w, b)
+    conv_transpose_cat(&[x], w, b, spec)
+}
+
+/// [`conv_transpose`] of tensors joined along the channels, as [`conv_cat`].
+///
+/// # Errors
+/// As [`conv`] and [`crate::cat`].
+pub fn conv_transpose_cat(
+    parts: &[&Tensor],
+    w: &Tensor,
+    b: Option<&Tensor>,
+    spec: &ConvTransposeSpec,
+) -> Result<Tensor> {
+    let geometry =
+        Geometry::of_conv_transpose(&joined_image("conv_transpose", parts)?, w, b, spec)?;
+    op::map(&Arc::new(geometry), Direction::Back, parts, w, b)
 }

@@ -2,98 +2,162 @@
 
 use super::cpu;
 use super::geometry::Geometry;
-use crate::Result;
+use crate::algebra::cat;
+use crate::autograd::takes_many;
 use crate::math::Real;
-use crate::op::{Array, Backward, Op, apply};
-use candle_core::{Shape, Tensor};
+use crate::op::{Array, Backward, Op, apply, with_arrays};
+use crate::parts::Parts;
+use crate::{Result, simd};
+use candle_core::{DType, Shape, Tensor};
 use std::sync::Arc;
 
-/// Image and weight (and a bias per feature) to result.
-pub(super) fn forward(
-    geometry: &Arc<Geometry>,
-    image: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    apply(Forward(geometry.clone()), &with_bias(image, weight, bias))
+/// Which of the maps that a weight makes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Direction {
+    /// Image to result.
+    Forward,
+    /// Result to image, its transpose.
+    Back,
 }
 
-/// Result and weight (and a bias per channel) to image: the transpose of [`forward`].
-pub(super) fn data_grad(
+/// The channels of `sources`, joined, through the weight, plus a bias per channel of what comes out.
+pub(super) fn map(
     geometry: &Arc<Geometry>,
-    result: &Tensor,
+    direction: Direction,
+    sources: &[&Tensor],
     weight: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    apply(DataGrad(geometry.clone()), &with_bias(result, weight, bias))
+    let operands: Vec<&Tensor> = sources.iter().copied().chain([weight]).chain(bias).collect();
+    // channels of two sources do not share a register
+    let last = sources.len() - 1;
+    let whole = sources[..last].iter().all(|t| t.dims()[1].is_multiple_of(simd::MOST_LANES));
+    if last > 0 && !(whole && takes_many(&operands)) {
+        return map(geometry, direction, &[&cat(sources, 1)?], weight, bias);
+    }
+    let parts = sources.iter().map(|t| t.dims()[1]).collect();
+    apply(Map { geometry: geometry.clone(), direction, parts }, &operands)
 }
 
 /// Image and result to weight.
-fn weight_grad(geometry: &Arc<Geometry>, image: &Tensor, result: &Tensor) -> Result<Tensor> {
-    apply(WeightGrad(geometry.clone()), &[image, result])
+fn weight_grad(
+    geometry: &Arc<Geometry>,
+    images: &[&Tensor],
+    results: &[&Tensor],
+) -> Result<Tensor> {
+    let op = WeightGrad { geometry: geometry.clone(), images: images.len() };
+    apply(op, &[images, results].concat())
 }
 
-fn with_bias<'a>(
-    data: &'a Tensor,
-    weight: &'a Tensor,
-    bias: Option<&'a Tensor>,
-) -> Vec<&'a Tensor> {
-    [data, weight].into_iter().chain(bias).collect()
+struct Map {
+    geometry: Arc<Geometry>,
+    direction: Direction,
+    /// Channels of each source.
+    parts: Vec<usize>,
 }
 
-struct Forward(Arc<Geometry>);
+impl Map {
+    /// As many buffers as there are numbers of channels in `to`.
+    fn compute<T: Real>(
+        &self,
+        source: &Parts<T>,
+        weight: &[T],
+        bias: Option<&[T]>,
+        to: &[usize],
+    ) -> Result<Vec<Vec<T>>> {
+        match self.direction {
+            Direction::Forward => cpu::forward(&self.geometry, source, weight, bias, to),
+            Direction::Back => cpu::data_grad(&self.geometry, source, weight, bias, to),
+        }
+    }
 
-impl Op for Forward {
+    /// The map that gives the gradient of the source.
+    fn transposed(&self) -> Direction {
+        match self.direction {
+            Direction::Forward => Direction::Back,
+            Direction::Back => Direction::Forward,
+        }
+    }
+
+    /// What of the shape of a result or a source is not its channels.
+    fn shape(&self, direction: Direction) -> Vec<usize> {
+        match direction {
+            Direction::Forward => self.geometry.result_shape(),
+            Direction::Back => self.geometry.image_shape(),
+        }
+    }
+
+    /// The gradients of the sources; of several at once, since the channels of one take as long.
+    fn source_gradients(&self, grad: &Tensor, weight: &Tensor) -> Result<Vec<Tensor>> {
+        let direction = self.transposed();
+        if self.parts.len() == 1 {
+            return Ok(vec![map(&self.geometry, direction, &[grad], weight, None)?]);
+        }
+        match grad.dtype() {
+            DType::F64 => self.split_gradients::<f64>(grad, weight),
+            _ => self.split_gradients::<f32>(grad, weight),
+        }
+    }
+
+    fn split_gradients<T: Real>(&self, grad: &Tensor, weight: &Tensor) -> Result<Vec<Tensor>> {
+        let direction = self.transposed();
+        let back = Self { geometry: self.geometry.clone(), direction, parts: Vec::new() };
+        let data = with_arrays(self.name(), &[grad, weight], |arrays: &[Array<T>]| {
+            back.compute(&Parts::new(&arrays[..1]), arrays[1].data, None, &self.parts)
+        })?;
+        let mut shape = self.shape(direction);
+        let tensors = data.into_iter().zip(&self.parts).map(|(data, &channels)| {
+            shape[1] = channels;
+            Ok(Tensor::from_vec(data, shape.as_slice(), grad.device())?)
+        });
+        tensors.collect()
+    }
+}
+
+impl Op for Map {
     fn name(&self) -> &'static str {
-        "conv"
+        match self.direction {
+            Direction::Forward => "conv",
+            Direction::Back => "conv_transpose",
+        }
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let bias = args.get(2).map(|b| b.data);
-        let result = cpu::forward(&self.0, args[0].data, args[1].data, bias)?;
-        Ok((result, self.0.result_shape().into()))
+        let (sources, rest) = args.split_at(self.parts.len());
+        let shape = self.shape(self.direction);
+        let bias = rest.get(1).map(|b| b.data);
+        let y = self.compute(&Parts::new(sources), rest[0].data, bias, &shape[1..2])?;
+        Ok((y.into_iter().next().unwrap_or_default(), shape.into()))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        let (image, weight) = (&at.args[0], &at.args[1]);
-        gradients(
-            at,
-            [
-                &|| data_grad(&self.0, &at.grad, weight, None),
-                &|| weight_grad(&self.0, image, &at.grad),
-                &|| apply(ChannelSum, &[&at.grad]),
-            ],
-        )
+        let count = self.parts.len();
+        let (sources, weight) = (at.args[..count].iter().collect::<Vec<_>>(), &at.args[count]);
+        let mut found = vec![None; at.wanted.len()];
+        if at.wanted[..count].contains(&true) {
+            let gradients = self.source_gradients(&at.grad, weight)?;
+            for ((found, gradient), &wanted) in found.iter_mut().zip(gradients).zip(&at.wanted) {
+                *found = wanted.then_some(gradient);
+            }
+        }
+        if at.wanted[count] {
+            found[count] = Some(match self.direction {
+                Direction::Forward => weight_grad(&self.geometry, &sources, &[&at.grad])?,
+                Direction::Back => weight_grad(&self.geometry, &[&at.grad], &sources)?,
+            });
+        }
+        if at.wanted.get(count + 1) == Some(&true) {
+            found[count + 1] = Some(apply(ChannelSum, &[&at.grad])?);
+        }
+        Ok(found)
     }
 }
 
-struct DataGrad(Arc<Geometry>);
-
-impl Op for DataGrad {
-    fn name(&self) -> &'static str {
-        "conv_transpose"
-    }
-
-    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let bias = args.get(2).map(|b| b.data);
-        let image = cpu::data_grad(&self.0, args[0].data, args[1].data, bias)?;
-        Ok((image, self.0.image_shape().into()))
-    }
-
-    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        let (result, weight) = (&at.args[0], &at.args[1]);
-        gradients(
-            at,
-            [
-                &|| forward(&self.0, &at.grad, weight, None),
-                &|| weight_grad(&self.0, &at.grad, result),
-                &|| apply(ChannelSum, &[&at.grad]),
-            ],
-        )
-    }
+struct WeightGrad {
+    geometry: Arc<Geometry>,
+    /// How many of the arguments are parts of the image; the others are parts of the result.
+    images: usize,
 }
-
-struct WeightGrad(Arc<Geometry>);
 
 impl Op for WeightGrad {
     fn name(&self) -> &'static str {
@@ -101,18 +165,23 @@ impl Op for WeightGrad {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let weight = cpu::weight_grad(&self.0, args[0].data, args[1].data)?;
-        Ok((weight, self.0.weight_shape().into()))
+        let (images, results) = args.split_at(self.images);
+        let (image, result) = (Parts::new(images), Parts::new(results));
+        let weight = cpu::weight_grad(&self.geometry, &image, &result)?;
+        Ok((weight, self.geometry.weight_shape().into()))
     }
 
+    /// Of an image and a result of one part each: others are not differentiated twice.
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        let (image, result) = (&at.args[0], &at.args[1]);
-        gradients(
-            at,
-            [&|| data_grad(&self.0, result, &at.grad, None), &|| {
-                forward(&self.0, image, &at.grad, None)
-            }],
-        )
+        let [image, result] = at.args.as_slice() else {
+            return Err(candle_core::Error::BackwardNotSupported { op: self.name() }.into());
+        };
+        let to_image = || map(&self.geometry, Direction::Back, &[result], &at.grad, None);
+        let to_result = || map(&self.geometry, Direction::Forward, &[image], &at.grad, None);
+        Ok(vec![
+            at.wanted[0].then(to_image).transpose()?,
+            at.wanted[1].then(to_result).transpose()?,
+        ])
     }
 }
 
@@ -135,12 +204,4 @@ impl Op for ChannelSum {
         dims[1] = shape.dims()[1];
         Ok(vec![Some(at.grad.reshape(dims)?.broadcast_as(shape)?)])
     }
-}
-
-/// Computes those gradients that are wanted.
-fn gradients<const N: usize>(
-    at: &Backward,
-    each: [&dyn Fn() -> Result<Tensor>; N],
-) -> Result<Vec<Option<Tensor>>> {
-    at.wanted.iter().zip(each).map(|(&wanted, f)| wanted.then(f).transpose()).collect()
 }

@@ -10,9 +10,10 @@
 use super::moments::{Moments, Statistic};
 use super::{Affine, composed};
 use crate::activation::{Activation, Function, Visit};
-use crate::buffer::{CHUNK, build, rows_per_chunk};
+use crate::buffer::{CHUNK, build_all, rows_per_chunk};
 use crate::math::Real;
-use crate::op::{Array, Backward, Op, with_slices};
+use crate::op::{Array, Backward, Op, with_arrays};
+use crate::parts::Parts;
 use crate::planes::{Sums, reduce};
 use crate::simd::vectorised;
 use crate::{Error, Result};
@@ -34,8 +35,8 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    pub(super) fn group(op: &'static str, x: &Tensor, groups: usize) -> Result<Self> {
-        let sharing = Self { groups: Some(groups), ..Self::batch(op, x)? };
+    pub(super) fn group(op: &'static str, dims: &[usize], groups: usize) -> Result<Self> {
+        let sharing = Self { groups: Some(groups), ..Self::batch(op, dims)? };
         if groups == 0 || !sharing.channels.is_multiple_of(groups) {
             let message =
                 format!("`groups` is {groups}, but must divide the {} channels", sharing.channels);
@@ -44,8 +45,8 @@ impl Sharing {
         Ok(sharing)
     }
 
-    pub(super) fn batch(op: &'static str, x: &Tensor) -> Result<Self> {
-        match x.dims() {
+    pub(super) fn batch(op: &'static str, dims: &[usize]) -> Result<Self> {
+        match dims {
             [batch, channels, spatial @ ..] => Ok(Self {
                 batch: *batch,
                 channels: *channels,
@@ -109,22 +110,24 @@ impl Op for Normalise {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let x = args[0];
+        let x = Parts::new(self.affine.sources(args));
         let weight = self.affine.weight(args).map(|w| w.data);
         let bias = self.affine.bias(args).map(|b| b.data);
         let known = self.fixed.then(|| self.known()).transpose()?;
         let set = |s: usize, planes: Vec<Plane<T>>| {
-            let statistic = known.map_or_else(|| self.measured(x.data, &planes), |all| all[s]);
+            let statistic = known.map_or_else(|| self.measured(&x, &planes), |all| all[s]);
             each_piece(planes, |p, at, out| {
                 let line = Line::new(statistic, p, weight, bias);
-                self.activation.visit(Value { line, x: &x.data[at], out });
+                self.activation.visit(Value { line, x: x.at(at), out });
             });
             statistic
         };
         // SAFETY: the pieces are all of the planes, and `Value` writes all of a piece.
-        let (y, statistics) = unsafe { self.by_statistic(x.data.len(), set) }?;
+        let (y, statistics) = unsafe { self.by_statistic(&[self.sharing.channels], set) }?;
         self.statistics.get_or_init(|| statistics);
-        Ok((y, x.dims.into()))
+        let mut dims = args[0].dims.to_vec();
+        dims[1] = self.sharing.channels;
+        Ok((y.into_iter().next().unwrap_or_default(), dims.into()))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -165,35 +168,44 @@ impl Normalise {
         composed::gradients(at, self.affine, self.activation, view, given, self.eps)
     }
 
-    /// A new tensor of `len` elements, and what `f` gives for the planes of each statistic.
+    /// New tensors that share the channels, and what `f` gives for the planes of each statistic.
     ///
     /// # Errors
-    /// As [`build`].
+    /// As [`build_all`].
     ///
     /// # Safety
     /// `f` writes every element of the planes.
     unsafe fn by_statistic<T: Real, R: Send>(
         &self,
-        len: usize,
+        channels: &[usize],
         f: impl Fn(usize, Vec<Plane<T>>) -> R + Sync,
-    ) -> Result<(Vec<T>, Vec<R>)> {
+    ) -> Result<(Vec<Vec<T>>, Vec<R>)> {
+        let Sharing { batch, plane, .. } = self.sharing;
         let mut found = Vec::new();
-        let fill = |data: &mut [MaybeUninit<T>]| {
+        let fill = |data: Vec<&mut [MaybeUninit<T>]>| {
             let mut sets: Vec<_> = (0..self.sharing.statistics()).map(|_| Vec::new()).collect();
-            for (p, plane) in data.chunks_mut(self.sharing.plane.max(1)).enumerate() {
-                sets[self.sharing.of_plane(p)].push((p, plane));
+            let mut data: Vec<_> = data.into_iter().map(|d| d.chunks_mut(plane.max(1))).collect();
+            let mut p = 0;
+            for _ in 0..batch {
+                for (data, &count) in data.iter_mut().zip(channels) {
+                    for plane in data.take(count) {
+                        sets[self.sharing.of_plane(p)].push((p, plane));
+                        p += 1;
+                    }
+                }
             }
             let sets = sets.into_par_iter().enumerate();
             sets.map(|(s, planes)| f(s, planes)).collect_into_vec(&mut found);
         };
+        let lens: Vec<usize> = channels.iter().map(|count| batch * count * plane).collect();
         // SAFETY: each plane belongs to a set; the caller vouches for them.
-        let data = unsafe { build(self.name, len, fill) }?;
+        let data = unsafe { build_all(self.name, &lens, fill) }?;
         Ok((data, found))
     }
 
     /// The statistic of some planes.
-    fn measured<T: Real>(&self, x: &[T], planes: &[Plane<T>]) -> Statistic {
-        let of = |at: Range<usize>| Moments::of(&x[at]);
+    fn measured<T: Real>(&self, x: &Parts<T>, planes: &[Plane<T>]) -> Statistic {
+        let of = |at: Range<usize>| Moments::of(x.at(at));
         let planes = self.reduce(planes, of, Moments::merge);
         planes.into_iter().fold(Moments::default(), Moments::merge).statistic(self.eps)
     }
@@ -215,32 +227,44 @@ impl Normalise {
     }
 
     fn gradients<T: Real>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        // the operands there are, and x in place of those that are not
-        let x = &at.args[0];
-        let (w, b) = (self.affine.weight(&at.args), self.affine.bias(&at.args));
-        let operands = [x, &at.grad, w.unwrap_or(x), b.unwrap_or(x)];
+        let operands: Vec<&Tensor> = at.args.iter().chain([&at.grad]).collect();
         let statistics = self.known()?;
-        with_slices(self.name, operands, |[xs, grads, weight, bias]: [&[T]; 4]| {
-            let (weight, bias) = (w.map(|_| weight), b.map(|_| bias));
-            let gradient = DataGradient { statistics, weight, bias, x: xs, grads };
+        with_arrays(self.name, &operands, |arrays: &[Array<T>]| {
+            let (grads, args) = (arrays[arrays.len() - 1].data, &arrays[..arrays.len() - 1]);
+            let sources = self.affine.sources(args);
+            let (weight, bias) = (self.affine.weight(args), self.affine.bias(args));
+            let gradient = DataGradient {
+                statistics,
+                weight: weight.map(|w| w.data),
+                bias: bias.map(|b| b.data),
+                x: Parts::new(sources),
+                grads,
+            };
+            let channels: Vec<usize> = sources.iter().map(|x| x.dims[1]).collect();
             // SAFETY: it writes all planes.
             let (dx, sums) =
-                unsafe { self.by_statistic(xs.len(), |s, p| gradient.of(self, s, p)) }?;
-            let shape = w.or(b).map_or(Shape::from(self.sharing.channels), |t| t.shape().clone());
-            let (mut dw, mut db) = (vec![0f64; shape.elem_count()], vec![0f64; shape.elem_count()]);
+                unsafe { self.by_statistic(&channels, |s, p| gradient.of(self, s, p)) }?;
+            let shape = weight.or(bias).map_or(vec![self.sharing.channels], |t| t.dims.to_vec());
+            let len = shape.iter().product();
+            let (mut dw, mut db) = (vec![0f64; len], vec![0f64; len]);
             let mut planes: Vec<_> = sums.into_iter().flatten().collect();
             planes.sort_unstable_by_key(|&(p, _)| p);
             for (p, [g, gx]) in planes {
-                let parameter = p % dw.len();
+                let parameter = p % len;
                 dw[parameter] += gx * statistics[self.sharing.of_plane(p)].rstd;
                 db[parameter] += g;
             }
-            let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
+            let device = at.grad.device();
+            let mut gradients = Vec::with_capacity(args.len());
+            for ((dx, x), &wanted) in dx.into_iter().zip(sources).zip(&at.wanted) {
+                let dx = wanted.then(|| Tensor::from_vec(dx, x.dims, device));
+                gradients.push(dx.transpose()?);
+            }
             let parameter = |v: Vec<f64>| {
                 let v: Vec<T> = v.into_iter().map(T::of).collect();
-                Tensor::from_vec(v, &shape, x.device())
+                Tensor::from_vec(v, shape.as_slice(), device)
             };
-            Ok(self.affine.gradients(at.wanted[0].then_some(dx), parameter(dw)?, parameter(db)?))
+            Ok(self.affine.gradients(gradients, parameter(dw)?, parameter(db)?))
         })
     }
 }
@@ -250,7 +274,7 @@ struct DataGradient<'a, T> {
     statistics: &'a [Statistic],
     weight: Option<&'a [T]>,
     bias: Option<&'a [T]>,
-    x: &'a [T],
+    x: Parts<'a, T>,
     grads: &'a [T],
 }
 
@@ -264,7 +288,7 @@ impl<T: Real> DataGradient<'_, T> {
         let sums = op.reduce(
             &planes,
             |at| {
-                let (p, x, g) = (at.start / plane, &self.x[at.clone()], &self.grads[at]);
+                let (p, x, g) = (at.start / plane, self.x.at(at.clone()), &self.grads[at]);
                 op.activation.visit(GradientSums { line: line(p), mean, x, g })
             },
             |[a, b], [c, d]| [a + c, b + d],
@@ -284,7 +308,7 @@ impl<T: Real> DataGradient<'_, T> {
                 line: line(p),
                 slope: T::of(-total[1] * rstd * rstd * rstd / count),
                 level: T::of(-total[0] * rstd / count),
-                x: &self.x[at.clone()],
+                x: self.x.at(at.clone()),
                 g: &self.grads[at],
                 out,
             });

@@ -72,5 +72,5 @@ pub(super) fn gradients(
     let summed: Vec<usize> = (0..v.view.len()).filter(|&d| v.parameter[d] == 1).collect();
     let dw = (&g * &normal)?.sum_keepdim(summed.as_slice())?.reshape(v.shape)?;
     let db = g.sum_keepdim(summed.as_slice())?.reshape(v.shape)?;
-    Ok(affine.gradients(Some(dx), dw, db))
+    Ok(affine.gradients(vec![Some(dx)], dw, db))
 }

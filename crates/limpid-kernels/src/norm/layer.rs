@@ -112,7 +112,7 @@ impl LayerNorm {
                     x.device(),
                 )
             };
-            Ok(self.affine.gradients(dx, tensor(dw)?, tensor(db)?))
+            Ok(self.affine.gradients(vec![dx], tensor(dw)?, tensor(db)?))
         })
     }
 

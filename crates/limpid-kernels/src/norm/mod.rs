@@ -14,8 +14,11 @@ mod moments;
 mod tests;
 
 use crate::activation::Activation;
+use crate::algebra::cat;
+use crate::autograd::takes_many;
 use crate::check::{image, shape_of};
 use crate::op::{apply, check_dtypes, with_slices};
+use crate::parts::joined_image;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use channel::{Normalise, Sharing};
@@ -54,7 +57,25 @@ pub fn group_norm_act(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    by_group("group_norm", x, groups, [weight, bias], eps, activation)
+    group_norm_act_cat(&[x], groups, weight, bias, eps, activation)
+}
+
+/// [`group_norm_act`] of tensors joined along the channels, which are read where they are.
+///
+/// # Shapes
+/// `parts [N, C_i, s..]`, weight and bias as of [`group_norm`] for `C = Σ C_i` → `[N, C, s..]`
+///
+/// # Errors
+/// As [`group_norm_act`] and [`crate::cat`].
+pub fn group_norm_act_cat(
+    parts: &[&Tensor],
+    groups: usize,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    by_group("group_norm", parts, groups, [weight, bias], eps, activation)
 }
 
 /// Normalises each channel of each batch item.
@@ -90,7 +111,7 @@ pub fn instance_norm_act(
     if spatial.iter().product::<usize>() == 1 {
         return Err(Error::shape(op, "more than one pixel per channel", x.dims()));
     }
-    by_group(op, x, channels, [weight, bias], eps, activation)
+    by_group(op, &[x], channels, [weight, bias], eps, activation)
 }
 
 /// Normalises over the trailing `normalized_dims` dimensions.
@@ -117,7 +138,8 @@ pub fn layer_norm(
         return Err(Error::Argument { op, message });
     }
     let dims = &x.dims()[x.rank() - normalized_dims..];
-    check(op, x, weight, bias, dims, eps)?;
+    let args = operands(&[x], weight, bias);
+    check(op, &args, [weight, bias], dims, eps)?;
     let width: usize = dims.iter().product();
     if width == 0 {
         return Err(Error::shape(op, "at least one element to normalise", x.dims()));
@@ -128,8 +150,7 @@ pub fn layer_norm(
     };
     let statistics = moments.into_iter().map(|m| m.statistic(eps)).collect();
     let affine = Affine::of(weight, bias);
-    let op = layer::LayerNorm { dims: dims.to_vec(), width, eps, statistics, affine };
-    apply(op, &operands(x, weight, bias))
+    apply(layer::LayerNorm { dims: dims.to_vec(), width, eps, statistics, affine }, &args)
 }
 
 /// Normalises each channel over the whole batch; also returns its mean and biased variance `[C]`,
@@ -162,8 +183,9 @@ pub fn batch_norm_train_act(
     activation: Activation,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let op = "batch_norm";
-    let sharing = Sharing::batch(op, x)?;
-    check_channels(op, x, &sharing, [weight, bias], eps, activation)?;
+    let sharing = Sharing::batch(op, x.dims())?;
+    let args = operands(&[x], weight, bias);
+    check_channels(op, &args, &sharing, [weight, bias], eps, activation)?;
     if sharing.count() < 2 {
         let expected = "more than one element per channel; use a larger batch or another norm";
         return Err(Error::shape(op, expected, x.dims()));
@@ -172,7 +194,7 @@ pub fn batch_norm_train_act(
     let found = Arc::clone(&statistics);
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine, activation };
-    let y = apply(op, &operands(x, weight, bias))?;
+    let y = apply(op, &args)?;
     let vector = |f: fn(&Statistic) -> f64| -> Result<Tensor> {
         let values: Vec<f64> = found.get().into_iter().flatten().map(f).collect();
         Ok(Tensor::from_vec(values, sharing.channels, x.device())?.to_dtype(x.dtype())?)
@@ -213,8 +235,9 @@ pub fn batch_norm_eval_act(
     activation: Activation,
 ) -> Result<Tensor> {
     let op = "batch_norm";
-    let sharing = Sharing::batch(op, x)?;
-    check_channels(op, x, &sharing, [weight, bias], eps, activation)?;
+    let sharing = Sharing::batch(op, x.dims())?;
+    let args = operands(&[x], weight, bias);
+    check_channels(op, &args, &sharing, [weight, bias], eps, activation)?;
     shape_of(op, "mean", Some(mean), &[sharing.channels])?;
     shape_of(op, "var", Some(var), &[sharing.channels])?;
     let mean = mean.to_dtype(DType::F64)?.to_vec1::<f64>()?;
@@ -224,71 +247,83 @@ pub fn batch_norm_eval_act(
     let statistics = Arc::new(OnceLock::from(statistics));
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: true, affine, activation };
-    apply(op, &operands(x, weight, bias))
+    apply(op, &args)
 }
 
 fn by_group(
     op: &'static str,
-    x: &Tensor,
+    parts: &[&Tensor],
     groups: usize,
     [weight, bias]: [Option<&Tensor>; 2],
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    let sharing = Sharing::group(op, x, groups)?;
-    check_channels(op, x, &sharing, [weight, bias], eps, activation)?;
+    let dims = joined_image(op, parts)?;
+    let sharing = Sharing::group(op, &dims, groups)?;
+    let args = operands(parts, weight, bias);
+    check_channels(op, &args, &sharing, [weight, bias], eps, activation)?;
     if sharing.count() == 0 || sharing.batch * sharing.count() == 1 {
         let expected = "more than one element to normalise; it would always be zero";
-        return Err(Error::shape(op, expected, x.dims()));
+        return Err(Error::shape(op, expected, dims));
+    }
+    if parts.len() > 1 && !takes_many(&args) {
+        return by_group(op, &[&cat(parts, 1)?], groups, [weight, bias], eps, activation);
     }
     let statistics = Arc::default();
-    let affine = Affine::of(weight, bias);
+    let affine = Affine { sources: parts.len(), ..Affine::of(weight, bias) };
     let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine, activation };
-    apply(op, &operands(x, weight, bias))
+    apply(op, &args)
 }
 
-/// Which of the two parameters there are.
+/// What the operands are: those that are normalised together, then the parameters there are.
 #[derive(Clone, Copy)]
 struct Affine {
+    sources: usize,
     weight: bool,
     bias: bool,
 }
 
 impl Affine {
+    /// With one operand that is normalised.
     fn of(weight: Option<&Tensor>, bias: Option<&Tensor>) -> Self {
-        Self { weight: weight.is_some(), bias: bias.is_some() }
+        Self { sources: 1, weight: weight.is_some(), bias: bias.is_some() }
+    }
+
+    /// The operands that are normalised.
+    fn sources<A>(self, args: &[A]) -> &[A] {
+        &args[..self.sources]
     }
 
     /// The weight among the operands.
     fn weight<A>(self, args: &[A]) -> Option<&A> {
-        if self.weight { args.get(1) } else { None }
+        if self.weight { args.get(self.sources) } else { None }
     }
 
     /// The bias among the operands.
     fn bias<A>(self, args: &[A]) -> Option<&A> {
-        if self.bias { args.get(1 + usize::from(self.weight)) } else { None }
+        if self.bias { args.get(self.sources + usize::from(self.weight)) } else { None }
     }
 
     /// The gradients in the order of the operands.
-    fn gradients(self, x: Option<Tensor>, w: Tensor, b: Tensor) -> Vec<Option<Tensor>> {
+    fn gradients(self, x: Vec<Option<Tensor>>, w: Tensor, b: Tensor) -> Vec<Option<Tensor>> {
         let w = self.weight.then_some(Some(w));
         let b = self.bias.then_some(Some(b));
-        std::iter::once(x).chain(w).chain(b).collect()
+        x.into_iter().chain(w).chain(b).collect()
     }
 }
 
 fn operands<'a>(
-    x: &'a Tensor,
+    sources: &[&'a Tensor],
     weight: Option<&'a Tensor>,
     bias: Option<&'a Tensor>,
 ) -> Vec<&'a Tensor> {
-    std::iter::once(x).chain(weight).chain(bias).collect()
+    sources.iter().copied().chain(weight).chain(bias).collect()
 }
 
 /// Checks the operands of a normalisation with parameters per channel or per batch item and channel.
 fn check_channels(
     op: &'static str,
-    x: &Tensor,
+    args: &[&Tensor],
     sharing: &Sharing,
     [weight, bias]: [Option<&Tensor>; 2],
     eps: f64,
@@ -297,20 +332,19 @@ fn check_channels(
     activation.check()?;
     let dims = [sharing.batch, sharing.channels];
     let per_item = weight.or(bias).is_some_and(|t| t.rank() == 2);
-    check(op, x, weight, bias, if per_item { &dims } else { &dims[1..] }, eps)
+    check(op, args, [weight, bias], if per_item { &dims } else { &dims[1..] }, eps)
 }
 
 fn check(
     op: &'static str,
-    x: &Tensor,
-    weight: Option<&Tensor>,
-    bias: Option<&Tensor>,
+    args: &[&Tensor],
+    [weight, bias]: [Option<&Tensor>; 2],
     dims: &[usize],
     eps: f64,
 ) -> Result<()> {
     shape_of(op, "weight", weight, dims)?;
     shape_of(op, "bias", bias, dims)?;
-    check_dtypes(op, &operands(x, weight, bias))?;
+    check_dtypes(op, args)?;
     if eps >= 0.0 {
         return Ok(());
     }

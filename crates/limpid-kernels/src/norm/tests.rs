@@ -220,7 +220,7 @@ fn statistics_in_single_precision_lose_nothing() {
 fn the_composed_gradient_is_the_fused_one() {
     let x = test_tensor(14, &[2, 4, 3]).unwrap();
     let grad = test_tensor(17, &[2, 4, 3]).unwrap();
-    let affine = Affine { weight: true, bias: true };
+    let affine = Affine { sources: 1, weight: true, bias: true };
     // tracked arguments ask for the composed gradient
     let at =
         |args: &[Tensor], tracked: bool| Backward {
@@ -249,9 +249,9 @@ fn the_composed_gradient_is_the_fused_one() {
         }
     };
     for (sharing, fixed) in [
-        (Sharing::group("test", &x, 2).unwrap(), false),
-        (Sharing::batch("test", &x).unwrap(), false),
-        (Sharing::batch("test", &x).unwrap(), true),
+        (Sharing::group("test", x.dims(), 2).unwrap(), false),
+        (Sharing::batch("test", x.dims()).unwrap(), false),
+        (Sharing::batch("test", x.dims()).unwrap(), true),
     ] {
         // the forward pass finds the statistics
         let found = Arc::default();

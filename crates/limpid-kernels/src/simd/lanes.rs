@@ -13,7 +13,7 @@ use std::ops::Range;
 pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// The register.
     type V: Copy;
-    /// Its number of elements, at most 16.
+    /// Its number of elements, at most [`super::MOST_LANES`].
     const LANES: usize;
 
     /// Calls `f`, compiled for the instruction set.

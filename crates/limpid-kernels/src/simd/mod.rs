@@ -21,6 +21,9 @@ pub(crate) use x86::{Avx2, Avx512};
 
 use std::sync::OnceLock;
 
+/// The elements of the largest register.
+pub(crate) const MOST_LANES: usize = 16;
+
 /// An instruction set that kernels are compiled for. A value exists only where the machine has it:
 /// all come from [`Level::available`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

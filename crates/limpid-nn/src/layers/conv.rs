@@ -89,8 +89,16 @@ impl Conv {
     /// # Errors
     /// [`crate::Error::Shape`] if `x` does not fit the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_cat(&[x])
+    }
+
+    /// As [`Conv::forward`] of tensors joined along the channels, which need no join.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if they do not fit the kernel or each other.
+    pub fn forward_cat(&self, parts: &[&Tensor]) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Param::tensor);
-        let y = limpid_kernels::conv(x, &self.weight.tensor(), bias.as_ref(), &self.spec)?;
+        let y = limpid_kernels::conv_cat(parts, &self.weight.tensor(), bias.as_ref(), &self.spec)?;
         see(&self.weight, &y);
         Ok(y)
     }
@@ -135,9 +143,16 @@ impl ConvTranspose {
     /// # Errors
     /// [`crate::Error::Shape`] if `x` does not fit the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(Param::tensor);
-        let y =
-            limpid_kernels::conv_transpose(x, &self.weight.tensor(), bias.as_ref(), &self.spec)?;
+        self.forward_cat(&[x])
+    }
+
+    /// As [`ConvTranspose::forward`] of tensors joined along the channels, which need no join.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if they do not fit the kernel or each other.
+    pub fn forward_cat(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.tensor(), self.bias.as_ref().map(Param::tensor));
+        let y = limpid_kernels::conv_transpose_cat(parts, &weight, bias.as_ref(), &self.spec)?;
         see(&self.weight, &y);
         Ok(y)
     }

@@ -48,8 +48,16 @@ impl GroupNorm {
     /// # Errors
     /// As [`GroupNorm::forward`].
     pub fn forward_act(&self, x: &Tensor, f: Pointwise) -> Result<Tensor> {
+        self.forward_act_cat(&[x], f)
+    }
+
+    /// As [`GroupNorm::forward_act`] of tensors joined along the channels, which need no join.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the channels do not fit, or the tensors each other.
+    pub fn forward_act_cat(&self, parts: &[&Tensor], f: Pointwise) -> Result<Tensor> {
         let (w, b) = split(&self.affine);
-        self.run(x, w.as_ref(), b.as_ref(), f)
+        self.run(parts, w.as_ref(), b.as_ref(), f)
     }
 
     /// A function of the normalised `x` times `1 + scale` plus `shift`, in one operation: how
@@ -76,17 +84,17 @@ impl GroupNorm {
         };
         // one for all samples is one per channel
         let per_channel = |t: Tensor| if t.dims()[0] == 1 { t.squeeze(0) } else { Ok(t) };
-        self.run(x, Some(&per_channel(w)?), Some(&per_channel(b)?), f)
+        self.run(&[x], Some(&per_channel(w)?), Some(&per_channel(b)?), f)
     }
 
     fn run(
         &self,
-        x: &Tensor,
+        parts: &[&Tensor],
         weight: Option<&Tensor>,
         bias: Option<&Tensor>,
         f: Pointwise,
     ) -> Result<Tensor> {
-        let y = limpid_kernels::group_norm_act(x, self.groups, weight, bias, self.eps, f)?;
+        let y = limpid_kernels::group_norm_act_cat(parts, self.groups, weight, bias, self.eps, f)?;
         Ok(watched(&self.affine, y))
     }
 }

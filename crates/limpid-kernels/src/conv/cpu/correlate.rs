@@ -6,7 +6,7 @@ use super::winograd::buffer::Buffer;
 use super::{COLUMN_ROWS, TASKS, tile_pixels};
 use crate::element::{Element, single};
 use crate::matrix::{Matrix, product_at};
-use crate::output::Output;
+use crate::parts::{Outputs, Parts};
 use crate::simd::{level, vectorised};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -60,22 +60,22 @@ impl Lattice {
 
 /// The operands of a run.
 struct Operands<'a, T> {
-    source: &'a [T],
+    source: &'a Parts<'a, T>,
     /// `[groups, outputs, inputs, taps]`
     weight: &'a [T],
     /// `[groups, outputs]`
     bias: Option<&'a [T]>,
-    output: &'a Output<T>,
+    output: &'a Outputs<T>,
 }
 
 impl Correlation {
     /// Writes all lattice pixels of all channels of `output`.
     pub(super) fn run<T: Element>(
         &self,
-        source: &[T],
+        source: &Parts<T>,
         weight: &[T],
         bias: Option<&[T]>,
-        output: &Output<T>,
+        output: &Outputs<T>,
     ) {
         let operands = Operands { source, weight, bias, output };
         if self.run_few(&operands) {
@@ -118,8 +118,8 @@ impl Correlation {
 
     /// The columns `[tile][group][row]` of all tiles in f32, if there are any and they are not too
     /// many.
-    fn all_columns<T: Element>(&self, source: &[T], tiles: &[Tile]) -> Option<Buffer> {
-        let source = single(source)?;
+    fn all_columns<T: Element>(&self, source: &Parts<T>, tiles: &[Tile]) -> Option<Buffer> {
+        let source = source.single()?;
         let rows = self.inputs * self.gather.taps();
         let len = self.batch * self.groups * self.gather.pixels() * rows;
         if self.gather.is_identity() || len > SHARED {
@@ -141,15 +141,9 @@ impl Correlation {
             let len = rows.len() * tile.len();
             // SAFETY: the elements of this task, which buffers have initialised.
             let columns = unsafe { std::slice::from_raw_parts_mut(all.at(first, len), len) };
-            self.gather.fill_columns(|n| self.channels(source, n, group), rows, tile, columns);
+            self.gather.fill_columns(&source, group * self.inputs, rows, tile, columns);
         });
         Some(all)
-    }
-
-    /// The channels of group `group` of source `n`.
-    fn channels<'a, T>(&self, source: &'a [T], n: usize, group: usize) -> &'a [T] {
-        let size = self.inputs * self.gather.source_pixels();
-        &source[(n * self.groups + group) * size..][..size]
     }
 
     /// Computes all with few outputs per group in f32, if that is what this is.
@@ -158,12 +152,13 @@ impl Correlation {
             return false;
         }
         let (Some(source), Some(weight), Some(output)) =
-            (single(operands.source), single(operands.weight), operands.output.single())
+            (operands.source.single(), single(operands.weight), operands.output.single())
         else {
             return false;
         };
         let bias = operands.bias.and_then(single);
         let Self { batch, groups, inputs, outputs, ref gather, .. } = *self;
+        let source = &source;
         Few { batch, groups, inputs, outputs, gather, source, weight, bias, output }.run(level());
         true
     }
@@ -179,11 +174,9 @@ impl Correlation {
         shared: Option<&[T]>,
     ) {
         let rows = self.inputs * self.gather.taps();
-        let source_pixels = self.gather.source_pixels();
-        let channels = |n: usize| self.channels(operands.source, n, group);
+        let inputs = group * self.inputs;
         let first = group * self.outputs + outputs.start;
-        let weight = &operands.weight[first * rows..][..outputs.len() * rows];
-        let bias = operands.bias.map(|bias| &bias[first..][..outputs.len()]);
+        let outputs = first..first + outputs.len();
 
         let one_image = tile.images.len() == 1;
         let in_place = one_image && self.lattice.is_dense();
@@ -192,46 +185,60 @@ impl Correlation {
         let block = if ready { rows } else { rows.min(COLUMN_ROWS) };
         let column_len = if ready { 0 } else { block * tile.len() };
         let result_len = if in_place { 0 } else { outputs.len() * tile.len() };
+        // a row is a channel if there are no columns
+        let blocks: Vec<Range<usize>> = if no_columns {
+            let pieces = operands.source.pieces(inputs..inputs + rows);
+            pieces.map(|piece| piece.start - inputs..piece.end - inputs).collect()
+        } else {
+            (0..rows).step_by(block).map(|start| start..rows.min(start + block)).collect()
+        };
         T::with_scratch(column_len + result_len, |scratch| {
             let (columns, result) = scratch.split_at_mut(column_len);
-            let (dst, stride) = if in_place {
-                let pixels = self.lattice.pixels();
-                let channel = tile.images.start * self.groups * self.outputs + first;
-                let len = (outputs.len() - 1) * pixels + tile.len();
-                (operands.output.at(channel * pixels + tile.pixels.start, len), pixels)
+            let mut targets = Vec::new();
+            if in_place {
+                for piece in operands.output.pieces(outputs.clone()) {
+                    let planes = operands.output.planes(tile.images.start, piece.clone());
+                    // SAFETY: the tile begins within the plane.
+                    targets.push((piece, unsafe { planes.add(tile.pixels.start) }));
+                }
             } else {
-                (result.as_mut_ptr(), tile.len())
-            };
-            if let Some(bias) = bias {
-                for (k, &b) in bias.iter().enumerate() {
-                    for p in 0..tile.len() {
-                        // SAFETY: within the tile's elements, which belong to this task.
-                        unsafe { dst.add(k * stride + p).write(b) };
+                targets.push((outputs.clone(), result.as_mut_ptr()));
+            }
+            let stride = if in_place { self.lattice.pixels() } else { tile.len() };
+            if let Some(bias) = operands.bias {
+                for (outputs, dst) in &targets {
+                    for (k, &b) in bias[outputs.clone()].iter().enumerate() {
+                        for p in 0..tile.len() {
+                            // SAFETY: within the tile's elements, which belong to this task.
+                            unsafe { dst.add(k * stride + p).write(b) };
+                        }
                     }
                 }
             }
-            for start in (0..rows).step_by(block) {
-                let block = start..rows.min(start + block);
-                let len = block.len();
+            for (i, block) in blocks.iter().enumerate() {
                 let columns = if no_columns {
-                    let data = &channels(tile.images.start)[tile.pixels.start..];
-                    Matrix { data, row: source_pixels, column: 1 }
+                    let own = inputs + block.start..inputs + block.end;
+                    let planes = operands.source.planes(tile.images.start, own);
+                    Matrix::rows(&planes[tile.pixels.start..], self.gather.source_pixels())
                 } else if let Some(data) = shared {
-                    Matrix { data, row: tile.len(), column: 1 }
+                    Matrix::rows(data, tile.len())
                 } else {
-                    self.gather.fill_columns(channels, block, tile, columns);
-                    Matrix { data: columns, row: tile.len(), column: 1 }
+                    self.gather.fill_columns(operands.source, inputs, block.clone(), tile, columns);
+                    Matrix::rows(columns, tile.len())
                 };
-                let weight = Matrix { data: &weight[start..], row: rows, column: 1 };
-                let accumulate = bias.is_some() || start > 0;
-                let size = [outputs.len(), tile.len(), len];
-                // SAFETY: within the tile's elements, which belong to this task; they are
-                // initialised by the bias or the first product before they are added to.
-                unsafe { product_at(size, dst, [stride, 1], accumulate, weight, columns) };
+                let accumulate = operands.bias.is_some() || i > 0;
+                for (outputs, dst) in &targets {
+                    let weight = &operands.weight[outputs.start * rows + block.start..];
+                    let weight = Matrix::rows(weight, rows);
+                    let size = [outputs.len(), tile.len(), block.len()];
+                    // SAFETY: within the tile's elements, which belong to this task; they are
+                    // initialised by the bias or the first product before they are added to.
+                    unsafe { product_at(size, *dst, [stride, 1], accumulate, weight, columns) };
+                }
             }
             if !in_place {
-                for (k, result) in result.chunks_exact(tile.len()).enumerate() {
-                    self.scatter(operands.output, tile, first + k, result);
+                for (k, result) in outputs.zip(result.chunks_exact(tile.len())) {
+                    self.scatter(operands.output, tile, k, result);
                 }
             }
         });
@@ -242,16 +249,15 @@ impl Correlation {
     #[inline(always)]
     fn direct<T: Element>(&self, operands: &Operands<T>, tile: &Tile, channel: usize) {
         let [az, ay, ax] = &self.gather.axes;
-        let source_pixels = self.gather.source_pixels();
         let rows = self.inputs * self.gather.taps();
         let weight = &operands.weight[channel * rows..][..rows];
         let bias = operands.bias.map_or(T::zero(), |bias| bias[channel]);
         T::with_scratch(tile.len(), |result| {
             result.fill(bias);
             for (n, result) in tile.images.clone().zip(result.chunks_exact_mut(tile.pixels.len())) {
-                let first = (n * self.groups + channel / self.outputs) * self.inputs;
+                let first = channel / self.outputs * self.inputs;
                 for c in 0..self.inputs {
-                    let plane = &operands.source[(first + c) * source_pixels..][..source_pixels];
+                    let plane = operands.source.plane(n, first + c);
                     let kernel = &weight[c * self.gather.taps()..][..self.gather.taps()];
                     for (at, segment) in self.gather.segments(tile.pixels.clone()) {
                         let sums = &mut result[at..at + segment.x.len()];
@@ -276,15 +282,16 @@ impl Correlation {
     }
 
     /// Copies a tile of one channel to its pixels of the output.
-    fn scatter<T: Element>(&self, output: &Output<T>, tile: &Tile, channel: usize, result: &[T]) {
-        let channels = self.groups * self.outputs;
+    fn scatter<T: Element>(&self, output: &Outputs<T>, tile: &Tile, channel: usize, result: &[T]) {
         let step = self.lattice.step[2];
         for (n, result) in tile.images.clone().zip(result.chunks_exact(tile.pixels.len())) {
-            let plane = (n * channels + channel) * self.lattice.pixels();
+            let plane = output.planes(n, channel..channel + 1);
             for (at, segment) in self.gather.segments(tile.pixels.clone()) {
                 let values = &result[at..at + segment.x.len()];
-                let first = plane + self.lattice.row(&segment) + step * segment.x.start;
-                let dst = output.at(first, (values.len() - 1) * step + 1);
+                let first = self.lattice.row(&segment) + step * segment.x.start;
+                assert!(first + (values.len() - 1) * step < self.lattice.pixels());
+                // SAFETY: within the plane.
+                let dst = unsafe { plane.add(first) };
                 if step == 1 {
                     // SAFETY: `dst` has room for the values and these pixels belong to this task.
                     unsafe { dst.copy_from_nonoverlapping(values.as_ptr(), values.len()) };

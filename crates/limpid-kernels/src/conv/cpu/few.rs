@@ -4,7 +4,7 @@
 
 use super::gather::{Gather, Segment};
 use crate::element::Element;
-use crate::output::Output;
+use crate::parts::{Outputs, Parts};
 use crate::simd::{self, Lanes, Level};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -25,10 +25,10 @@ pub(super) struct Few<'a> {
     pub inputs: usize,
     pub outputs: usize,
     pub gather: &'a Gather,
-    pub source: &'a [f32],
+    pub source: &'a Parts<'a, f32>,
     pub weight: &'a [f32],
     pub bias: Option<&'a [f32]>,
-    pub output: &'a Output<f32>,
+    pub output: &'a Outputs<f32>,
 }
 
 /// Whether [`Few`] can compute this and is the way to do so.
@@ -132,9 +132,9 @@ impl Few<'_> {
         let (low, high) = reach(&ax.offsets);
         let width = ax.len + 16 * WIDE + high.abs_diff(low);
         f32::with_scratch((end - first) * width, |scratch| {
-            let plane = (image * self.groups + group) * self.gather.source_pixels();
+            let plane = self.source.plane(image, group);
             for (row, to) in (first..end).zip(scratch.chunks_exact_mut(width)) {
-                copy_padded(&self.source[plane + row * ax.source..][..ax.source], low, to);
+                copy_padded(&plane[row * ax.source..][..ax.source], low, to);
             }
             f(Some(&Padded { data: scratch, first, width }));
         });
@@ -175,7 +175,6 @@ impl Few<'_> {
     ) {
         let [az, ay, ax] = &self.gather.axes;
         let (len, taps) = (N * S::LANES, ax.offsets.len());
-        let (pixels, source_pixels) = (self.gather.pixels(), self.gather.source_pixels());
         let first = group * self.outputs;
         let of_output = self.inputs * self.gather.taps();
         let segment = Segment { z: row / ay.len, y: row % ay.len, x: 0..0 };
@@ -194,8 +193,7 @@ impl Few<'_> {
                 }
             }
             for c in 0..self.inputs {
-                let channel = (image * self.groups + group) * self.inputs + c;
-                let plane = &self.source[channel * source_pixels..][..source_pixels];
+                let plane = self.source.plane(image, group * self.inputs + c);
                 for z in 0..az.offsets.len() {
                     for y in 0..ay.offsets.len() {
                         let Some(source) = self.gather.source_row(plane, &segment, [z, y]) else {
@@ -231,8 +229,8 @@ impl Few<'_> {
             }
             let count = len.min(ax.len - x);
             for k in 0..K {
-                let channel = (image * self.groups + group) * self.outputs + k;
-                let to = self.output.at(channel * pixels + row * ax.len + x, count);
+                let plane = self.output.planes(image, first + k..first + k + 1);
+                let to = plane.add(row * ax.len + x);
                 if count == len {
                     for n in 0..N {
                         S::store(to.add(n * S::LANES), sums[k][n]);

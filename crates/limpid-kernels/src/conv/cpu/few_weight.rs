@@ -5,6 +5,7 @@
 use super::few::{copy_padded, reach};
 use super::gather::{Gather, Segment};
 use crate::element::Element;
+use crate::parts::Parts;
 use crate::simd::{self, Lanes, Level};
 use rayon::prelude::*;
 
@@ -24,8 +25,8 @@ pub(super) struct FewWeight<'a> {
     pub inputs: usize,
     pub outputs: usize,
     pub gather: &'a Gather,
-    pub image: &'a [f32],
-    pub result: &'a [f32],
+    pub image: &'a Parts<'a, f32>,
+    pub result: &'a Parts<'a, f32>,
 }
 
 /// Whether [`FewWeight`] can compute this and is the way to do so.
@@ -106,13 +107,11 @@ impl FewWeight<'_> {
         window: &mut [f32],
     ) {
         let [az, ay, ax] = &self.gather.axes;
-        let (pixels, source_pixels) = (self.gather.pixels(), self.gather.source_pixels());
         let (taps, kernel) = (ax.offsets.len(), self.gather.taps());
         let segment = Segment { z: row / ay.len, y: row % ay.len, x: 0..0 };
         let (low, span) = (reach(&ax.offsets).0, self.span::<S>());
         for c in 0..self.inputs {
-            let channel = (image * self.groups + group) * self.inputs + c;
-            let plane = &self.image[channel * source_pixels..][..source_pixels];
+            let plane = self.image.plane(image, group * self.inputs + c);
             for (z, y) in
                 (0..az.offsets.len()).flat_map(|z| (0..ay.offsets.len()).map(move |y| (z, y)))
             {
@@ -122,8 +121,8 @@ impl FewWeight<'_> {
                 // the row with zeros around it
                 copy_padded(source, low, &mut window[..span]);
                 for k in 0..self.outputs {
-                    let channel = (image * self.groups + group) * self.outputs + k;
-                    let result = &self.result[channel * pixels + row * ax.len..][..ax.len];
+                    let result = self.result.plane(image, group * self.outputs + k);
+                    let result = &result[row * ax.len..][..ax.len];
                     let first = (k * self.inputs + c) * kernel + (z * ay.offsets.len() + y) * taps;
                     let mut tap = 0;
                     while tap < taps {

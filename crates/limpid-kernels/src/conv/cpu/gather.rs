@@ -2,6 +2,7 @@
 
 use crate::element::Element;
 use crate::matrix::Matrix;
+use crate::parts::Parts;
 use crate::simd::vectorised;
 use std::ops::Range;
 
@@ -192,15 +193,16 @@ impl Gather {
     }
 
     /// Fills the rows `rows` (numbered channel by channel, tap by tap) of the column matrix of a
-    /// tile. `channels(n)` are the planes of image `n`; rows of `columns` are `tile.len()` long.
-    pub(super) fn fill_columns<'a, T: Element>(
+    /// tile. Channels count from `first`; rows of `columns` are `tile.len()` long.
+    pub(super) fn fill_columns<T: Element>(
         &self,
-        channels: impl Fn(usize) -> &'a [T],
+        source: &Parts<T>,
+        first: usize,
         rows: Range<usize>,
         tile: &Tile,
         columns: &mut [T],
     ) {
-        let (taps, source) = (self.taps(), self.source_pixels());
+        let taps = self.taps();
         vectorised(
             #[inline(always)]
             || {
@@ -208,8 +210,12 @@ impl Gather {
                     let (channel, tap) = (row / taps, row % taps);
                     let columns = column.chunks_exact_mut(tile.pixels.len());
                     for (n, column) in tile.images.clone().zip(columns) {
-                        let plane = &channels(n)[channel * source..][..source];
-                        self.copy_tap(plane, tile.pixels.clone(), tap, column);
+                        self.copy_tap(
+                            source.plane(n, first + channel),
+                            tile.pixels.clone(),
+                            tap,
+                            column,
+                        );
                     }
                 }
             },
@@ -234,21 +240,22 @@ impl Tile {
         if self.images.len() == 1 { 0 } else { rows * self.len() }
     }
 
-    /// The tile as a matrix of planes by columns: as it lies in memory if it is of one image, else
-    /// copied to `packed`. `planes` are those of an image, of `pixels` each.
+    /// The tile as a matrix of channels by columns: as it lies in memory if it is of one image, else
+    /// copied to `packed`. The channels lie in one part and have `pixels` each.
     pub(super) fn rows<'a, T: Copy>(
         &self,
-        planes: impl Fn(usize) -> &'a [T],
+        source: &Parts<'a, T>,
+        channels: Range<usize>,
         pixels: usize,
         packed: &'a mut [T],
     ) -> Matrix<'a, T> {
         if self.images.len() == 1 {
-            let data = &planes(self.images.start)[self.pixels.start..];
+            let data = &source.planes(self.images.start, channels)[self.pixels.start..];
             return Matrix::rows(data, pixels);
         }
-        for (k, row) in packed.chunks_exact_mut(self.len()).enumerate() {
+        for (k, row) in channels.zip(packed.chunks_exact_mut(self.len())) {
             for (n, row) in self.images.clone().zip(row.chunks_exact_mut(pixels)) {
-                row.copy_from_slice(&planes(n)[k * pixels..][..pixels]);
+                row.copy_from_slice(source.plane(n, k));
             }
         }
         Matrix::rows(packed, self.len())

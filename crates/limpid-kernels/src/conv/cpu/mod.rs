@@ -24,6 +24,7 @@ use super::geometry::Geometry;
 use crate::element::{Element, single};
 use crate::math::Real;
 use crate::output::Output;
+use crate::parts::{Outputs, Parts};
 use crate::{Result, planes, simd};
 use correlate::{Correlation, Lattice};
 use few_weight::FewWeight;
@@ -43,27 +44,30 @@ const COLUMN_ROWS: usize = 384;
 /// Parallel tasks worth having; more are made only where the sizes do not give as many.
 const TASKS: usize = 16;
 
-/// `image [batch, channels, ..]` to `result [batch, features, ..]`.
+/// `image [batch, channels, ..]` to `result [batch, features, ..]`, whose features are cut to parts
+/// of the numbers in `to`.
 pub(super) fn forward<T: Element>(
     g: &Geometry,
-    image: &[T],
+    image: &Parts<T>,
     weight: &[T],
     bias: Option<&[T]>,
-) -> Result<Vec<T>> {
-    let output = Output::new("conv", g.batch * g.features * g.result_pixels())?;
-    if !by_winograd(g, false, [image, weight], bias, &output)? {
-        direct_forward(g, [image, weight], bias, &output);
+    to: &[usize],
+) -> Result<Vec<Vec<T>>> {
+    let output = Outputs::new("conv", g.batch, to, g.result_pixels())?;
+    if !by_winograd(g, false, image, weight, bias, &output)? {
+        direct_forward(g, image, weight, bias, &output);
     }
     // SAFETY: every element was written.
-    Ok(unsafe { output.into_vec() })
+    Ok(unsafe { output.into_vecs() })
 }
 
 /// Writes every element of `output`.
 fn direct_forward<T: Element>(
     g: &Geometry,
-    [image, weight]: [&[T]; 2],
+    image: &Parts<T>,
+    weight: &[T],
     bias: Option<&[T]>,
-    output: &Output<T>,
+    output: &Outputs<T>,
 ) {
     let correlation = Correlation {
         batch: g.batch,
@@ -77,37 +81,40 @@ fn direct_forward<T: Element>(
     correlation.run(image, weight, bias, output);
 }
 
-/// `result [batch, features, ..]` to `image [batch, channels, ..]`.
+/// `result [batch, features, ..]` to `image [batch, channels, ..]`, whose channels are cut to parts of
+/// the numbers in `to`.
 ///
 /// With stride `s`, image pixels that share their position modulo `s` see the same taps: each such
 /// phase is a correlation of the result at stride one with part of the kernel (Shi et al.,
 /// arXiv:1609.07009).
 pub(super) fn data_grad<T: Element>(
     g: &Geometry,
-    result: &[T],
+    result: &Parts<T>,
     weight: &[T],
     bias: Option<&[T]>,
-) -> Result<Vec<T>> {
-    let output = Output::new("conv_transpose", g.batch * g.channels * g.image_pixels())?;
-    if !by_winograd(g, true, [result, weight], bias, &output)? {
-        direct_data_grad(g, [result, weight], bias, &output)?;
+    to: &[usize],
+) -> Result<Vec<Vec<T>>> {
+    let output = Outputs::new("conv_transpose", g.batch, to, g.image_pixels())?;
+    if !by_winograd(g, true, result, weight, bias, &output)? {
+        direct_data_grad(g, result, weight, bias, &output)?;
     }
     // SAFETY: every element was written.
-    Ok(unsafe { output.into_vec() })
+    Ok(unsafe { output.into_vecs() })
 }
 
 /// Writes every element of `output`: the phases together are all image pixels.
 fn direct_data_grad<T: Element>(
     g: &Geometry,
-    [result, weight]: [&[T]; 2],
+    result: &Parts<T>,
+    weight: &[T],
     bias: Option<&[T]>,
-    output: &Output<T>,
+    output: &Outputs<T>,
 ) -> Result<()> {
     if let (Some(result), Some(weight), Some(output)) =
-        (single(result), single(weight), output.single())
+        (result.single(), single(weight), output.single())
         && scatter::applies(g)
     {
-        Scatter { g, result, weight, bias: bias.and_then(single), output }.run();
+        Scatter { g, result: &result, weight, bias: bias.and_then(single), output }.run();
         return Ok(());
     }
     for start in phases(g) {
@@ -128,23 +135,28 @@ fn direct_data_grad<T: Element>(
 
 /// `image [batch, channels, ..]` and `result [batch, features, ..]` to
 /// `weight [features, channels / groups, ..]`.
-pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Result<Vec<T>> {
-    if let (Some(image), Some(result)) = (single(image), single(result))
+pub(super) fn weight_grad<T: Element>(
+    g: &Geometry,
+    image: &Parts<T>,
+    result: &Parts<T>,
+) -> Result<Vec<T>> {
+    if let (Some(image), Some(result)) = (image.single(), result.single())
         && use_winograd(g)
     {
         let output = Output::new("conv_weight_grad", g.features * g.channels * g.taps())?;
         if let Some(weight) = output.single() {
-            winograd::weight_grad(simd::level(), g, image, result, weight)?;
+            winograd::weight_grad(simd::level(), g, &image, &result, weight)?;
             // SAFETY: every element was written.
             return Ok(unsafe { output.into_vec() });
         }
     }
     let gather = image_gather(g);
     let (inputs, outputs) = (g.group_channels(), g.group_features());
-    if let (Some(image), Some(result)) = (single(image), single(result))
+    if let (Some(image), Some(result)) = (image.single(), result.single())
         && few_weight::applies(&gather, inputs, outputs)
     {
         let (batch, groups, gather) = (g.batch, g.groups, &gather);
+        let (image, result) = (&image, &result);
         let sums = FewWeight { batch, groups, inputs, outputs, gather, image, result };
         return Ok(sums.run(simd::level()).into_iter().map(|w| T::from_f64(w.into())).collect());
     }
@@ -159,12 +171,13 @@ fn use_winograd(g: &Geometry) -> bool {
 fn by_winograd<T: Element>(
     g: &Geometry,
     transposed: bool,
-    [source, weight]: [&[T]; 2],
+    source: &Parts<T>,
+    weight: &[T],
     bias: Option<&[T]>,
-    output: &Output<T>,
+    output: &Outputs<T>,
 ) -> Result<bool> {
     let (Some(source), Some(weight), Some(output)) =
-        (single(source), single(weight), output.single())
+        (source.single(), single(weight), output.single())
     else {
         return Ok(false);
     };
@@ -172,7 +185,7 @@ fn by_winograd<T: Element>(
         return Ok(false);
     }
     let bias = bias.and_then(single);
-    winograd::correlate(simd::level(), g, transposed, [source, weight], bias, output)?;
+    winograd::correlate(simd::level(), g, transposed, &source, weight, bias, output)?;
     Ok(true)
 }
 

@@ -7,7 +7,7 @@ use super::{TASKS, image_gather, tile_pixels};
 use crate::conv::geometry::Geometry;
 use crate::element::Element;
 use crate::matrix::{Matrix, product_at};
-use crate::output::Output;
+use crate::parts::{Outputs, Parts};
 use crate::simd::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -25,10 +25,10 @@ pub(super) fn applies(g: &Geometry) -> bool {
 /// The operands of the data gradient.
 pub(super) struct Scatter<'a> {
     pub g: &'a Geometry,
-    pub result: &'a [f32],
+    pub result: &'a Parts<'a, f32>,
     pub weight: &'a [f32],
     pub bias: Option<&'a [f32]>,
-    pub output: &'a Output<f32>,
+    pub output: &'a Outputs<f32>,
 }
 
 impl Scatter<'_> {
@@ -50,7 +50,6 @@ impl Scatter<'_> {
         let (features, taps, pixels) = (g.group_features(), g.taps(), g.result_pixels());
         let weight_row = g.group_channels() * taps;
         let weight = &self.weight[group * features * weight_row..][channels.start * taps..];
-        let weight = Matrix { data: weight, row: 1, column: weight_row };
         let rows = channels.len() * taps;
         let first = group * g.group_channels() + channels.start;
         for n in 0..g.batch {
@@ -67,13 +66,16 @@ impl Scatter<'_> {
             let result_len = tile.packed_len(features);
             f32::with_scratch(rows * tile.len() + result_len, |scratch| {
                 let (columns, packed) = scratch.split_at_mut(rows * tile.len());
-                let of_image = |n: usize| {
-                    &self.result[(n * g.groups + group) * features * pixels..][..features * pixels]
-                };
-                let result = tile.rows(of_image, pixels, packed);
-                let (size, to) = ([rows, tile.len(), features], columns.as_mut_ptr());
-                // SAFETY: `columns` has these elements.
-                unsafe { product_at(size, to, [tile.len(), 1], false, weight, result) };
+                let own = group * features;
+                for piece in self.result.pieces(own..own + features) {
+                    let data = &weight[(piece.start - own) * weight_row..];
+                    let weight = Matrix { data, row: 1, column: weight_row };
+                    let size = [rows, tile.len(), piece.len()];
+                    let (to, add) = (columns.as_mut_ptr(), piece.start > own);
+                    let result = tile.rows(self.result, piece, pixels, packed);
+                    // SAFETY: `columns` has these elements, which the first piece initialises.
+                    unsafe { product_at(size, to, [tile.len(), 1], add, weight, result) };
+                }
                 for (i, n) in tile.images.clone().enumerate() {
                     for (c, columns) in columns.chunks_exact(taps * tile.len()).enumerate() {
                         let (plane, len) = (self.plane(n, first + c), g.image_pixels());
@@ -89,8 +91,7 @@ impl Scatter<'_> {
 
     /// The start of a plane of the output.
     fn plane(&self, n: usize, channel: usize) -> *mut f32 {
-        let pixels = self.g.image_pixels();
-        self.output.at((n * self.g.channels + channel) * pixels, pixels)
+        self.output.planes(n, channel..channel + 1)
     }
 }
 

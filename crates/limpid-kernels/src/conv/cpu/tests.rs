@@ -60,14 +60,17 @@ fn scattering_equals_phases_on_any_number_of_threads() {
         let w = random(seed + 1, g.features * g.group_channels() * g.taps());
         let b = random(seed + 2, g.channels);
         let got = |threads| {
-            let output = Output::new("conv", g.batch * g.channels * g.image_pixels()).unwrap();
-            let (result, weight, bias) = (&*y, &*w, Some(&*b));
+            let output = Outputs::new("conv", g.batch, &[g.channels], g.image_pixels()).unwrap();
+            let result = &Parts::one(&y, g.features, g.result_pixels());
+            let (weight, bias) = (&*w, Some(&*b));
             on_threads(threads, || Scatter { g: &g, result, weight, bias, output: &output }.run());
             // SAFETY: the run writes every element.
-            unsafe { output.into_vec() }
+            unsafe { output.into_vecs() }.remove(0)
         };
         let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
-        let want = data_grad(&g, &wide(&y), &wide(&w), Some(&wide(&b))).unwrap();
+        let (y, w, b) = (wide(&y), wide(&w), wide(&b));
+        let y = Parts::one(&y, g.features, g.result_pixels());
+        let want = data_grad(&g, &y, &w, Some(&b), &[g.channels]).unwrap().remove(0);
         let one = got(1);
         assert!(one == got(3));
         for (x, want) in one.iter().zip(&want) {
@@ -82,11 +85,13 @@ fn few_tiles_give_the_same_on_any_number_of_threads() {
     let x = random(1, g.batch * g.channels * g.image_pixels());
     let y = random(2, g.batch * g.features * g.result_pixels());
     let w = random(3, g.features * g.channels * g.taps());
+    let x = Parts::one(&x, g.channels, g.image_pixels());
+    let y = Parts::one(&y, g.features, g.result_pixels());
     let run = |threads| {
         on_threads(threads, || {
             [
-                forward(&g, &x, &w, None).unwrap(),
-                data_grad(&g, &y, &w, None).unwrap(),
+                forward(&g, &x, &w, None, &[g.features]).unwrap().remove(0),
+                data_grad(&g, &y, &w, None, &[g.channels]).unwrap().remove(0),
                 weight_grad(&g, &x, &y).unwrap(),
             ]
         })

@@ -8,6 +8,7 @@ use crate::conv::geometry::Geometry;
 use crate::element::Element;
 use crate::matrix::{Matrix, product_at};
 use crate::output::Output;
+use crate::parts::Parts;
 use crate::simd::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -16,7 +17,11 @@ use std::ops::Range;
 /// `weight [features, channels / groups, ..]`.
 ///
 /// A task sums one block of weights over one part of the tiles; the parts are added in order.
-pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -> Result<Vec<T>> {
+pub(super) fn weight_grad<T: Element>(
+    g: &Geometry,
+    image: &Parts<T>,
+    result: &Parts<T>,
+) -> Result<Vec<T>> {
     const OP: &str = "conv_weight_grad";
     let gather = image_gather(g);
     let tiles = tiles(g.batch, g.result_pixels(), g.result[2], tile_pixels::<T>());
@@ -69,23 +74,11 @@ pub(super) fn weight_grad<T: Element>(g: &Geometry, image: &[T], result: &[T]) -
 struct WeightGrad<'a, T> {
     g: &'a Geometry,
     gather: Gather,
-    image: &'a [T],
-    result: &'a [T],
+    image: &'a Parts<'a, T>,
+    result: &'a Parts<'a, T>,
 }
 
 impl<T: Element> WeightGrad<'_, T> {
-    /// The channels of group `group` of image `n`.
-    fn image_channels(&self, n: usize, group: usize) -> &[T] {
-        let size = self.g.group_channels() * self.g.image_pixels();
-        &self.image[(n * self.g.groups + group) * size..][..size]
-    }
-
-    /// The features of group `group` of result `n`.
-    fn result_features(&self, n: usize, group: usize) -> &[T] {
-        let size = self.g.group_features() * self.g.result_pixels();
-        &self.result[(n * self.g.groups + group) * size..][..size]
-    }
-
     /// `[features, block]`: the results of the tiles times their columns.
     ///
     /// # Safety
@@ -101,19 +94,34 @@ impl<T: Element> WeightGrad<'_, T> {
             let result_len = tile.packed_len(features);
             T::with_scratch(column_len + result_len, |scratch| {
                 let (columns, packed) = scratch.split_at_mut(column_len);
-                let columns = if no_columns {
-                    let channels = self.image_channels(tile.images.start, group);
-                    let data = &channels[block.start * pixels + tile.pixels.start..];
-                    Matrix { data, row: 1, column: pixels }
-                } else {
-                    let channels = |n| self.image_channels(n, group);
-                    self.gather.fill_columns(channels, block.clone(), tile, columns);
-                    Matrix { data: columns, row: 1, column: tile.len() }
-                };
-                let result = tile.rows(|n| self.result_features(n, group), pixels, packed);
-                let size = [features, block.len(), tile.len()];
-                // SAFETY: the caller vouches for `dst`, which the first tile initialises.
-                unsafe { product_at(size, dst, [rows, 1], i > 0, result, columns) };
+                let first = group * self.g.group_channels();
+                if !no_columns {
+                    self.gather.fill_columns(self.image, first, block.clone(), tile, columns);
+                }
+                let own = group * features;
+                for k in self.result.pieces(own..own + features) {
+                    let result = tile.rows(self.result, k.clone(), pixels, packed);
+                    let multiply = |c: Range<usize>, columns: Matrix<T>| {
+                        let size = [k.len(), c.len(), tile.len()];
+                        // SAFETY: the caller vouches for `dst`, which the first tile initialises.
+                        unsafe {
+                            let dst = dst.add((k.start - own) * rows + c.start - block.start);
+                            product_at(size, dst, [rows, 1], i > 0, result, columns);
+                        }
+                    };
+                    if !no_columns {
+                        let columns = Matrix { data: columns, row: 1, column: tile.len() };
+                        multiply(block.clone(), columns);
+                        continue;
+                    }
+                    // a row is a channel
+                    for c in self.image.pieces(first + block.start..first + block.end) {
+                        let planes = self.image.planes(tile.images.start, c.clone());
+                        let data = &planes[tile.pixels.start..];
+                        let columns = Matrix { data, row: 1, column: pixels };
+                        multiply(c.start - first..c.end - first, columns);
+                    }
+                }
             });
         }
     }
@@ -124,8 +132,8 @@ impl<T: Element> WeightGrad<'_, T> {
         let mut sums = vec![0f64; self.g.taps()];
         for tile in tiles {
             for n in tile.images.clone() {
-                let plane = self.image_channels(n, group);
-                let result = &self.result_features(n, group)[tile.pixels.clone()];
+                let plane = self.image.plane(n, group);
+                let result = &self.result.plane(n, group)[tile.pixels.clone()];
                 for (at, segment) in self.gather.segments(tile.pixels.clone()) {
                     for (i, sum) in sums.iter_mut().enumerate() {
                         let (x, rest) = (i % ax.offsets.len(), i / ax.offsets.len());

@@ -8,7 +8,7 @@ use super::spread::{Patches, Target, longest, spread};
 use super::tiling::Tiling;
 use crate::Result;
 use crate::matrix::{Left, Rows};
-use crate::output::Output;
+use crate::parts::Outputs;
 use crate::simd::Lanes;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -31,7 +31,7 @@ pub(super) struct Correlation<'a> {
     pub outputs: usize,
     pub target: [usize; 3],
     pub bias: Option<&'a [f32]>,
-    pub output: &'a Output<f32>,
+    pub output: &'a Outputs<f32>,
 }
 
 impl Correlation<'_> {
@@ -202,7 +202,6 @@ impl Correlation<'_> {
         scratch: *mut f32,
     ) {
         let width = N * S::LANES;
-        let pixels: usize = self.target.iter().product();
         // SAFETY: the caller's.
         unsafe {
             for point in 0..points(self.deep) {
@@ -220,9 +219,8 @@ impl Correlation<'_> {
                     deep: self.deep,
                 };
                 for run in self.tiling.runs(tiles.clone(), longest(self.deep)) {
-                    let channel = run.image * self.outputs + first;
                     let planes = Planes {
-                        data: self.output.at(channel * pixels, channels * pixels),
+                        data: self.output.planes(run.image, first..first + channels),
                         dims: self.target,
                         bias: self.bias.map(|bias| &bias[first..first + channels]),
                         channels,

@@ -28,6 +28,7 @@ mod weight;
 use crate::Result;
 use crate::conv::geometry::Geometry;
 use crate::output::Output;
+use crate::parts::{Outputs, Parts};
 use crate::simd::{self, Level};
 use correlate::Correlation;
 use filter::Weight;
@@ -73,9 +74,10 @@ pub(super) fn correlate(
     level: Level,
     g: &Geometry,
     transposed: bool,
-    [source, weight]: [&[f32]; 2],
+    source: &Parts<f32>,
+    weight: &[f32],
     bias: Option<&[f32]>,
-    output: &Output<f32>,
+    output: &Outputs<f32>,
 ) -> Result<()> {
     let deep = g.kernel[0] == 3;
     let weight = Weight::new(weight, [g.features, g.channels], deep, transposed);
@@ -104,8 +106,8 @@ pub(super) fn correlate(
 pub(super) fn weight_grad(
     level: Level,
     g: &Geometry,
-    image: &[f32],
-    result: &[f32],
+    image: &Parts<f32>,
+    result: &Parts<f32>,
     weight: &Output<f32>,
 ) -> Result<()> {
     let deep = g.kernel[0] == 3;

@@ -6,6 +6,7 @@
 
 use super::tiling::{Run, SIDE, Tiling};
 use super::transform::{input4, input6, spread2, spread4};
+use crate::parts::Parts;
 use crate::simd::Lanes;
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ pub(super) fn longest(deep: bool) -> usize {
 /// An image `[batch, channels, ..]` and where the patch of a tile lies in it.
 #[derive(Clone, Copy)]
 pub(super) struct Patches<'a> {
-    pub data: &'a [f32],
+    pub data: &'a Parts<'a, f32>,
     pub channels: usize,
     pub dims: [usize; 3],
     /// The patch of the tile at output 0 begins here.
@@ -57,8 +58,7 @@ impl Patches<'_> {
         let [depth, height, width] = self.dims;
         let plane = depth * height * width;
         let lanes = S::LANES.min(self.channels - channel);
-        let first = (run.image * self.channels + channel) * plane;
-        let data = &self.data[first..first + lanes * plane];
+        let data = self.data.planes(run.image, channel..channel + lanes);
 
         let (slices, points) = if self.deep { (4, 4) } else { (1, 1) };
         let slices = if GRADIENT { self.tiling.step[0] } else { slices };

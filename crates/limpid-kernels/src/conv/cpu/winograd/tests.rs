@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::conv::cpu;
+use crate::element::Element;
 use crate::rng::Stream;
 use crate::threads::on_threads;
 
@@ -40,12 +41,29 @@ fn compute(
     w: &[f32],
     b: &[f32],
 ) -> Vec<f32> {
-    let (channels, pixels) =
-        if transposed { (g.channels, g.image_pixels()) } else { (g.features, g.result_pixels()) };
-    let output = Output::new("conv", g.batch * channels * pixels).unwrap();
-    correlate(level, g, transposed, [x, w], Some(b), &output).unwrap();
+    let ends = [(g.channels, g.image_pixels()), (g.features, g.result_pixels())];
+    let [(inputs, from), (outputs, to)] = if transposed { [ends[1], ends[0]] } else { ends };
+    let output = Outputs::new("conv", g.batch, &[outputs], to).unwrap();
+    correlate(level, g, transposed, &Parts::one(x, inputs, from), w, Some(b), &output).unwrap();
     // SAFETY: `correlate` writes every element.
-    unsafe { output.into_vec() }
+    unsafe { output.into_vecs() }.remove(0)
+}
+
+/// An image and a result as the convolution takes them.
+fn image<'a, T>(g: &Geometry, x: &'a [T]) -> Parts<'a, T> {
+    Parts::one(x, g.channels, g.image_pixels())
+}
+
+fn result<'a, T>(g: &Geometry, y: &'a [T]) -> Parts<'a, T> {
+    Parts::one(y, g.features, g.result_pixels())
+}
+
+fn forward<T: Element>(g: &Geometry, x: &[T], w: &[T], b: Option<&[T]>) -> Vec<T> {
+    cpu::forward(g, &image(g, x), w, b, &[g.features]).unwrap().remove(0)
+}
+
+fn data_grad<T: Element>(g: &Geometry, y: &[T], w: &[T], b: Option<&[T]>) -> Vec<T> {
+    cpu::data_grad(g, &result(g, y), w, b, &[g.channels]).unwrap().remove(0)
 }
 
 fn wide(x: &[f32]) -> Vec<f64> {
@@ -70,8 +88,8 @@ fn check(g: &Geometry, transposed: bool, seed: u64) {
     let w = random(seed + 1, g.features * g.channels * g.taps());
     let b = random(seed + 2, target);
     let direct = |x: &[f64], w: &[f64], b: &[f64]| {
-        let f = if transposed { cpu::data_grad } else { cpu::forward };
-        f(g, x, w, Some(b)).unwrap()
+        let f = if transposed { data_grad } else { forward };
+        f(g, x, w, Some(b))
     };
     let abs = |x: &[f32]| x.iter().map(|&x| f64::from(x.abs()) + 1e-3).collect::<Vec<_>>();
     let want = direct(&wide(&x), &wide(&w), &wide(&b));
@@ -85,7 +103,7 @@ fn check(g: &Geometry, transposed: bool, seed: u64) {
 
 fn compute_weight(level: Level, g: &Geometry, x: &[f32], y: &[f32]) -> Vec<f32> {
     let output = Output::new("conv", g.features * g.channels * g.taps()).unwrap();
-    weight_grad(level, g, x, y, &output).unwrap();
+    weight_grad(level, g, &image(g, x), &result(g, y), &output).unwrap();
     // SAFETY: `weight_grad` writes every element.
     unsafe { output.into_vec() }
 }
@@ -94,8 +112,9 @@ fn check_weight(g: &Geometry, seed: u64) {
     let x = random(seed, g.batch * g.channels * g.image_pixels());
     let y = random(seed + 1, g.batch * g.features * g.result_pixels());
     let abs = |x: &[f32]| x.iter().map(|&x| f64::from(x.abs())).collect::<Vec<_>>();
-    let want = cpu::weight_grad(g, &wide(&x), &wide(&y)).unwrap();
-    let size = cpu::weight_grad(g, &abs(&x), &abs(&y)).unwrap();
+    let of = |x: &[f64], y: &[f64]| cpu::weight_grad(g, &image(g, x), &result(g, y)).unwrap();
+    let want = of(&wide(&x), &wide(&y));
+    let size = of(&abs(&x), &abs(&y));
     for level in Level::available() {
         let error = error(&compute_weight(level, g, &x, &y), &want, &size);
         assert!(error < 1e-6, "{level:?} weight {g:?}: {error:e}");
@@ -161,9 +180,9 @@ fn same_bits_for_any_number_of_threads() {
         let run = |threads| {
             on_threads(threads, || {
                 let all = [
-                    cpu::forward(&g, &x, &w, None).unwrap(),
-                    cpu::data_grad(&g, &y, &w, None).unwrap(),
-                    cpu::weight_grad(&g, &x, &y).unwrap(),
+                    forward(&g, &x, &w, None),
+                    data_grad(&g, &y, &w, None),
+                    cpu::weight_grad(&g, &image(&g, &x), &result(&g, &y)).unwrap(),
                 ];
                 all.map(|v| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
             })
@@ -194,15 +213,16 @@ fn errors_are_a_few_times_those_of_the_direct_path() {
         let (wide_x, wide_y, wide_w) = (wide(&x), wide(&y), wide(&w));
         let none: Option<&[f32]> = None;
         let direct = |transposed: bool| {
-            let pixels = [g.features * g.result_pixels(), g.channels * g.image_pixels()];
-            let output = Output::new("conv", g.batch * pixels[usize::from(transposed)]).unwrap();
+            let ends = [(g.features, g.result_pixels()), (g.channels, g.image_pixels())];
+            let (channels, pixels) = ends[usize::from(transposed)];
+            let output = Outputs::new("conv", g.batch, &[channels], pixels).unwrap();
             if transposed {
-                cpu::direct_data_grad(&g, [&y, &w], none, &output).unwrap();
+                cpu::direct_data_grad(&g, &result(&g, &y), &w, none, &output).unwrap();
             } else {
-                cpu::direct_forward(&g, [&x, &w], none, &output);
+                cpu::direct_forward(&g, &image(&g, &x), &w, none, &output);
             }
             // SAFETY: both write every element.
-            unsafe { output.into_vec() }
+            unsafe { output.into_vecs() }.remove(0)
         };
         for level in Level::available() {
             let zeros = vec![0.0; g.features.max(g.channels)];
@@ -211,19 +231,19 @@ fn errors_are_a_few_times_those_of_the_direct_path() {
                     "forward",
                     compute(level, &g, false, &x, &w, &zeros[..g.features]),
                     direct(false),
-                    cpu::forward(&g, &wide_x, &wide_w, None).unwrap(),
+                    forward(&g, &wide_x, &wide_w, None),
                 ),
                 (
                     "data gradient",
                     compute(level, &g, true, &y, &w, &zeros[..g.channels]),
                     direct(true),
-                    cpu::data_grad(&g, &wide_y, &wide_w, None).unwrap(),
+                    data_grad(&g, &wide_y, &wide_w, None),
                 ),
                 (
                     "weight gradient",
                     compute_weight(level, &g, &x, &y),
-                    cpu::weight::weight_grad(&g, &x, &y).unwrap(),
-                    cpu::weight_grad(&g, &wide_x, &wide_y).unwrap(),
+                    cpu::weight::weight_grad(&g, &image(&g, &x), &result(&g, &y)).unwrap(),
+                    cpu::weight_grad(&g, &image(&g, &wide_x), &result(&g, &wide_y)).unwrap(),
                 ),
             ];
             for (name, winograd, direct, exact) in cases {
