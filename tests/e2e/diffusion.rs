@@ -1,6 +1,7 @@
 //! The programs that restore by diffusion: trained, applied, killed and measured.
 
 use limpid_io::{Axis, Data, Volume};
+use limpid_losses::metrics::{Image, psnr, seam};
 use limpid_tests::{Ran, binary, denoise, program, write_image};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -276,6 +277,51 @@ fn samplers_are_compared() {
     assert!(fs::read_to_string(dir.path().join("curve/curve-psnr.svg")).unwrap().contains("<svg"));
 }
 
+/// How far windows may change an image: root mean square of the differences, as a part of the range.
+const WINDOWS: f64 = 0.01;
+/// How much rougher than elsewhere an image may be at the edges of its windows.
+const SEAM: f64 = 1.05;
+
+#[test]
+fn the_model_of_the_program_restores_alike_in_windows_of_any_size() {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../configs/denoise/data");
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    for name in ["em-held.tif", "em-held-noisy.tif"] {
+        fs::copy(data.join(name), at.join(name)).unwrap();
+    }
+    let truth: Vec<f64> = values(&at.join("em-held.tif")).iter().map(|v| f64::from(*v)).collect();
+    let noisy: Vec<f64> =
+        values(&at.join("em-held-noisy.tif")).iter().map(|v| f64::from(*v)).collect();
+    fn image(data: &[f64]) -> Image<'_> {
+        Image::new(data, &[250, 250]).unwrap()
+    }
+    let psnr = |a: &[f64]| psnr(&image(a), &image(&truth), 255.0).unwrap();
+    let restored = |window: usize| {
+        let (name, window) = (format!("{window}.tif"), format!("joint.window={window}"));
+        let args = ["predict", "em-held-noisy.tif", &name, "--dtype", "f32", "--steps", "5"];
+        let said = emdiffuse(at, &[&args[..], &["--set", &window]].concat());
+        assert!(said.ok().err.contains("comes with emdiffuse"), "{said:?}");
+        let card = bytes(at, &name.replace(".tif", ".json"));
+        let card: serde_json::Value = serde_json::from_slice(&card).unwrap();
+        let edges: [Vec<usize>; 2] = serde_json::from_value(card["edges"].clone()).unwrap();
+        let values: Vec<f64> = values(&at.join(&name)).iter().map(|v| f64::from(*v)).collect();
+        (values, edges)
+    };
+    let (whole, none) = restored(256);
+    assert!(none.iter().all(Vec::is_empty));
+    assert!(psnr(&whole) > psnr(&noisy) + 8.0, "{} {}", psnr(&whole), psnr(&noisy));
+    for window in [128, 192] {
+        let (tiled, [rows, columns]) = restored(window);
+        assert!(!rows.is_empty());
+        let rough = seam(&image(&tiled), &rows, &columns).unwrap();
+        let rough = rough / seam(&image(&whole), &rows, &columns).unwrap();
+        let squares = tiled.iter().zip(&whole).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+        let apart = (squares / whole.len() as f64).sqrt() / 255.0;
+        assert!(apart <= WINDOWS && rough <= SEAM, "window {window}: {apart} apart, seam {rough}");
+    }
+}
+
 /// The files that EMDiffuse's own training writes; none, loudly, where there are no reference files.
 #[expect(clippy::print_stderr, reason = "a skipped comparison must be seen")]
 fn published() -> Option<PathBuf> {
@@ -315,4 +361,25 @@ fn published_weights_restore_and_go_on_learning() {
     emdiffuse(at, &["train", "tiny.toml", "--set", &start, "-q"]).ok();
     let wrong = ["train", "tiny.toml", "--set", &start, "--set", "network.res_blocks=2"];
     emdiffuse(at, &wrong).fails(2, &["another network"]);
+}
+
+#[test]
+fn noise_is_added_to_the_slices_that_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    write_image(&at.join("clean.tif"), &[6, 40, 50], 1);
+    let args = ["simulate", "clean.tif", "noisy.tif", "--range", "0", "255", "--every", "2"];
+    emdiffuse(at, &[&args[..], &["--clean", "slices.tif", "--set", "dose=1e4"]].concat()).ok();
+    let (clean, slices) = (values(&at.join("clean.tif")), values(&at.join("slices.tif")));
+    let size = 40 * 50;
+    assert_eq!(slices, [1, 3, 5].map(|z| &clean[z * size..(z + 1) * size]).concat());
+    let apart: Vec<f32> =
+        values(&at.join("noisy.tif")).iter().zip(&slices).map(|(n, c)| n - c).collect();
+    // 1e4 counts at 255: a deviation of 2.55·√(x / 255)
+    assert!(apart.iter().any(|d| *d != 0.0) && apart.iter().all(|d| d.abs() < 16.0));
+    let plain = ["simulate", "clean.tif", "again.tif", "--range", "0", "255"];
+    let gaussian = ["--set", "kind=gaussian", "--set", "sigma=0.1"];
+    let said = denoise(at, &[&plain[..], &gaussian, &["--set", "dose=3"]].concat());
+    said.fails(2, &["dose"]);
+    denoise(at, &[&plain[..], &gaussian].concat()).ok();
 }

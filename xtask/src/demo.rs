@@ -1,9 +1,11 @@
 //! `demo`: the main job in one command. Builds the release binary, trains on the example
 //! images, restores a held image, and evaluates it against its reference and the classical filters.
+//! The few steps of `--smoke` are as quick in the build that tests use, which `ci` then has already.
 
+use std::path::Path;
 use std::process::Command;
 
-use crate::process::{cargo, root, run as run_command, target};
+use crate::process::{binaries, cargo, root, run as run_command, target};
 
 /// Options of `demo`.
 #[derive(clap::Args)]
@@ -18,7 +20,13 @@ pub(crate) struct Args {
 
 /// Runs the example from training to evaluation.
 pub(crate) fn run(&Args { smoke, volume }: &Args) -> Result<(), String> {
-    run_command(&mut cargo(&["build", "--release", "--quiet", "--package", "denoise"]))?;
+    let folder = if smoke {
+        binaries()?
+    } else {
+        run_command(&mut cargo(&["build", "--release", "--quiet", "--package", "denoise"]))?;
+        target().join("release")
+    };
+    let denoise = |args: &[&str]| denoise(&folder.join("denoise"), args);
     let (config, held) = if volume { ("em3d-demo", "em3d") } else { ("em-demo", "em") };
     let out = if smoke { "target/smoke" } else { "runs" };
     if smoke {
@@ -57,7 +65,7 @@ pub(crate) fn run(&Args { smoke, volume }: &Args) -> Result<(), String> {
     denoise(&evaluate)
 }
 
-fn denoise(args: &[&str]) -> Result<(), String> {
+fn denoise(program: &Path, args: &[&str]) -> Result<(), String> {
     println!("$ denoise {}", args.join(" "));
-    run_command(Command::new(target().join("release/denoise")).args(args).current_dir(root()))
+    run_command(Command::new(program).args(args).current_dir(root()))
 }

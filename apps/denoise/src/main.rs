@@ -11,7 +11,9 @@ use commands::{eval, filter, inspect, predict, train};
 use config::Config;
 use limpid_cli::inspect::InspectArgs;
 use limpid_cli::training::TrainArgs;
-use limpid_cli::{Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, main_with};
+use limpid_cli::{
+    Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, SimulateArgs, main_with,
+};
 use std::process::ExitCode;
 
 /// Freed pages stay in the process: a fresh buffer costs as much as the convolution that fills it.
@@ -64,6 +66,14 @@ enum Verb {
         before_help = "Examples:\n  denoise config show configs/denoise/em-demo.toml --origin"
     )]
     Config(ConfigVerb),
+    /// Write a noisy version of clean images, to measure with
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  denoise simulate clean.tif noisy.tif --range 0 255 --set kind=poisson --set dose=20
+  denoise simulate volume.tif noisy.tif --range 0 255 --every 10 --clean slices.tif"
+    )]
+    Simulate(SimulateArgs),
     /// List and show runs
     #[command(
         subcommand,
@@ -88,6 +98,7 @@ fn main() -> ExitCode {
             Verb::Filter(args) => filter::run(&args),
             Verb::Inspect(args) => inspect::run(&args),
             Verb::Config(verb) => verb.run::<Config>(),
+            Verb::Simulate(args) => args.run(),
             Verb::Runs(verb) => verb.run(),
             Verb::Completions(args) => args.print::<Cli>(),
             Verb::Docs(args) => args.run::<Config>(Cli::command()),

@@ -19,6 +19,10 @@ use std::path::{Path, PathBuf};
 /// Where a model file keeps [`Task`].
 const KEY: &str = "diffusion";
 
+/// The model that comes with `emdiffuse`, for micrographs with the noise of few electrons
+/// (`models/README.md`).
+const SHIPPED: &[u8] = include_bytes!("../models/fib25.safetensors");
+
 /// What a model of this task is, beyond its network.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -99,8 +103,8 @@ impl Task {
 }
 
 impl Trained {
-    /// Reads the model that the user named: a run, a file or the name of runs; the one that comes
-    /// with the program if none is named.
+    /// Reads the model that the user named: a run, a file or the name of runs; the last run if none
+    /// is named.
     ///
     /// # Errors
     /// There is no such model, or it is of another task.
@@ -109,6 +113,19 @@ impl Trained {
         let bundle = Bundle::load(&path).map_err(Failure::data)?;
         let origin = path.display().to_string();
         Self::of(origin, Some(path), bundle)
+    }
+
+    /// As [`Trained::open`]; if none is named, the model that comes with `emdiffuse`.
+    ///
+    /// # Errors
+    /// There is no such model, or it is of another task.
+    pub fn open_or_shipped(named: Option<&Path>) -> Result<Self, Failure> {
+        if named.is_some() {
+            return Self::open(named, "emdiffuse");
+        }
+        let origin = "fib25, which comes with emdiffuse".to_owned();
+        let bundle = Bundle::from_bytes(SHIPPED, Path::new(&origin)).map_err(Failure::data)?;
+        Self::of(origin, None, bundle)
     }
 
     /// A model from the contents of its file.
@@ -166,8 +183,8 @@ impl Trained {
         Ok(Self { origin, path: None, card, task, net, params, normalisers: None })
     }
 
-    /// How intensities of a file become those of the network; `range` is 0 and 1 to models that do
-    /// not say.
+    /// How intensities of a file become those of the network: as the model says, unless `range` says
+    /// which are 0 and 1.
     ///
     /// # Errors
     /// The file cannot be read, or its type says nothing.
@@ -177,8 +194,8 @@ impl Trained {
         range: Option<(f64, f64)>,
     ) -> Result<Normalisers, Failure> {
         match &self.normalisers {
-            Some(normalisers) => Ok(normalisers.clone()),
-            None => by_type(path, range),
+            Some(normalisers) if range.is_none() => Ok(normalisers.clone()),
+            _ => by_type(path, range),
         }
     }
 }

@@ -11,6 +11,7 @@ use limpid_datamodule::predict::{
 use limpid_engine::infer::{Inferencer, Slabs, Source};
 use limpid_engine::{BoxError, Error, Event, Sink};
 use limpid_io::{Axes, Axis, DType, VolumeInfo, WriteOptions, atomic};
+use limpid_losses::metrics::NeighbourCorrelation;
 use limpid_models::diffusion::{
     ImageRestorer, LayerPlace, NetNeeds, RestoreConfig, RestorePlan, places,
 };
@@ -92,6 +93,9 @@ struct Work<'a> {
     units: usize,
 }
 
+/// Distance, in pixels, up to which what was removed is compared with itself.
+const LAGS: usize = 8;
+
 /// One file of the result.
 struct File {
     path: PathBuf,
@@ -117,6 +121,8 @@ struct Assessment {
     squares: f64,
     count: u64,
     clipped: u64,
+    /// What was removed from the image, in the unit of the network; of images that keep their size.
+    removed: Option<NeighbourCorrelation>,
 }
 
 impl<'a> Work<'a> {
@@ -285,7 +291,9 @@ impl<'a> Work<'a> {
                 .map_err(Failure::data)
         };
         let mut outputs = files.iter().map(create).collect::<Result<Vec<_>, _>>()?;
-        let mut assessment = Assessment::default();
+        let same = self.places.is_empty() && self.trained.task.scale <= 1;
+        let removed = same.then(|| NeighbourCorrelation::new(LAGS));
+        let mut assessment = Assessment { removed, ..Assessment::default() };
         for index in 0..self.units {
             let done =
                 self.unit(index, &journal, &files, &mut outputs, &mut assessment, sink, stop);
@@ -338,7 +346,7 @@ impl<'a> Work<'a> {
         }
         let config = self.wanted.config;
         let statistics = if config.samples > 1 { 2 + config.quantiles.len() } else { 1 };
-        let mut fan = Fan { files, slabs, statistics, assessment };
+        let mut fan = Fan { files, slabs, statistics, assessment, source: &*source };
         let regions = &self.plan.regions;
         let (each, of) = (self.plan.evaluations, self.units as u64);
         let per_region = each / (regions.starts.len() as u64).max(1);
@@ -384,6 +392,16 @@ impl<'a> Work<'a> {
         if let Some(psnr) = expected.filter(|_| !self.wanted.quiet) {
             report(format!("self-assessment: about {psnr:.1} dB from the truth"));
         }
+        let removed = assessment.removed.as_ref().map(|removed| {
+            let [x, y] = removed.correlations();
+            if !self.wanted.quiet {
+                report(format!(
+                    "removed: correlation of neighbours {:.3} along x, {:.3} along y (noise: 0)",
+                    x[0], y[0]
+                ));
+            }
+            json!({ "deviation": removed.deviation(), "correlation_x": x, "correlation_y": y })
+        });
         let text = json!({
             "input": self.job.input.display().to_string(),
             "output": self.job.output.display().to_string(),
@@ -396,6 +414,7 @@ impl<'a> Work<'a> {
             "deviation": (config.samples > 1).then(|| variance.sqrt()),
             "expected_psnr_db": expected,
             "calibration": calibration,
+            "removed": removed,
             "seconds": seconds,
         });
         let text = serde_json::to_vec_pretty(&text).map_err(Failure::run)?;
@@ -417,6 +436,8 @@ struct Fan<'a> {
     /// Statistics of the samples, one after the other.
     statistics: usize,
     assessment: &'a mut Assessment,
+    /// What is restored.
+    source: &'a dyn Source,
 }
 
 impl Slabs for Fan<'_> {
@@ -432,6 +453,12 @@ impl Slabs for Fan<'_> {
                     slabs.slab(start, size, &part)?;
                 }
             }
+        }
+        if let Some(removed) = &mut self.assessment.removed {
+            let width = self.source.shape()[2];
+            let mut rest = self.source.read(&[start, 0], &[size, width])?;
+            rest.iter_mut().zip(statistic(0)).for_each(|(x, restored)| *x -= restored);
+            removed.add(&rest, width);
         }
         if self.statistics > 1 {
             let squares = statistic(1).iter().map(|v| f64::from(*v) * f64::from(*v));

@@ -5,7 +5,9 @@ use emdiffuse::commands::{eval, inspect, pack, predict, prepare, sample_curve, t
 use emdiffuse::config::Config;
 use limpid_cli::inspect::InspectArgs;
 use limpid_cli::training::TrainArgs;
-use limpid_cli::{Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, main_with};
+use limpid_cli::{
+    Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, SimulateArgs, main_with,
+};
 use std::process::ExitCode;
 
 /// Freed pages stay in the process: a fresh buffer costs as much as the convolution that fills it.
@@ -64,6 +66,14 @@ enum Verb {
   emdiffuse prepare --clean gt/ --noisy wf/ --scale 2 --out data --raft raft-things.pth"
     )]
     Prepare(prepare::Pairs),
+    /// Write a noisy version of clean images, to measure restorations with
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  emdiffuse simulate clean.tif noisy.tif --range 0 255 --set dose=10 --set sigma=0.02
+  emdiffuse simulate volume.tif noisy.tif --range 0 255 --every 10 --clean slices.tif"
+    )]
+    Simulate(SimulateArgs),
     /// Compare samplers and numbers of steps on images whose truth is known
     #[command(
         help_template = HELP,
@@ -111,6 +121,7 @@ fn main() -> ExitCode {
             Verb::Predict(args) => predict::images(&args),
             Verb::Eval(args) => eval::run(&args, "emdiffuse"),
             Verb::Prepare(args) => prepare::pairs(&args),
+            Verb::Simulate(args) => args.run(),
             Verb::SampleCurve(args) => sample_curve::run(&args),
             Verb::Pack(args) => pack::run(&args, "emdiffuse"),
             Verb::Inspect(args) => inspect::run(&args, "emdiffuse"),

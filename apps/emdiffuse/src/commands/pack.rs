@@ -1,8 +1,9 @@
 //! `emdiffuse pack`: a model in half the bytes.
 
+use super::predict::with_keys;
 use crate::model::Trained;
 use limpid_arch::guided_unet;
-use limpid_cli::{ComputeArgs, Failure, bytes, find_model, print};
+use limpid_cli::{ComputeArgs, Failure, SetArgs, bytes, find_model, print};
 use limpid_export::Bundle;
 use std::path::PathBuf;
 
@@ -13,6 +14,9 @@ pub struct Args {
     model: PathBuf,
     /// The file to write
     out: PathBuf,
+    /// Keys of `[restore]`: how the model is to restore from now on.
+    #[command(flatten)]
+    keys: SetArgs,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -24,8 +28,10 @@ pub struct Args {
 pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
     args.compute.apply()?;
     let path = find_model(Some(&args.model), program)?;
-    let bundle: Bundle<guided_unet::Config> = Bundle::load(&path).map_err(Failure::data)?;
-    Trained::of(path.display().to_string(), None, bundle.clone())?;
+    let mut bundle: Bundle<guided_unet::Config> = Bundle::load(&path).map_err(Failure::data)?;
+    let Trained { mut task, .. } = Trained::of(path.display().to_string(), None, bundle.clone())?;
+    task.restore = with_keys(&task.restore, &args.keys)?;
+    task.put(&mut bundle.card)?;
     bundle.half().map_err(Failure::run)?.save(&args.out).map_err(Failure::data)?;
     let size = args.out.metadata().map_err(Failure::data)?.len();
     print(format!("{}: {}\n", args.out.display(), bytes(size)))

@@ -5,9 +5,12 @@ use crate::restoring::{Job, Wanted, restore};
 use limpid_cli::prediction::{jobs, progress};
 use limpid_cli::{CommonArgs, Failure, SetArgs, Verbosity, interrupt, report};
 use limpid_io::{Axes, DType};
-use limpid_models::diffusion::{GridConfig, RestoreConfig};
-use std::path::PathBuf;
+use limpid_models::diffusion::{GridConfig, NoiseSchedule, RestoreConfig};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+
+/// γ up to which the beginning of a schedule passes for noise alone.
+const MOST_LEFT: f64 = 1e-3;
 
 /// What both programs take.
 #[derive(clap::Args)]
@@ -15,7 +18,8 @@ pub struct Args {
     /// Image and result; with `--out`, images and folders of images
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Run, model file, or name of runs
+    /// Run, model file, or name of runs [default: the model that comes with emdiffuse; for vemdiffuse
+    /// the last run in runs/]
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Weights that EMDiffuse published: a `.pth` file, or the beginning of the names
@@ -38,9 +42,9 @@ pub struct Args {
     /// Also write these quantiles of the samples, as NAME_q05 and so on
     #[arg(long, value_name = "Q,Q…", value_delimiter = ',')]
     pub quantiles: Vec<f64>,
-    /// Intensities that are 0 and 1 to published weights [default: 0 and the largest of u8 or u16;
-    /// f32 is taken as it is]
-    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, requires = "weights", allow_negative_numbers = true)]
+    /// Intensities that are 0 and 1 to the model [default: as it was trained; to published weights 0 and
+    /// the largest of u8 or u16, f32 as it is]
+    #[arg(long, value_names = ["LOW", "HIGH"], num_args = 2, allow_negative_numbers = true)]
     pub range: Vec<f64>,
     /// Sample type of the result [default: that of the input]
     #[arg(long, value_name = "TYPE", value_parser = ["input", "u8", "u16", "f32"], default_value = "input")]
@@ -68,7 +72,10 @@ pub struct Args {
 /// As [`run`].
 pub fn images(args: &Args) -> Result<(), Failure> {
     args.common.apply()?;
-    let trained = model(args, "emdiffuse", None)?;
+    let trained = match &args.weights {
+        Some(weights) => published(weights, &args.mode, None)?,
+        None => Trained::open_or_shipped(args.model.as_deref())?,
+    };
     if trained.task.layers.is_some() {
         return Err(Failure::config("the model draws layers between slices")
             .hint("use it with `vemdiffuse predict`"));
@@ -86,7 +93,10 @@ pub fn volumes(args: &Args, z: Option<usize>) -> Result<(), Failure> {
         return Err(Failure::config("`--z` must be at least 2").hint("6 makes five layers"));
     }
     let layers = z.map(|z| z - 1);
-    let trained = model(args, "vemdiffuse", layers)?;
+    let trained = match &args.weights {
+        Some(weights) => published(weights, &args.mode, layers)?,
+        None => Trained::open(args.model.as_deref(), "vemdiffuse")?,
+    };
     if trained.task.layers.is_none() {
         return Err(Failure::config("the model does not draw layers between slices").hint(
             "use it with `emdiffuse predict`, or say with `--z` for how many it was trained",
@@ -95,24 +105,18 @@ pub fn volumes(args: &Args, z: Option<usize>) -> Result<(), Failure> {
     run(args, layers, &trained)
 }
 
-/// The model that the user named.
-fn model(args: &Args, program: &str, layers: Option<usize>) -> Result<Trained, Failure> {
-    let Some(named) = &args.weights else {
-        return Trained::open(args.model.as_deref(), program);
-    };
-    let reference = args.mode == "reference";
-    let endings = ["_Network_ema.pth", "_Network.pth"];
-    let found = |ending: &&str| {
+/// Published weights: a file, or the averaged ones of a prefix (in mode reference the others).
+fn published(named: &Path, mode: &str, layers: Option<usize>) -> Result<Trained, Failure> {
+    let mut endings = ["_Network_ema.pth", "_Network.pth"];
+    if mode == "reference" {
+        endings.reverse();
+    }
+    let of_prefix = endings.iter().find_map(|ending| {
         let mut name = named.as_os_str().to_owned();
         name.push(ending);
         Some(PathBuf::from(name)).filter(|path| path.is_file())
-    };
-    let of_prefix = if reference {
-        endings.iter().rev().find_map(found)
-    } else {
-        endings.iter().find_map(found)
-    };
-    Trained::published(&of_prefix.unwrap_or_else(|| named.clone()), 1, layers)
+    });
+    Trained::published(of_prefix.as_deref().unwrap_or(named), 1, layers)
 }
 
 /// Restores with a model.
@@ -127,6 +131,19 @@ pub fn run(args: &Args, layers: Option<usize>, trained: &Trained) -> Result<(), 
     let quiet = common.verbosity() == Verbosity::Quiet;
     if !quiet {
         report(format!("model {}, {} parameters", trained.origin, trained.params.count()));
+    }
+    if let GridConfig::Schedule(schedule) = &config.sampling.grid
+        && !quiet
+    {
+        let left = NoiseSchedule::new(schedule).gammas.last().copied().unwrap_or_default();
+        if left > MOST_LEFT {
+            report(format!(
+                "warning: {} steps of this schedule begin where {:.1} % of the power is image, though \
+                 they start from noise alone; `--mode own` needs few steps",
+                schedule.steps,
+                100.0 * left
+            ));
+        }
     }
     let range = match args.range.as_slice() {
         [low, high] if high > low && (high - low).is_finite() => Some((*low, *high)),

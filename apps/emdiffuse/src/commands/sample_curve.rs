@@ -31,7 +31,7 @@ pub struct Args {
     /// Span of valid intensities in the unit of the files
     #[arg(long, value_name = "RANGE")]
     data_range: f64,
-    /// Run, model file, or name of runs
+    /// Run, model file, or name of runs [default: the model that comes with emdiffuse]
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Samplers
@@ -95,7 +95,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let common = &args.common;
     common.apply()?;
     common.device.resolve()?;
-    let trained = Trained::open(args.model.as_deref(), "emdiffuse")?;
+    let trained = Trained::open_or_shipped(args.model.as_deref())?;
     let pairs = pairs(args, &trained)?;
     let base = super::predict::with_keys(&trained.task.restore, &args.keys)?;
     let ways = ways(args, &base, &trained.task.process)?;

@@ -14,6 +14,7 @@ mod image;
 mod inception;
 pub mod info;
 mod ms_ssim;
+mod neighbours;
 mod pet;
 mod ring;
 mod roi;
@@ -34,6 +35,7 @@ pub use image::{Image, Samples};
 pub use inception::inception_score;
 pub use info::{METRICS, MetricInfo, metric_info};
 pub use ms_ssim::{MS_SSIM_WEIGHTS, OddExtent, ms_ssim};
+pub use neighbours::NeighbourCorrelation;
 pub use pet::{
     GlobalBias, RegionFigures, global_bias, percent_error, psnr_truth_max, region_figures,
     ssim_udpet_legacy,
