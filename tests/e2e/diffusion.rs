@@ -221,7 +221,8 @@ fn volumes_get_their_layers_and_their_spacing() {
     // the input is measured as the layers that interpolation would make
     volume("truth.tif", 9, 10.0);
     let eval = ["eval", "fine.tif", "--input", "coarse.tif", "--target", "truth.tif"];
-    vemdiffuse(at, &[&eval[..], &["--data-range", "255"]].concat()).ok();
+    let said = vemdiffuse(at, &[&eval[..], &["--data-range", "255"]].concat());
+    assert!(said.ok().out.contains("cubic interpolation") && said.out.contains("YZ frc"));
     denoise(at, &[&eval[..], &["--data-range", "255"]].concat()).fails(3, &["coarse.tif"]);
     // fewer layers are interpolations of the index, more and other gaps are refused
     vemdiffuse(at, &[&predict[..], &["--z", "2"]].concat()).ok();

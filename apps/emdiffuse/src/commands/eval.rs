@@ -4,7 +4,7 @@
 use crate::model::{Calibration, Trained};
 use limpid_cli::evaluation::{Evaluation, enlarged, of_model, positive};
 use limpid_cli::prediction::{beside, goes_with};
-use limpid_cli::{ComputeArgs, Failure, report as say};
+use limpid_cli::{Align, ComputeArgs, Failure, print, report as say, table};
 use limpid_export::Bundle;
 use limpid_io::{Axis, list_images};
 use limpid_losses::metrics::{Image, ring_correlation, seam};
@@ -80,7 +80,7 @@ pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
         }
         _ => Report::default(),
     };
-    let cases = cases(args)?;
+    let mut cases = cases(args)?;
     let mut frc = Table {
         title: "Fourier ring correlation with the reference".to_owned(),
         head: ["image", "input", "restored"].map(str::to_owned).to_vec(),
@@ -104,6 +104,16 @@ pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
         }
     }
     about.tables.push(frc);
+    for planes in cases.iter_mut().filter_map(|case| case.planes.take()) {
+        if !args.quiet && !args.json {
+            let columns: Vec<(&str, Align)> =
+                planes.head.iter().map(|head| (head.as_str(), Align::Right)).collect();
+            let rows: Vec<Vec<String>> =
+                planes.rows.iter().map(|(cells, _)| cells.clone()).collect();
+            print(format!("{}\n{}\n", planes.title, table(&columns, &rows)))?;
+        }
+        about.tables.push(planes);
+    }
     let uncertain: Vec<&Case> = cases.iter().filter(|c| c.deviation.is_some()).collect();
     if uncertain.is_empty() {
         if args.calibrate {
@@ -139,6 +149,8 @@ struct Case {
     deviation: Option<Vec<f32>>,
     /// What `predict` wrote beside it.
     sidecar: Option<Value>,
+    /// Scores in every plane, if layers were put between slices.
+    planes: Option<Table>,
 }
 
 fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
@@ -163,11 +175,14 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
     };
     let (inputs, targets) = (partners(&args.input)?, partners(&args.target)?);
     let paths = restored.iter().zip(inputs).zip(targets);
-    paths.map(|((restored, input), target)| Case::open(restored, &input, &target)).collect()
+    let open = |((restored, input), target): ((&PathBuf, PathBuf), PathBuf)| {
+        Case::open(restored, &input, &target, args.data_range)
+    };
+    paths.map(open).collect()
 }
 
 impl Case {
-    fn open(restored: &Path, input: &Path, target: &Path) -> Result<Self, Failure> {
+    fn open(restored: &Path, input: &Path, target: &Path, range: f64) -> Result<Self, Failure> {
         let read = |path: &Path| limpid_cli::evaluation::read(path);
         let image = read(restored)?;
         let shape = &image.info.shape;
@@ -180,14 +195,24 @@ impl Case {
         let deviation = Some(beside(restored, "_std")).filter(|path| path.is_file());
         let deviation = deviation.map(|path| read(&path)).transpose()?;
         let sidecar = std::fs::read(beside(restored, "").with_extension("json")).ok();
+        let name = restored.file_name().map_or_else(String::new, |n| n.to_string_lossy().into());
+        let values = image.data.into_f32();
+        let finer = enlarged(&input, &target.info);
+        let planes = match &finer {
+            Some(linear) if target.data.len() == values.len() => {
+                super::planes::table(&name, &input, linear, &values, &target, range)?
+            }
+            _ => None,
+        };
         let case = Self {
-            name: restored.file_name().map_or_else(String::new, |n| n.to_string_lossy().into()),
+            name,
             shape: size,
-            restored: image.data.into_f32(),
-            input: enlarged(&input, &target.info).unwrap_or_else(|| input.data.into_f32()),
+            restored: values,
+            input: finer.unwrap_or_else(|| input.data.into_f32()),
             target: target.data.into_f32(),
             deviation: deviation.map(|d| d.data.into_f32()),
             sidecar: sidecar.and_then(|text| serde_json::from_slice(&text).ok()),
+            planes,
         };
         let n = case.restored.len();
         if case.target.len() != n || case.deviation.as_ref().is_some_and(|d| d.len() != n) {

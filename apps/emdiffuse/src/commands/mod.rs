@@ -3,6 +3,7 @@
 pub mod eval;
 pub mod inspect;
 pub mod pack;
+mod planes;
 pub mod predict;
 pub mod prepare;
 pub mod sample_curve;
