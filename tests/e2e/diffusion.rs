@@ -383,4 +383,11 @@ fn noise_is_added_to_the_slices_that_are_wanted() {
     let said = denoise(at, &[&plain[..], &gaussian, &["--set", "dose=3"]].concat());
     said.fails(2, &["dose"]);
     denoise(at, &[&plain[..], &gaussian].concat()).ok();
+    // neither input nor result is written over, and slices keep their places
+    let before = bytes(at, "clean.tif");
+    let over = ["simulate", "clean.tif", "clean.tif", "--range", "0", "255"];
+    denoise(at, &over).fails(2, &["clean.tif", "replace"]);
+    let twice = ["--clean", "again.tif"];
+    denoise(at, &[&plain[..], &twice].concat()).fails(2, &["again.tif"]);
+    assert_eq!(bytes(at, "clean.tif"), before);
 }

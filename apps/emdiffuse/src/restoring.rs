@@ -84,6 +84,8 @@ struct Work<'a> {
     wanted: &'a Wanted<'a>,
     image: Input,
     normalisation: Normalisation,
+    /// Whether that is also the normalisation of the image.
+    one_unit: bool,
     /// Of the result.
     info: VolumeInfo,
     places: Vec<LayerPlace>,
@@ -172,7 +174,20 @@ impl<'a> Work<'a> {
         };
         let plan = restorer.plan([height * scale, width * scale], places.len()).map_err(failure)?;
         let normalisation = image.restored_normalisation(normalisers);
-        Ok(Self { job, trained, wanted, image, normalisation, info, places, restorer, plan, units })
+        let one_unit = normalisers.target.is_none();
+        Ok(Self {
+            job,
+            trained,
+            wanted,
+            image,
+            normalisation,
+            one_unit,
+            info,
+            places,
+            restorer,
+            plan,
+            units,
+        })
     }
 
     /// What will be done.
@@ -291,7 +306,8 @@ impl<'a> Work<'a> {
                 .map_err(Failure::data)
         };
         let mut outputs = files.iter().map(create).collect::<Result<Vec<_>, _>>()?;
-        let same = self.places.is_empty() && self.trained.task.scale <= 1;
+        // input and result must be in one unit to be compared
+        let same = self.places.is_empty() && self.trained.task.scale <= 1 && self.one_unit;
         let removed = same.then(|| NeighbourCorrelation::new(LAGS));
         let mut assessment = Assessment { removed, ..Assessment::default() };
         for index in 0..self.units {

@@ -8,7 +8,7 @@ use limpid_config::Request;
 use limpid_datamodule::noise::{Grid, NoiseConfig, Realisation};
 use limpid_datamodule::predict::{Input, Output};
 use limpid_engine::infer::{Slabs as _, Source as _};
-use limpid_io::{Axes, DType, VolumeInfo, WriteOptions};
+use limpid_io::{Axes, Axis, DType, VolumeInfo, WriteOptions};
 use limpid_kernels::rng::Stream;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,7 @@ impl SimulateArgs {
                     .hint("give the lower number first"));
             }
         };
+        self.apart()?;
         // another kind has other keys
         let named = self.keys.sets.iter().any(|set| set.trim_start().starts_with("kind"));
         let request = Request {
@@ -70,13 +71,17 @@ impl SimulateArgs {
             ..Request::default()
         };
         let noise = limpid_config::load::<NoiseConfig>(&request)?.value;
+        if let NoiseConfig::Thinning { .. } = noise {
+            return Err(Failure::config("thinning needs counts, not intensities in a range")
+                .hint("take another kind: poisson, em, gaussian, rician"));
+        }
         // values stay in the unit of the file
         let normalisers = by_type(&self.input, Some((0.0, 1.0)))?;
         let input = Input::open(&self.input, 2, self.axes.as_ref(), &normalisers);
         let input = input.map_err(Failure::data)?;
         let every = self.every as usize;
         let taken: Vec<usize> = (every / 2..input.frames()).step_by(every).collect();
-        let info = taking(input.info(), input.frames(), taken.len()).ok_or_else(|| {
+        let info = taking(input.info(), input.frames(), every).ok_or_else(|| {
             Failure::data(format!(
                 "cannot take {} of {} slices along {}",
                 taken.len(),
@@ -127,13 +132,49 @@ impl SimulateArgs {
     }
 }
 
-/// The same image with `count` of its `frames` slices; none if they do not lie along one axis.
-fn taking(info: &VolumeInfo, frames: usize, count: usize) -> Option<VolumeInfo> {
-    let mut info = info.clone();
-    if count != frames {
-        let mut long = info.shape.iter().enumerate().filter(|(_, n)| **n == frames);
-        let (axis, _) = long.next().filter(|(axis, _)| *axis == 0)?;
-        info.shape[axis] = count;
+impl SimulateArgs {
+    /// Refuses to write over the input, or two results into one file.
+    fn apart(&self) -> Result<(), Failure> {
+        let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let input = place(&self.input);
+        let results = [Some(&self.output), self.clean.as_ref()];
+        let taken = results.iter().flatten().find(|path| place(path) == input);
+        let twice = self.clean.as_ref().filter(|clean| place(clean) == place(&self.output));
+        match taken.copied().or(twice) {
+            None => Ok(()),
+            Some(path) => {
+                Err(Failure::config("the result would replace another file of this call")
+                    .hint("give the clean image and each result a name of its own")
+                    .file(path))
+            }
+        }
     }
-    (count > 0).then_some(info)
+}
+
+/// The same image with every `every`-th of its `frames` slices, as far apart as they then are; none
+/// if they do not lie along its first axis.
+fn taking(info: &VolumeInfo, frames: usize, every: usize) -> Option<VolumeInfo> {
+    let mut info = info.clone();
+    if every == 1 {
+        return Some(info);
+    }
+    let first = *info.axes.as_slice().first()?;
+    let count = frames.saturating_sub(every / 2).div_ceil(every);
+    if !matches!(first, Axis::Z | Axis::T) || info.shape[0] != frames || count == 0 {
+        return None;
+    }
+    info.shape[0] = count;
+    if let Some(spacing) = &mut info.spacing {
+        spacing[0] *= every as f64;
+    }
+    if first == Axis::Z
+        && let Some(affine) = &mut info.affine
+    {
+        // the first slice that is taken is not the first one
+        for row in affine.iter_mut().take(3) {
+            row[3] += row[2] * (every / 2) as f64;
+            row[2] *= every as f64;
+        }
+    }
+    Some(info)
 }

@@ -3,7 +3,7 @@
 use super::predict::with_keys;
 use crate::model::Trained;
 use limpid_arch::guided_unet;
-use limpid_cli::{ComputeArgs, Failure, SetArgs, bytes, find_model, print};
+use limpid_cli::{ComputeArgs, Failure, SetArgs, bytes, find_model, print, report};
 use limpid_export::Bundle;
 use std::path::PathBuf;
 
@@ -30,7 +30,11 @@ pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
     let path = find_model(Some(&args.model), program)?;
     let mut bundle: Bundle<guided_unet::Config> = Bundle::load(&path).map_err(Failure::data)?;
     let Trained { mut task, .. } = Trained::of(path.display().to_string(), None, bundle.clone())?;
-    task.restore = with_keys(&task.restore, &args.keys)?;
+    let restore = with_keys(&task.restore, &args.keys)?;
+    if restore != task.restore && task.calibration.take().is_some() {
+        report("the calibration was left out: it was made for another way to restore");
+    }
+    task.restore = restore;
     task.put(&mut bundle.card)?;
     bundle.half().map_err(Failure::run)?.save(&args.out).map_err(Failure::data)?;
     let size = args.out.metadata().map_err(Failure::data)?.len();

@@ -28,12 +28,16 @@ pub(super) fn table(
 ) -> Result<Option<Table>, Failure> {
     let axes = |volume: &Volume| volume.info.axes.as_slice().to_vec();
     let zyx = [Axis::Z, Axis::Y, Axis::X];
-    let (&[slices, ..], &[depth, height, width]) =
+    let (&[slices, rows, columns], &[depth, height, width]) =
         (coarse.info.shape.as_slice(), target.info.shape.as_slice())
     else {
         return Ok(None);
     };
-    if axes(coarse) != zyx || axes(target) != zyx || slices < 2 || depth <= slices {
+    let layered = slices >= 2 && depth > slices && [rows, columns] == [height, width];
+    if axes(coarse) != zyx || axes(target) != zyx || !layered {
+        return Ok(None);
+    }
+    if shape_is_small([depth, height, width]) {
         return Ok(None);
     }
     let shape = [depth, height, width];
@@ -66,14 +70,14 @@ pub(super) fn table(
                     .collect()
             };
             let (a, b) = (pick(&a), pick(&b));
-            let scores = Scores::of(&a, &b, &size, range)?;
+            let ssim = Scores::of(&a, &b, &size, range)?.ssim;
             let mut ring = 0.0;
             for (a, b) in a.chunks(pixels).zip(b.chunks(pixels)) {
                 ring += mean_ring(a, b, &size)?;
             }
             let ring = ring * pixels as f64 / a.len().max(1) as f64;
-            cells.push(format!("{:.2}", scores.psnr));
-            cells.push(format!("{:.4}", scores.ssim));
+            cells.push(format!("{:.2}", psnr_of_all(&a, &b, range)));
+            cells.push(format!("{ssim:.4}"));
             cells.push(format!("{ring:.4}"));
         }
         rows.push((cells, ours));
@@ -86,9 +90,22 @@ pub(super) fn table(
         title: format!("planes of {name}"),
         head,
         rows,
-        note: "XY: the layers between the slices; XZ and YZ: all of them. Means over the planes."
+        note: "XY: the layers between the slices; XZ and YZ: all of them. PSNR of all \
+               planes together, SSIM and ring correlation averaged over them."
             .to_owned(),
     }))
+}
+
+/// Whether a plane has no SSIM: its window needs 7 pixels along every axis.
+fn shape_is_small(shape: [usize; 3]) -> bool {
+    shape.iter().any(|n| *n < 7)
+}
+
+/// PSNR of all planes together: one that is met exactly must not make it infinite.
+fn psnr_of_all(a: &[f32], b: &[f32], range: f64) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    let mean = squares.sum::<f64>() / a.len().max(1) as f64;
+    10.0 * (range * range / mean).log10()
 }
 
 impl Cube<'_> {
@@ -143,6 +160,11 @@ mod tests {
             assert!(psnr(1, column) > psnr(0, column), "{table:?}");
             assert_eq!(table.rows[2].0[column], "inf");
         }
+        // too thin for SSIM across its slices, and more pixels: no table
+        let thin = volume(5, &|z| wave(z as f64));
+        let three = volume(3, &|z| wave(2.0 * z as f64));
+        let values = thin.data.to_f32();
+        assert!(super::table("a", &three, &values, &values, &thin, 36.0).unwrap().is_none());
         // no layers, no table
         let same = super::table("a", &target, &perfect, &perfect, &target, 36.0);
         assert!(same.unwrap().is_none());
