@@ -4,7 +4,7 @@
 use crate::model::Trained;
 use limpid_cli::prediction::beside;
 use limpid_cli::{Failure, failure, report};
-use limpid_datamodule::normalise::{Normalisation, Normalisers};
+use limpid_datamodule::normalise::{Normalisation, Normalisers, Transfer};
 use limpid_datamodule::predict::{
     Enlarged, Input, Journal, LayerSlabs, Outer, Output, enlarged_info, layered_info,
 };
@@ -405,8 +405,19 @@ impl<'a> Work<'a> {
         let variance = assessment.squares / assessment.count.max(1) as f64;
         let calibration = self.trained.task.calibration.filter(|_| config.samples > 1);
         let expected = calibration.map(|c| -10.0 * (c.variance_ratio * variance).log10());
-        if let Some(psnr) = expected.filter(|_| !self.wanted.quiet) {
-            report(format!("self-assessment: about {psnr:.1} dB from the truth"));
+        // how many units of the file one of the network is: what is white less what is black
+        let range = match self.normalisation.channels.as_slice() {
+            [Transfer::Linear { scale, .. }] => Some(*scale),
+            _ => None,
+        };
+        let error = expected.zip(range).map(|(psnr, range)| range * 10f64.powf(-psnr / 20.0));
+        if let (Some(psnr), Some(error), Some(range), false) =
+            (expected, error, range, self.wanted.quiet)
+        {
+            report(format!(
+                "self-assessment: about {error:.3} from the truth (root mean square), {psnr:.1} dB of \
+                 a contrast of {range:.0}"
+            ));
         }
         let removed = assessment.removed.as_ref().map(|removed| {
             let [x, y] = removed.correlations();
@@ -429,6 +440,8 @@ impl<'a> Work<'a> {
             "edges": self.plan.edges(),
             "deviation": (config.samples > 1).then(|| variance.sqrt()),
             "expected_psnr_db": expected,
+            "expected_error": error,
+            "contrast": range,
             "calibration": calibration,
             "removed": removed,
             "seconds": seconds,
