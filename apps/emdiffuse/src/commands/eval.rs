@@ -27,9 +27,10 @@ pub struct Args {
     /// Span of valid intensities: 255 for 8-bit images
     #[arg(long, value_name = "RANGE")]
     data_range: f64,
-    /// Axes that count as space: 3 measures a stack as a volume, 2 slice by slice [default: 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=3), default_value_t = 2)]
-    dims: u8,
+    /// Axes that count as space: 3 measures a stack as a volume, 2 slice by slice [default: 2, for
+    /// vemdiffuse 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=3))]
+    dims: Option<u8>,
     /// Also run the classical filters, each at its best strength for the image
     #[arg(long)]
     baselines: bool,
@@ -129,7 +130,8 @@ pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
         input: &args.input,
         target: &args.target,
         data_range: args.data_range,
-        dims: Some(args.dims),
+        // slices that were kept would be met exactly, each with an infinite PSNR
+        dims: Some(args.dims.unwrap_or(if program == "vemdiffuse" { 3 } else { 2 })),
         baselines: args.baselines,
         enlarge: true,
         out: &args.out,
