@@ -82,7 +82,7 @@ impl RestoreConfig {
             guide: GuideConfig::None {},
             clip: Some([-1.0, 1.0]),
         };
-        Self { sampling, ..Self::default() }
+        Self { sampling, layer_noise: LayerNoise::Independent {}, ..Self::default() }
     }
 }
 
