@@ -68,6 +68,17 @@ pub fn jobs(
     Ok(jobs)
 }
 
+/// The sample type that `--dtype` names; none for that of the input.
+#[must_use]
+pub fn sample_type(name: &str) -> Option<DType> {
+    match name {
+        "u8" => Some(DType::U8),
+        "u16" => Some(DType::U16),
+        "f32" => Some(DType::F32),
+        _ => None,
+    }
+}
+
 /// The name of an image's result: its own, or `.tif` for kinds that cannot be written.
 fn result_name(input: &Path) -> PathBuf {
     let name = input.file_name().map(PathBuf::from).unwrap_or_default();

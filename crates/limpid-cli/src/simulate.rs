@@ -2,7 +2,7 @@
 
 use crate::args::{ComputeArgs, SetArgs};
 use crate::failure::Failure;
-use crate::prediction::by_type;
+use crate::prediction::{by_type, jobs, sample_type};
 use crate::terminal::report;
 use limpid_config::Request;
 use limpid_datamodule::noise::{Grid, NoiseConfig, Realisation};
@@ -100,12 +100,7 @@ impl SimulateArgs {
             Output::create_with(path, &info, 2, same, channels, &WriteOptions::default())
                 .map_err(Failure::data)
         };
-        let dtype = match self.dtype.as_deref() {
-            Some("u8") => DType::U8,
-            Some("u16") => DType::U16,
-            Some(_) => DType::F32,
-            None => info.dtype,
-        };
+        let dtype = self.dtype.as_deref().and_then(sample_type).unwrap_or(info.dtype);
         let mut noisy = create(&self.output, dtype)?;
         let mut clean = self.clean.as_deref().map(|path| create(path, info.dtype)).transpose()?;
         let wrong = |e: limpid_engine::BoxError| Failure::data(e.to_string()).file(&self.input);
@@ -135,18 +130,15 @@ impl SimulateArgs {
 impl SimulateArgs {
     /// Refuses to write over the input, or two results into one file.
     fn apart(&self) -> Result<(), Failure> {
+        for result in std::iter::once(&self.output).chain(&self.clean) {
+            jobs(&[self.input.clone(), result.clone()], None, true)?;
+        }
         let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let input = place(&self.input);
-        let results = [Some(&self.output), self.clean.as_ref()];
-        let taken = results.iter().flatten().find(|path| place(path) == input);
-        let twice = self.clean.as_ref().filter(|clean| place(clean) == place(&self.output));
-        match taken.copied().or(twice) {
+        match self.clean.as_ref().filter(|clean| place(clean) == place(&self.output)) {
             None => Ok(()),
-            Some(path) => {
-                Err(Failure::config("the result would replace another file of this call")
-                    .hint("give the clean image and each result a name of its own")
-                    .file(path))
-            }
+            Some(clean) => Err(Failure::config("the clean slices would replace the noisy ones")
+                .hint("give each a name of its own")
+                .file(clean)),
         }
     }
 }

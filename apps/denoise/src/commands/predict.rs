@@ -3,7 +3,7 @@
 use crate::model_file::Trained;
 use crate::published::{self, Wishes};
 use limpid_arch::{ImageArchitecture, NetworkConfig};
-use limpid_cli::prediction::{beside, jobs, progress};
+use limpid_cli::prediction::{beside, jobs, progress, sample_type};
 use limpid_cli::{
     CommonArgs, Failure, HELP, PrecisionArgs, SetArgs, Verbosity, failure, interrupt, report,
 };
@@ -153,12 +153,7 @@ fn restore(
         .hint(channels_hint(&trained.card.network))
         .file(input));
     }
-    let dtype = match args.dtype.as_str() {
-        "u8" => DType::U8,
-        "u16" => DType::U16,
-        "f32" => DType::F32,
-        _ => image.info().dtype,
-    };
+    let dtype = sample_type(&args.dtype).unwrap_or(image.info().dtype);
     let mut needs = trained.needs();
     if args.deviation {
         needs.channels *= 2;

@@ -232,12 +232,7 @@ impl Case {
         if values.len() != self.target.len() {
             return Ok(f64::NAN);
         }
-        let pixels = self.shape[0] * self.shape[1];
-        let mut sum = 0.0;
-        for (a, b) in values.chunks(pixels).zip(self.target.chunks(pixels)) {
-            sum += mean_ring(a, b, &self.shape)?;
-        }
-        Ok(sum / (values.len() / pixels) as f64)
+        mean_ring(values, &self.target, &self.shape)
     }
 
     /// How strongly the edges of windows show, if the image was put together.
@@ -284,18 +279,24 @@ impl Case {
     }
 }
 
-/// Mean ring correlation up to Nyquist.
+/// Mean ring correlation up to Nyquist of images of `shape`, as many as the values hold; averaged.
 pub(crate) fn mean_ring(a: &[f32], b: &[f32], shape: &[usize; 2]) -> Result<f64, Failure> {
     let image = |values| Image::new(values, shape).map_err(Failure::data);
-    let ring = ring_correlation(&image(a)?, &image(b)?, &[1.0; 2], true).map_err(Failure::data)?;
-    let below: Vec<f64> = ring
-        .frequency
-        .iter()
-        .zip(&ring.correlation)
-        .filter(|(f, _)| **f > 0.0 && **f <= 0.5)
-        .map(|(_, c)| *c)
-        .collect();
-    Ok(below.iter().sum::<f64>() / below.len().max(1) as f64)
+    let pixels = shape[0] * shape[1];
+    let mut sum = 0.0;
+    for (a, b) in a.chunks(pixels).zip(b.chunks(pixels)) {
+        let ring =
+            ring_correlation(&image(a)?, &image(b)?, &[1.0; 2], true).map_err(Failure::data)?;
+        let below: Vec<f64> = ring
+            .frequency
+            .iter()
+            .zip(&ring.correlation)
+            .filter(|(f, _)| **f > 0.0 && **f <= 0.5)
+            .map(|(_, c)| *c)
+            .collect();
+        sum += below.iter().sum::<f64>() / below.len().max(1) as f64;
+    }
+    Ok(sum / (a.len() / pixels) as f64)
 }
 
 /// Charts of the uncertainty, and its calibration.

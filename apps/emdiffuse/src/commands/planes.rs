@@ -2,19 +2,16 @@
 
 use super::eval::mean_ring;
 use limpid_cli::Failure;
-use limpid_cli::evaluation::Scores;
+use limpid_cli::evaluation::{Scores, has_ssim};
 use limpid_io::{Axis, Volume};
+use limpid_losses::metrics::{Image, psnr};
 use limpid_track::report::Table;
 
-/// A volume of grey values, slices first.
-#[derive(Clone, Copy)]
-struct Cube<'a> {
-    values: &'a [f32],
-    shape: [usize; 3],
-}
+/// The planes that a volume is cut into, in the order of the table.
+const PLANES: [&str; 3] = ["XY", "XZ", "YZ"];
 
 /// The table of a case: `coarse` is what was restored, `linear` its linear interpolation. None unless
-/// layers were put between slices.
+/// layers were put between slices, and for volumes too thin for SSIM.
 ///
 /// # Errors
 /// The volumes are too small for the metrics.
@@ -26,102 +23,71 @@ pub(super) fn table(
     target: &Volume,
     range: f64,
 ) -> Result<Option<Table>, Failure> {
-    let axes = |volume: &Volume| volume.info.axes.as_slice().to_vec();
-    let zyx = [Axis::Z, Axis::Y, Axis::X];
-    let (&[slices, rows, columns], &[depth, height, width]) =
+    let (&[slices, height, width], &[depth, ..]) =
         (coarse.info.shape.as_slice(), target.info.shape.as_slice())
     else {
         return Ok(None);
     };
-    let layered = slices >= 2 && depth > slices && [rows, columns] == [height, width];
-    if axes(coarse) != zyx || axes(target) != zyx || !layered {
-        return Ok(None);
-    }
-    if shape_is_small([depth, height, width]) {
-        return Ok(None);
-    }
     let shape = [depth, height, width];
-    let truth = target.data.to_f32();
+    let zyx = |v: &Volume| v.info.axes.as_slice() == [Axis::Z, Axis::Y, Axis::X];
+    let layered = slices >= 2 && depth > slices && target.info.shape == shape;
+    if !(layered && zyx(coarse) && zyx(target) && has_ssim(&shape)) {
+        return Ok(None);
+    }
+    let step = (depth - 1) / (slices - 1);
     let given: Vec<f64> = coarse.data.to_f32().iter().map(|v| f64::from(*v)).collect();
     let cubic =
-        limpid_classical::zoom(&given, &[slices, height, width], &shape).map_err(Failure::data)?;
+        limpid_classical::zoom(&given, &coarse.info.shape, &shape).map_err(Failure::data)?;
     let cubic: Vec<f32> = cubic.into_iter().map(|v| v as f32).collect();
-    let mut rows = Vec::new();
-    for (method, values, ours) in [
-        ("linear interpolation", linear, false),
-        ("cubic interpolation", cubic.as_slice(), false),
-        ("restored", restored, true),
-    ] {
-        let cube = |values| Cube { values, shape };
-        let mut cells = vec![method.to_owned()];
-        for plane in 0..3 {
-            let of = |values| cube(values).planes(plane);
-            let ((a, size), (b, _)) = (of(values), of(&truth));
-            // of the slices those that were drawn; the others are as they were
-            let step = (depth - 1) / (slices - 1);
-            let pixels = size[0] * size[1];
-            let drawn = |i: usize| plane > 0 || !i.is_multiple_of(step);
-            let pick = |planes: &[f32]| -> Vec<f32> {
-                planes
-                    .chunks(pixels)
-                    .enumerate()
-                    .filter(|(i, _)| drawn(*i))
-                    .flat_map(|(_, p)| p.to_vec())
-                    .collect()
-            };
-            let (a, b) = (pick(&a), pick(&b));
-            let ssim = Scores::of(&a, &b, &size, range)?.ssim;
-            let mut ring = 0.0;
-            for (a, b) in a.chunks(pixels).zip(b.chunks(pixels)) {
-                ring += mean_ring(a, b, &size)?;
-            }
-            let ring = ring * pixels as f64 / a.len().max(1) as f64;
-            cells.push(format!("{:.2}", psnr_of_all(&a, &b, range)));
-            cells.push(format!("{ssim:.4}"));
-            cells.push(format!("{ring:.4}"));
+    let truth = target.data.to_f32();
+    let methods: [(&str, &[f32]); 3] =
+        [("linear interpolation", linear), ("cubic interpolation", &cubic), ("restored", restored)];
+    let mut rows = methods.map(|(method, _)| (vec![method.to_owned()], method == "restored"));
+    for plane in PLANES {
+        let cut = |values: &[f32]| {
+            let (all, size) = planes(values, shape, plane);
+            // the slices that were given are as they were: only the others are measured
+            let given = |i: usize| plane == "XY" && i.is_multiple_of(step);
+            let cut = all.chunks(size[0] * size[1]).enumerate().filter(|(i, _)| !given(*i));
+            (cut.flat_map(|(_, plane)| plane.to_vec()).collect::<Vec<_>>(), size)
+        };
+        let (truth, size) = cut(&truth);
+        for ((_, values), (cells, _)) in methods.iter().zip(&mut rows) {
+            let (values, _) = cut(values);
+            // all planes in one image: one that is met exactly must not make the mean infinite
+            let one = [values.len() / size[1], size[1]];
+            let a = Image::new(values.as_slice(), &one).map_err(Failure::data)?;
+            let b = Image::new(truth.as_slice(), &one).map_err(Failure::data)?;
+            let psnr = psnr(&a, &b, range).map_err(Failure::data)?;
+            cells.push(format!("{psnr:.2}"));
+            cells.push(format!("{:.4}", Scores::of(&values, &truth, &size, range)?.ssim));
+            cells.push(format!("{:.4}", mean_ring(&values, &truth, &size)?));
         }
-        rows.push((cells, ours));
     }
-    let mut head = vec!["method".to_owned()];
-    for plane in ["XY", "XZ", "YZ"] {
-        head.extend(["psnr", "ssim", "frc"].map(|metric| format!("{plane} {metric}")));
-    }
+    let scores =
+        PLANES.iter().flat_map(|plane| ["psnr", "ssim", "frc"].map(|m| format!("{plane} {m}")));
     Ok(Some(Table {
         title: format!("planes of {name}"),
-        head,
-        rows,
+        head: std::iter::once("method".to_owned()).chain(scores).collect(),
+        rows: rows.to_vec(),
         note: "XY: the layers between the slices; XZ and YZ: all of them. PSNR of all \
                planes together, SSIM and ring correlation averaged over them."
             .to_owned(),
     }))
 }
 
-/// Whether a plane has no SSIM: its window needs 7 pixels along every axis.
-fn shape_is_small(shape: [usize; 3]) -> bool {
-    shape.iter().any(|n| *n < 7)
-}
-
-/// PSNR of all planes together: one that is met exactly must not make it infinite.
-fn psnr_of_all(a: &[f32], b: &[f32], range: f64) -> f64 {
-    let squares = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-    let mean = squares.sum::<f64>() / a.len().max(1) as f64;
-    10.0 * (range * range / mean).log10()
-}
-
-impl Cube<'_> {
-    /// Its planes one after the other, and their size: XY, XZ, YZ.
-    fn planes(&self, plane: usize) -> (Vec<f32>, [usize; 2]) {
-        let [d, h, w] = self.shape;
-        match plane {
-            0 => (self.values.to_vec(), [h, w]),
-            1 => {
-                let rows = (0..h).flat_map(|y| (0..d).map(move |z| (z * h + y) * w));
-                (rows.flat_map(|row| self.values[row..row + w].to_vec()).collect(), [d, w])
-            }
-            _ => {
-                let columns = (0..w).flat_map(|x| (0..d * h).map(move |line| line * w + x));
-                (columns.map(|i| self.values[i]).collect(), [d, h])
-            }
+/// The planes of a volume one after the other, and their size.
+fn planes(values: &[f32], shape: [usize; 3], plane: &str) -> (Vec<f32>, [usize; 2]) {
+    let [d, h, w] = shape;
+    match plane {
+        "XY" => (values.to_vec(), [h, w]),
+        "XZ" => {
+            let rows = (0..h).flat_map(|y| (0..d).map(move |z| (z * h + y) * w));
+            (rows.flat_map(|row| values[row..row + w].to_vec()).collect(), [d, w])
+        }
+        _ => {
+            let columns = (0..w).flat_map(|x| (0..d * h).map(move |line| line * w + x));
+            (columns.map(|i| values[i]).collect(), [d, h])
         }
     }
 }
@@ -134,11 +100,11 @@ mod tests {
     #[test]
     fn planes_are_cut_as_they_lie() {
         let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
-        let cube = Cube { values: &values, shape: [2, 3, 4] };
-        assert_eq!(cube.planes(0), (values.clone(), [3, 4]));
-        let (xz, size) = cube.planes(1);
+        let planes = |plane| planes(&values, [2, 3, 4], plane);
+        assert_eq!(planes("XY"), (values.clone(), [3, 4]));
+        let (xz, size) = planes("XZ");
         assert_eq!((&xz[..8], size), (&[0., 1., 2., 3., 12., 13., 14., 15.][..], [2, 4]));
-        let (yz, size) = cube.planes(2);
+        let (yz, size) = planes("YZ");
         assert_eq!((&yz[..6], size), (&[0., 4., 8., 12., 16., 20.][..], [2, 3]));
     }
 

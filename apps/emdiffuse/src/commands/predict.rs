@@ -2,9 +2,9 @@
 
 use crate::model::Trained;
 use crate::restoring::{Job, Wanted, restore};
-use limpid_cli::prediction::{jobs, progress};
+use limpid_cli::prediction::{jobs, progress, sample_type};
 use limpid_cli::{CommonArgs, Failure, SetArgs, Verbosity, interrupt, report};
-use limpid_io::{Axes, DType};
+use limpid_io::Axes;
 use limpid_models::diffusion::{GridConfig, NoiseSchedule, RestoreConfig};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -158,12 +158,7 @@ pub fn run(args: &Args, layers: Option<usize>, trained: &Trained) -> Result<(), 
         seed: args.seed,
         layers,
         deviation: !args.no_std,
-        dtype: match args.dtype.as_str() {
-            "u8" => Some(DType::U8),
-            "u16" => Some(DType::U16),
-            "f32" => Some(DType::F32),
-            _ => None,
-        },
+        dtype: sample_type(&args.dtype),
         axes: args.axes.as_ref(),
         range,
         fresh: args.fresh,
