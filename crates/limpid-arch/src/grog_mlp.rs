@@ -185,7 +185,7 @@ impl GrogMlp {
     fn parts(&self, features: &Tensor) -> Result<[Tensor; 2]> {
         let mut h = features.clone();
         if let Some(projection) = &self.projection {
-            let angles = features.matmul(&projection.tensor())?;
+            let angles = limpid_kernels::matmul(features, &projection.tensor())?;
             h = limpid_kernels::cat(&[features, &angles.cos()?, &angles.sin()?], 1)?;
         }
         for layer in &self.layers {

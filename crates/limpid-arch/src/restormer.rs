@@ -289,8 +289,8 @@ impl Attention {
         let qkv = qkv.reshape((n, 3, heads, c / heads, h * w))?;
         let part = |i| qkv.narrow(1, i, 1)?.squeeze(1)?.contiguous();
         let (q, k, v) = (unit_rows(&part(0)?)?, unit_rows(&part(1)?)?, part(2)?);
-        let scores = q.matmul(&k.t()?)?.broadcast_mul(&temperature)?;
-        let y = softmax(&scores, 3)?.matmul(&v)?;
+        let scores = limpid_kernels::matmul_transposed(&q, &k)?.broadcast_mul(&temperature)?;
+        let y = limpid_kernels::matmul(&softmax(&scores, 3)?, &v)?;
         self.out.forward(&y.reshape((n, c, h, w))?)
     }
 }

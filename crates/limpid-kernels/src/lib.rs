@@ -49,7 +49,8 @@ pub use activation::{
     tanh,
 };
 pub use algebra::{
-    add, add_to_channels, cat, complex_product, linear, narrow, permute, reshape, scale,
+    add, add_to_channels, cat, complex_product, linear, matmul, matmul_transposed, narrow, permute,
+    reshape, scale,
 };
 pub use attention::attention;
 pub use autograd::second_derivatives;

@@ -116,7 +116,7 @@ impl Correlation {
             return Err(Error::shape("correlation", format!("{:?}", first.dims()), second.dims()));
         }
         let (first, second) = (first.flatten_from(2)?, second.flatten_from(2)?);
-        let products = first.transpose(1, 2)?.contiguous()?.matmul(&second.contiguous()?)?;
+        let products = limpid_kernels::matmul(&first.transpose(1, 2)?, &second)?;
         let products = (products * (1.0 / (d as f64).sqrt()))?;
         let mut level = products.reshape((n * h * w, 1, h, w))?;
         let mut all = Vec::with_capacity(levels);

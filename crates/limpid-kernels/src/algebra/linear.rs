@@ -1,5 +1,6 @@
 //! The linear map of rows, `y = x·Wᵀ + b`.
 
+use super::product::Product;
 use crate::check::shape_of;
 use crate::math::Real;
 use crate::matrix::{Matrix, half_product, is_half, shared_product};
@@ -53,43 +54,15 @@ impl Op for Linear {
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (x, w, g) = (&at.args[0], &at.args[1], &at.grad);
-        let dx = at.wanted[0].then(|| apply(Product { transposed: false }, &[g, w])).transpose()?;
-        let dw = at.wanted[1].then(|| apply(Product { transposed: true }, &[g, x])).transpose()?;
+        let dx =
+            at.wanted[0].then(|| apply(Product { swapped: [false; 2] }, &[g, w])).transpose()?;
+        let dw =
+            at.wanted[1].then(|| apply(Product { swapped: [true, false] }, &[g, x])).transpose()?;
         let mut found = vec![dx, dw];
         if let Some(&wanted) = at.wanted.get(2) {
             found.push(wanted.then(|| apply(ColumnSums, &[g])).transpose()?);
         }
         Ok(found)
-    }
-}
-
-/// `a·b`, or `aᵀ·b`, of two matrices.
-struct Product {
-    transposed: bool,
-}
-
-impl Op for Product {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let [rows, columns] = [args[0].dims[0], args[0].dims[1]];
-        let n = args[1].dims[1];
-        let (a, b) = (Matrix::rows(args[0].data, columns), Matrix::rows(args[1].data, n));
-        let (a, m, k) =
-            if self.transposed { (a.transposed(), columns, rows) } else { (a, rows, columns) };
-        Ok((shared_product(self.name(), [m, n, k], a, b, None)?, (m, n).into()))
-    }
-
-    fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        let (a, b, g) = (&at.args[0], &at.args[1], &at.grad);
-        let (da, db) = if self.transposed {
-            (linear(b, g, None)?, apply(Product { transposed: false }, &[a, g])?)
-        } else {
-            (linear(g, b, None)?, apply(Product { transposed: true }, &[a, g])?)
-        };
-        Ok(vec![Some(da), Some(db)])
     }
 }
 

@@ -6,6 +6,7 @@
 mod complex;
 mod join;
 mod linear;
+mod product;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -13,6 +14,7 @@ mod view;
 pub use complex::complex_product;
 pub use join::cat;
 pub use linear::linear;
+pub use product::{matmul, matmul_transposed};
 pub use view::{narrow, permute, reshape};
 
 use crate::buffer::{CHUNK, fill, map, map2};

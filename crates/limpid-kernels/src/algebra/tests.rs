@@ -1,6 +1,9 @@
 //! Sums, joins and views against candle's own, their gradients against finite differences.
 
-use super::{add, add_to_channels, cat, complex_product, linear, narrow, permute, reshape, scale};
+use super::{
+    add, add_to_channels, cat, complex_product, linear, matmul, matmul_transposed, narrow, permute,
+    reshape, scale,
+};
 use crate::gradcheck::{test_tensor, worst_error};
 use crate::threads::on_threads;
 use candle_core::Tensor;
@@ -52,6 +55,49 @@ fn linear_maps_are_products() {
     assert!(worst_error(&t, |t| linear(&t[0], &t[1], Some(&t[2]))).unwrap() < 1e-7);
     assert!(worst_error(&t[..2], |t| linear(&t[0], &t[1], None)).unwrap() < 1e-7);
     assert!(linear(&t[0], &t[2], None).is_err());
+}
+
+#[test]
+fn products_of_matrices_are_those_of_candle() {
+    // several at a time, one, and one that is shared among threads
+    for (outer, m, k, n) in [(vec![2, 3], 5, 4, 7), (vec![], 1, 9, 1), (vec![1], 130, 70, 150)] {
+        let of = |rows: usize, columns: usize| [outer.as_slice(), &[rows, columns]].concat();
+        let t = tensors(&[&of(m, k), &of(k, n), &of(n, k)]);
+        same(&matmul(&t[0], &t[1]).unwrap(), &t[0].matmul(&t[1]).unwrap());
+        let want = t[0].matmul(&t[2].t().unwrap()).unwrap();
+        same(&matmul_transposed(&t[0], &t[2]).unwrap(), &want);
+        if m < 100 {
+            let pair = [t[0].clone(), t[1].clone()];
+            assert!(worst_error(&pair, |t| matmul(&t[0], &t[1])).unwrap() < 1e-7);
+            let pair = [t[0].clone(), t[2].clone()];
+            assert!(worst_error(&pair, |t| matmul_transposed(&t[0], &t[1])).unwrap() < 1e-7);
+        }
+    }
+    let t = tensors(&[&[2, 3, 4], &[2, 3, 4], &[3, 4]]);
+    assert!(matmul(&t[0], &t[1]).is_err());
+    assert!(matmul_transposed(&t[0], &t[2]).is_err());
+    assert!(matmul_transposed(&t[0], &t[1]).is_ok());
+}
+
+#[test]
+fn shared_products_are_the_same_on_any_number_of_threads() {
+    // a left factor whose rows push each other out of the caches, one that does not, and a thin one
+    for (m, k, n) in [(200, 512, 260), (200, 300, 260), (700, 64, 9)] {
+        let single = |t: &Tensor| t.to_dtype(candle_core::DType::F32).unwrap();
+        let (a, b) = (test_tensor(1, &[m, k]).unwrap(), test_tensor(2, &[k, n]).unwrap());
+        let bits = |threads| -> Vec<u32> {
+            let y = on_threads(threads, || matmul(&single(&a), &single(&b)).unwrap());
+            let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            y.into_iter().map(f32::to_bits).collect()
+        };
+        let one = bits(1);
+        assert!(bits(2) == one && bits(5) == one, "{m} {k} {n}");
+        let want = a.matmul(&b).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let most = 1e-6 * k as f64;
+        assert!(
+            one.iter().zip(&want).all(|(y, w)| (f64::from(f32::from_bits(*y)) - w).abs() < most)
+        );
+    }
 }
 
 #[test]

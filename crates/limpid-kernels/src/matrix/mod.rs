@@ -108,10 +108,26 @@ pub(crate) fn shared_product<T: Element>(
     b: Matrix<T>,
     start: Option<&[T]>,
 ) -> Result<Vec<T>> {
-    shared(op, [m, n, k], start, |[rows, columns], [i, j], dst, add| {
+    let packed = multiply::is_packed(a.row, a.column);
+    let shares = shares(m, n, packed);
+    // rows that push each other out of the caches would be packed for every part anew
+    let apart = packed && a.column == 1 && k > 0 && n > shares[1];
+    let copy = if apart { moved_apart(a, m, k) } else { Vec::new() };
+    let a = if apart { Matrix::rows(&copy, copy.len() / m) } else { a };
+    shared(op, [m, n, k], shares, start, |[rows, columns], [i, j], dst, add| {
         // SAFETY: `shared` vouches for the part of the result.
         unsafe { product_at([rows, columns, k], dst, [n, 1], add, a.from(i, 0), b.from(0, j)) };
     })
+}
+
+/// The rows of a matrix, a little further from each other than they are long.
+fn moved_apart<T: Element>(a: Matrix<T>, m: usize, k: usize) -> Vec<T> {
+    const GAP: usize = 16;
+    let mut rows = vec![T::zero(); m * (k + GAP)];
+    rows.par_chunks_mut(k + GAP).enumerate().for_each(|(i, row)| {
+        row[..k].copy_from_slice(&a.data[i * a.row..][..k]);
+    });
+    rows
 }
 
 /// As [`shared_product`] of `x [m, k]` and `w [n, k]` transposed, both of contiguous rows and rounded
@@ -135,17 +151,18 @@ pub(crate) fn half_product<T: Element>(
             // SAFETY: the instructions are there, `T` is f32, `shared` vouches for the result.
             unsafe { bf16::multiply(size, dst.cast(), n, add, (&x, i), &w[j * k..]) };
         };
-        return shared(op, size, start, multiply).map(Some);
+        return shared(op, size, shares(size[0], n, false), start, multiply).map(Some);
     }
     let _ = (op, size, x, w, start);
     Ok(None)
 }
 
-/// A new matrix `[m, n]` of sums of `k` products, computed in parts by
+/// A new matrix `[m, n]` of sums of `k` products, computed in parts of so many rows and columns by
 /// `part(size, first element, result, whether to add to it)`.
 fn shared<T: Element>(
     op: &'static str,
     [m, n, k]: [usize; 3],
+    [rows, columns]: [usize; 2],
     start: Option<&[T]>,
     part: impl Fn([usize; 2], [usize; 2], *mut T, bool) + Sync,
 ) -> Result<Vec<T>> {
@@ -154,7 +171,6 @@ fn shared<T: Element>(
     }
     let output: Output<T> = Output::new(op, m * n)?;
     if m > 0 && n > 0 {
-        let [rows, columns] = shares(m, n);
         let across = n.div_ceil(columns);
         (0..m.div_ceil(rows) * across).into_par_iter().for_each(|task| {
             let (i, j) = (task / across * rows, task % across * columns);
@@ -173,19 +189,25 @@ fn shared<T: Element>(
     Ok(unsafe { output.into_vec() })
 }
 
-/// Rows and columns of the parts of a result, some for each thread. Columns are shared first, since
-/// the right factor is the one that has to be packed.
-fn shares(m: usize, n: usize) -> [usize; 2] {
-    const LEAST: usize = 64;
+/// Rows and columns of the parts of a result, some for each thread. Every part packs its columns of
+/// the right factor, and its rows of the left one if that is `packed` at all: of the grids with enough
+/// parts, that which packs least.
+fn shares(m: usize, n: usize, packed: bool) -> [usize; 2] {
+    const LEAST: [usize; 2] = [48, 64];
     let wanted = 4 * rayon::current_num_threads();
-    let mut shares = [m, n.min(512)];
-    while m.div_ceil(shares[0]) * n.div_ceil(shares[1]) < wanted && shares[1] > 2 * LEAST {
-        shares[1] = shares[1].div_ceil(2).next_multiple_of(LEAST);
-    }
-    while m.div_ceil(shares[0]) * n.div_ceil(shares[1]) < wanted && shares[0] > 2 * LEAST {
-        shares[0] = shares[0].div_ceil(2).next_multiple_of(LEAST);
-    }
-    shares
+    let parts = |size: usize, least: usize, wanted: usize| wanted.min(size.div_ceil(least)).max(1);
+    let share =
+        |size: usize, least: usize, parts: usize| size.div_ceil(parts).next_multiple_of(least);
+    let grid = |across: usize| {
+        let across = parts(n, LEAST[1], across);
+        [parts(m, LEAST[0], wanted.div_ceil(across)), across]
+    };
+    let cost = |[down, across]: [usize; 2]| {
+        let packing = down * n + if packed { across * m } else { 0 };
+        (wanted.saturating_sub(down * across), packing)
+    };
+    let [down, across] = (1..=wanted).map(grid).min_by_key(|grid| cost(*grid)).unwrap_or([1, 1]);
+    [share(m, LEAST[0], down), share(n, LEAST[1], across)]
 }
 
 /// `dst = factor * a · b`.

@@ -86,6 +86,13 @@ pub(super) unsafe fn multiply(
     }
 }
 
+/// Whether a left factor of such strides is packed, and not read where it is.
+pub(super) fn is_packed(row: usize, column: usize) -> bool {
+    // rows that lie a multiple of this apart share a few sets of the caches, and push each other out
+    const CLASH: usize = 512;
+    column != 1 || row.is_multiple_of(CLASH)
+}
+
 unsafe fn run<S: Lanes, const R: usize, const N: usize>(
     [m, n, k]: [usize; 3],
     dst: *mut f32,
@@ -131,9 +138,9 @@ unsafe fn blocks<S: Lanes, const R: usize, const N: usize>(
     [a_panels, b_panels]: [*mut f32; 2],
 ) {
     let width = N * S::LANES;
-    // rows that lie a multiple of this apart share a few sets of the caches, and push each other out
-    const CLASH: usize = 512;
-    let direct = a.along == 1 && factor == 1.0 && !a.across.is_multiple_of(CLASH);
+    let direct = factor == 1.0 && !is_packed(a.across, a.along);
+    // whole tiles
+    let height = ROWS / R * R;
     for j in (0..n).step_by(COLUMNS) {
         for p in (0..k).step_by(SUM) {
             let (columns, len) = (COLUMNS.min(n - j), SUM.min(k - p));
@@ -141,8 +148,8 @@ unsafe fn blocks<S: Lanes, const R: usize, const N: usize>(
             // SAFETY: the blocks lie within the matrices, and the panels have room for one each.
             unsafe {
                 pack::<S>(width, columns, len, b.from(j, p), b_panels);
-                for i in (0..m).step_by(ROWS) {
-                    let rows = ROWS.min(m - i);
+                for i in (0..m).step_by(height) {
+                    let rows = height.min(m - i);
                     // whole tiles of contiguous rows are read where they are
                     let there = if direct { rows - rows % R } else { 0 };
                     pack::<S>(R, rows - there, len, a.from(i + there, p), a_panels);
