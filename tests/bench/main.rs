@@ -58,7 +58,11 @@ fn main() -> ExitCode {
     limpid_kernels::memory::keep_freed_pages();
     let words: Vec<String> = std::env::args().skip(1).collect();
     // as the programs: a deep graph is walked recursively
-    let served = limpid_cli::on_big_stack(|| serve(&words).map_err(|e| e.to_string()));
+    let served = limpid_cli::on_big_stack(|| {
+        let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok());
+        limpid_cli::init_threads(threads).map_err(|e| e.to_string())?;
+        serve(&words).map_err(|e| e.to_string())
+    });
     match served.unwrap_or_else(|_| Err("no memory for the stack".into())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

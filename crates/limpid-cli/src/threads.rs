@@ -11,6 +11,10 @@ const BIG_STACK: usize = 256 << 20;
 /// Starts the pool that everything computes on, with a thread per core unless told otherwise, and
 /// returns their number. Results never depend on it.
 ///
+/// The calling thread is one of them, so that an operation need not wake another thread to begin;
+/// call it on the thread that will compute. Other threads get the work of the rest of the pool done,
+/// which is why a pool of one is a thread of its own.
+///
 /// # Errors
 /// [`Kind::Run`](crate::Kind::Run) if the threads cannot be started, or a pool of another size runs
 /// already.
@@ -19,11 +23,11 @@ pub fn init_threads(threads: Option<NonZeroUsize>) -> Result<usize, Failure> {
         Some(n) => n.get(),
         None => thread::available_parallelism().map_or(1, NonZeroUsize::get),
     };
-    let built = rayon::ThreadPoolBuilder::new()
+    let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
-        .thread_name(|i| format!("compute-{i}"))
-        .build_global();
-    match built {
+        .thread_name(|i| format!("compute-{i}"));
+    let pool = if threads > 1 { pool.use_current_thread() } else { pool };
+    match pool.build_global() {
         Ok(()) => Ok(threads),
         Err(_) if rayon::current_num_threads() == threads => Ok(threads),
         Err(e) => Err(Failure::run(e).hint("choose another number with `--threads N`")),
