@@ -8,6 +8,7 @@ use limpid_datamodule::DataConfig;
 use limpid_datamodule::dataset::DatasetConfig;
 use limpid_datamodule::normalise::NormalisationConfig;
 use limpid_engine::TrainConfig;
+use limpid_models::AxialConfig;
 use limpid_models::diffusion::{AleatoricConfig, DiffusionConfig, ProcessConfig, RestoreConfig};
 use limpid_nn::optim::OptimizerConfig;
 use limpid_nn::schedule::ScheduleConfig;
@@ -36,7 +37,7 @@ pub struct Config {
     pub start: Option<String>,
     /// Where images come from and what becomes of them before the network.
     pub data: DataConfig,
-    /// The network.
+    /// The network that draws; that of `model.kind = "axial"` is in `model.network`.
     pub network: guided_unet::Config,
     /// What is optimised.
     pub model: ModelConfig,
@@ -58,6 +59,8 @@ pub enum ModelConfig {
     Diffusion(DiffusionConfig),
     /// The variance head of a trained network (`start`), which is to say how far off its answers are.
     Aleatoric(AleatoricConfig),
+    /// A 3D-SR-Unet, which fills in the layers between slices in one pass.
+    Axial(AxialConfig),
 }
 
 impl Default for ModelConfig {
@@ -86,12 +89,13 @@ impl Default for Config {
 }
 
 impl ModelConfig {
-    /// The path from clean images to noise.
+    /// The path from clean images to noise, if there is one.
     #[must_use]
-    pub fn process(&self) -> &ProcessConfig {
+    pub fn process(&self) -> Option<&ProcessConfig> {
         match self {
-            Self::Diffusion(diffusion) => &diffusion.process,
-            Self::Aleatoric(aleatoric) => &aleatoric.process,
+            Self::Diffusion(diffusion) => Some(&diffusion.process),
+            Self::Aleatoric(aleatoric) => Some(&aleatoric.process),
+            Self::Axial(_) => None,
         }
     }
 }
@@ -101,6 +105,7 @@ impl Validate for ModelConfig {
         match self {
             Self::Diffusion(diffusion) => diffusion.validate(at),
             Self::Aleatoric(aleatoric) => aleatoric.validate(at),
+            Self::Axial(axial) => axial.validate(at),
         }
     }
 }
@@ -113,7 +118,9 @@ impl Config {
     #[must_use]
     pub fn layers(&self) -> Option<usize> {
         match &self.data.dataset {
-            DatasetConfig::Layers { layers, .. } => Some(*layers),
+            DatasetConfig::Layers { layers, .. } | DatasetConfig::Thinned { layers, .. } => {
+                Some(*layers)
+            }
             _ => None,
         }
     }
@@ -170,6 +177,31 @@ impl Config {
             at.problem("data.normalisation.kind", "must bring intensities to 0…1")
                 .hint("use \"scale\", \"percentile\" or \"min_max\"");
         }
+        let divisor = match &self.model {
+            ModelConfig::Axial(_) => {
+                self.validate_axial(at);
+                4
+            }
+            _ => {
+                self.validate_drawing(at);
+                self.network.divisor()
+            }
+        };
+        let patch = self.data.patch_size();
+        if patch.iter().any(|p| p % divisor != 0) {
+            let message =
+                format!("must be a multiple of {divisor} for this network, got {patch:?}");
+            at.problem("data.patch", message);
+        }
+    }
+
+    /// Whether what is drawn, by which network, and the data go together.
+    fn validate_drawing(&self, at: &mut Check) {
+        if matches!(self.data.dataset, DatasetConfig::Thinned { .. }) {
+            at.problem("data.dataset.kind", "\"thinned\" is for `model.kind = \"axial\"`")
+                .hint("layers are drawn one by one from the dataset \"layers\"");
+            return;
+        }
         let expected = if self.layers().is_some() { 3 } else { 2 };
         if self.network.layer_index != self.layers().is_some() {
             at.problem("network.layer_index", "and `data.dataset.kind` do not go together").hint(
@@ -190,12 +222,33 @@ impl Config {
                 at.problem("start", "must name the trained model whose answers are to be judged");
             }
         }
-        let divisor = self.network.divisor();
-        let patch = self.data.patch_size();
-        if patch.iter().any(|p| p % divisor != 0) {
-            let message =
-                format!("must be a multiple of {divisor} for this network, got {patch:?}");
-            at.problem("data.patch", message);
+    }
+
+    /// Whether a network of one pass has what it needs, and nothing that it would not look at.
+    fn validate_axial(&self, at: &mut Check) {
+        match self.data.dataset {
+            DatasetConfig::Thinned { layers, .. } if layers % 2 == 1 => {}
+            DatasetConfig::Thinned { layers, .. } => {
+                at.problem("data.dataset.layers", format!("must be odd, got {layers}"))
+                    .hint("the network makes an even number of slices of each");
+            }
+            _ => {
+                at.problem("data.dataset.kind", "must be \"thinned\" for `model.kind = \"axial\"`");
+            }
+        }
+        let defaults = Self::default();
+        if self.network != defaults.network {
+            at.problem("network", "is not used by `model.kind = \"axial\"`")
+                .hint("its network is `model.network`");
+        }
+        for (key, set) in [
+            ("restore", self.restore != defaults.restore),
+            ("scale", self.scale != defaults.scale),
+            ("start", self.start.is_some()),
+        ] {
+            if set {
+                at.problem(key, "is not used by `model.kind = \"axial\"`").hint("leave it out");
+            }
         }
     }
 }
@@ -231,5 +284,25 @@ mod tests {
             2
         );
         assert_eq!(problems(|c| c.data_range = None).len(), 1);
+        // a network of one pass
+        let thinned = |layers| DatasetConfig::Thinned { volume: "v.tif".into(), layers, slices: 8 };
+        let axial = |c: &mut Config| {
+            c.model = ModelConfig::Axial(AxialConfig::default());
+            c.data.dataset = thinned(5);
+        };
+        assert!(problems(axial).is_empty(), "{:?}", problems(axial));
+        let changed = |edit: fn(&mut Config)| {
+            problems(|c| {
+                axial(c);
+                edit(c);
+            })
+            .len()
+        };
+        assert_eq!(changed(|c| c.data.patch = vec![50]), 1);
+        assert_eq!(changed(|c| c.network.inner_channels = 16), 1);
+        assert_eq!(changed(|c| c.scale = 2), 1);
+        assert_eq!(changed(|c| c.model = ModelConfig::default()), 1);
+        assert_eq!(problems(|c| (axial(c), c.data.dataset = thinned(4)).1).len(), 1);
+        assert_eq!(problems(|c| (axial(c), c.data.dataset = layers.clone()).1).len(), 1);
     }
 }

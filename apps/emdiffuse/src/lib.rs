@@ -4,8 +4,10 @@
 //! ```text
 //! config → task (data, model) → commands::train
 //! model (trained, built in, published) → commands::predict → restoring → files
+//! axial (layers in one pass) → commands::predict → files
 //! ```
 
+pub mod axial;
 pub mod commands;
 pub mod config;
 pub mod model;

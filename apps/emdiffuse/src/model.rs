@@ -82,7 +82,7 @@ impl Task {
     pub fn of(config: &Config, spacing: Option<f64>) -> Self {
         let layers = config.layers();
         Self {
-            process: config.model.process().clone(),
+            process: config.model.process().cloned().unwrap_or_default(),
             restore: config.restore.clone(),
             scale: config.scale,
             layers,

@@ -357,7 +357,7 @@ impl<'a> Work<'a> {
                 Box::new(output.frame(index))
             } else {
                 let pair = self.image.pair(index).map_err(Failure::data)?;
-                Box::new(LayerSlabs::new(output, pair, self.places.len(), file.outer))
+                Box::new(LayerSlabs::new(output, pair, 1, self.places.len(), file.outer))
             });
         }
         let config = self.wanted.config;

@@ -8,6 +8,7 @@ use limpid_datamodule::dataset::DatasetConfig;
 use limpid_datamodule::{Data, ImageFile};
 use limpid_engine::{DataModule, Model};
 use limpid_io::Axis;
+use limpid_models::AxialSuperResolution;
 use limpid_models::diffusion::{Aleatoric, Diffusion};
 use std::path::Path;
 
@@ -19,7 +20,10 @@ pub fn data(config: &Config) -> Result<Data, Failure> {
     let mut data = Data::new(config.data.clone(), config.seed);
     data.preprocess().map_err(Failure::data)?;
     let (channels, _) = data.channels().map_err(Failure::data)?;
-    let expected = config.network.condition_channels();
+    let expected = match config.model {
+        ModelConfig::Axial(_) => channels, // as many slices as the dataset gives
+        _ => config.network.condition_channels(),
+    };
     if channels != expected {
         return Err(Failure::config(format!(
             "the images have {channels} channel(s), the network is conditioned on {expected}"
@@ -66,6 +70,18 @@ pub fn model(
             );
             Ok(Box::new(model.map_err(failure)?))
         }
+        ModelConfig::Axial(axial) => {
+            let model = AxialSuperResolution::new(
+                axial,
+                config.layers().unwrap_or_default() + 1,
+                config.optimizer.clone(),
+                config.schedule.clone(),
+                measure,
+                config.seed,
+                device,
+            );
+            Ok(Box::new(model.map_err(failure)?))
+        }
     }
 }
 
@@ -74,7 +90,11 @@ pub fn model(
 /// # Errors
 /// The volume cannot be read.
 pub fn spacing(config: &Config) -> Result<Option<f64>, Failure> {
-    let DatasetConfig::Layers { volume, .. } = &config.data.dataset else { return Ok(None) };
+    let (DatasetConfig::Layers { volume, .. } | DatasetConfig::Thinned { volume, .. }) =
+        &config.data.dataset
+    else {
+        return Ok(None);
+    };
     let axes = config.data.axes.as_ref().map(|a| a.parse()).transpose().map_err(Failure::config)?;
     let file = ImageFile::open(Path::new(volume), 2, axes.as_ref()).map_err(Failure::data)?;
     let z = file.info.axes.position(Axis::Z);

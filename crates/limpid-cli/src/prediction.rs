@@ -140,6 +140,19 @@ fn parts(path: &Path) -> (String, String) {
     }
 }
 
+/// The two numbers of a `--range`, if it was given.
+///
+/// # Errors
+/// [`Kind::Config`](crate::Kind::Config) unless the first is the lower.
+pub fn range(numbers: &[f64]) -> Result<Option<(f64, f64)>, Failure> {
+    match numbers {
+        [low, high] if high > low && (high - low).is_finite() => Ok(Some((*low, *high))),
+        [] => Ok(None),
+        _ => Err(Failure::config(format!("`--range` is {numbers:?}"))
+            .hint("give the lower number first")),
+    }
+}
+
 /// The normalisation of a file for a network that takes intensities from 0 to 1: `range` becomes 0
 /// and 1, without it the range of the sample type; `f32` stays as it is.
 ///

@@ -2,13 +2,13 @@
 
 use crate::args::{ComputeArgs, SetArgs};
 use crate::failure::Failure;
-use crate::prediction::{by_type, jobs, sample_type};
+use crate::prediction::{by_type, jobs, range, sample_type};
 use crate::terminal::report;
 use limpid_config::Request;
 use limpid_datamodule::noise::{Grid, NoiseConfig, Realisation};
-use limpid_datamodule::predict::{Input, Output};
+use limpid_datamodule::predict::{Input, Output, taken_info};
 use limpid_engine::infer::{Slabs as _, Source as _};
-use limpid_io::{Axes, Axis, DType, VolumeInfo, WriteOptions};
+use limpid_io::{Axes, DType, VolumeInfo, WriteOptions};
 use limpid_kernels::rng::Stream;
 use std::path::{Path, PathBuf};
 
@@ -55,13 +55,8 @@ impl SimulateArgs {
     /// if a file cannot be read or written.
     pub fn run(&self) -> Result<(), Failure> {
         self.compute.apply()?;
-        let range = match self.range.as_slice() {
-            [low, high] if high > low && (high - low).is_finite() => [*low, *high],
-            numbers => {
-                return Err(Failure::config(format!("`--range` is {numbers:?}"))
-                    .hint("give the lower number first"));
-            }
-        };
+        // clap sees to it that there is one
+        let (low, high) = range(&self.range)?.unwrap_or((0.0, 1.0));
         self.apart()?;
         // another kind has other keys
         let named = self.keys.sets.iter().any(|set| set.trim_start().starts_with("kind"));
@@ -81,16 +76,11 @@ impl SimulateArgs {
         let input = input.map_err(Failure::data)?;
         let every = self.every as usize;
         let taken: Vec<usize> = (every / 2..input.frames()).step_by(every).collect();
-        let info = taking(input.info(), input.frames(), every).ok_or_else(|| {
-            Failure::data(format!(
-                "cannot take {} of {} slices along {}",
-                taken.len(),
-                input.frames(),
-                input.info().axes
-            ))
-            .hint("`--every` takes slices of a stack of one axis, such as ZYX")
-            .file(&self.input)
-        })?;
+        let info = match every {
+            1 => input.info().clone(),
+            _ => taken_info(input.info(), [every / 2, every, taken.len()])
+                .map_err(|e| Failure::data(e).file(&self.input))?,
+        };
         let [channels, height, width] = *input.shape() else {
             return Err(Failure::data("slices must be two-dimensional").file(&self.input));
         };
@@ -111,7 +101,13 @@ impl SimulateArgs {
                 clean.frame(number).slab(0, height, &values).map_err(wrong)?;
             }
             let grid = Grid { image: &[height, width], start: &[0, 0], size: &[height, width] };
-            noise.apply(&mut values, grid, range, stream.op(*frame as u64), Realisation::First);
+            noise.apply(
+                &mut values,
+                grid,
+                [low, high],
+                stream.op(*frame as u64),
+                Realisation::First,
+            );
             noisy.frame(number).slab(0, height, &values).map_err(wrong)?;
         }
         let clipped = noisy.finish().map_err(Failure::data)?;
@@ -141,32 +137,4 @@ impl SimulateArgs {
                 .file(clean)),
         }
     }
-}
-
-/// The same image with every `every`-th of its `frames` slices, as far apart as they then are; none
-/// if they do not lie along its first axis.
-fn taking(info: &VolumeInfo, frames: usize, every: usize) -> Option<VolumeInfo> {
-    let mut info = info.clone();
-    if every == 1 {
-        return Some(info);
-    }
-    let first = *info.axes.as_slice().first()?;
-    let count = frames.saturating_sub(every / 2).div_ceil(every);
-    if !matches!(first, Axis::Z | Axis::T) || info.shape[0] != frames || count == 0 {
-        return None;
-    }
-    info.shape[0] = count;
-    if let Some(spacing) = &mut info.spacing {
-        spacing[0] *= every as f64;
-    }
-    if first == Axis::Z
-        && let Some(affine) = &mut info.affine
-    {
-        // the first slice that is taken is not the first one
-        for row in affine.iter_mut().take(3) {
-            row[3] += row[2] * (every / 2) as f64;
-            row[2] *= every as f64;
-        }
-    }
-    Some(info)
 }

@@ -180,6 +180,7 @@ fn knows_truth(dataset: &DatasetConfig) -> bool {
         DatasetConfig::Paired { .. }
             | DatasetConfig::Simulated { .. }
             | DatasetConfig::Layers { .. }
+            | DatasetConfig::Thinned { .. }
     )
 }
 

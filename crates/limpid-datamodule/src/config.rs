@@ -169,7 +169,7 @@ impl DataConfig {
 
     fn validate_axes(&self, at: &mut Check) {
         if self.dims == 3 {
-            if let DatasetConfig::Layers { .. } = self.dataset {
+            if self.dataset.slices().is_some() {
                 at.problem("dims", "must be 2 for layers, which are slices");
             }
             if let DatasetConfig::Noise2noise { repeats: Some(RepeatAxis::Z), .. } = self.dataset {

@@ -225,7 +225,7 @@ fn check(collection: &Collection) -> Result<()> {
 /// Checks that a validation set has the input channels of training, and of layers as many.
 fn same_channels(expected: (usize, usize), set: &Collection, scenes: &[Scene]) -> Result<()> {
     let got = set.channels(scenes);
-    let layers = matches!(set.config, DatasetConfig::Layers { .. });
+    let layers = set.config.slices().is_some();
     let message = if got.0 != expected.0 {
         format!("the validation image has {} channels, training images {}", got.0, expected.0)
     } else if layers && got.1 != expected.1 {

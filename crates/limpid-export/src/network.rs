@@ -1,6 +1,6 @@
 //! The configurations of networks that a model card can hold.
 
-use limpid_arch::{AnyConfig, Architecture, NetworkConfig, guided_unet};
+use limpid_arch::{AnyConfig, Architecture, NetworkConfig, guided_unet, sr_unet3d};
 use limpid_config::Validate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,5 +27,13 @@ impl CardNetwork for guided_unet::Config {
 
     fn is(found: &AnyConfig) -> bool {
         matches!(found, AnyConfig::GuidedUnet(_))
+    }
+}
+
+impl CardNetwork for sr_unet3d::Config {
+    const WHAT: &'static str = "the network `sr_unet3d`";
+
+    fn is(found: &AnyConfig) -> bool {
+        matches!(found, AnyConfig::SrUnet3d(_))
     }
 }

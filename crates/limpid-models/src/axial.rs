@@ -22,26 +22,17 @@ use limpid_nn::{Ctx, Params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the network is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What is optimised.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AxialConfig {
-    /// How many slices each becomes; even.
-    pub factor: usize,
-}
-
-impl Default for AxialConfig {
-    /// The reference's, for slices of 48 nm and pixels of 8.
-    fn default() -> Self {
-        Self { factor: 6 }
-    }
+    /// The network.
+    pub network: sr_unet3d::Config,
 }
 
 impl Validate for AxialConfig {
     fn validate(&self, at: &mut Check) {
-        if self.factor == 0 || self.factor % 2 == 1 {
-            at.problem("factor", format!("must be even and above 0, got {}", self.factor));
-        }
+        at.nested("network", &self.network);
     }
 }
 
@@ -49,20 +40,20 @@ impl Validate for AxialConfig {
 pub struct AxialSuperResolution {
     net: SrUNet3d,
     params: Params,
-    config: AxialConfig,
+    factor: usize,
     optimizer: OptimizerConfig,
     schedule: ScheduleConfig,
     scorer: Scorer,
 }
 
 impl AxialSuperResolution {
-    /// Builds the network with initial weights drawn from the seed.
+    /// Builds the network with initial weights drawn from the seed, to make of each slice `factor`.
     ///
     /// # Errors
     /// If the network cannot be built.
     pub fn new(
-        config: AxialConfig,
-        network: &sr_unet3d::Config,
+        config: &AxialConfig,
+        factor: usize,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
         measure: Measure,
@@ -71,42 +62,58 @@ impl AxialSuperResolution {
     ) -> Result<Self> {
         let params = Params::new();
         let scope = params.scope(Stream::new(seed, "init"), DType::F32, device);
-        let net = SrUNet3d::new(network, &scope)?;
+        let net = SrUNet3d::new(&config.network, &scope)?;
         let scorer = Scorer { measure, drawn: false };
-        Ok(Self { net, params, config, optimizer, schedule, scorer })
+        Ok(Self { net, params, factor, optimizer, schedule, scorer })
     }
 
     /// The loss of a batch.
     ///
     /// # Shapes
-    /// `input [N, 1, D, H, W]`, `target [N, 1, s·D, H, W]`, H and W multiples of 4.
+    /// `input [N, D, H, W]`, `target [N, s·D, H, W]`, H and W multiples of 4.
     ///
     /// # Errors
     /// If shapes do not fit.
     pub fn loss(&self, batch: &Batch, ctx: &Ctx) -> Result<Tensor> {
         let input = batch.get("input")?;
-        let y = self.net.forward(input, self.config.factor, ctx)?;
-        let up = interpolate_slices(input, self.config.factor)?;
+        let y = forward(&self.net, input, self.factor, ctx)?;
+        let up = interpolate_slices(input, self.factor)?;
         Ok(interpolation_weighted_l2(&y, batch.get("target")?, &up)?)
     }
+}
+
+/// What a network makes of the slices of volumes, which are the channels.
+///
+/// # Shapes
+/// `x [N, D, H, W]` → `[N, factor·D, H, W]`, of any height and width
+///
+/// # Errors
+/// If shapes do not fit, or the factor is odd.
+pub fn finer_slices(net: &SrUNet3d, x: &Tensor, factor: usize, ctx: &Ctx) -> Result<Tensor> {
+    padded(x, &[4, 4], |x| forward(net, x, factor, ctx))
+}
+
+/// [`finer_slices`] of height and width that are multiples of 4.
+fn forward(net: &SrUNet3d, x: &Tensor, factor: usize, ctx: &Ctx) -> Result<Tensor> {
+    Ok(net.forward(&x.unsqueeze(1)?, factor, ctx)?.squeeze(1)?)
 }
 
 /// A volume with `factor` times as many slices from the first to the last, by cubic interpolation.
 ///
 /// # Shapes
-/// `x [N, C, D, H, W]` → `[N, C, factor·D, H, W]`
+/// `x [N, D, H, W]` → `[N, factor·D, H, W]`
 ///
 /// # Errors
-/// If `x` is no volume.
+/// If `x` is no batch of slices.
 pub fn interpolate_slices(x: &Tensor, factor: usize) -> Result<Tensor> {
-    let (n, c, d, h, w) = x.dims5()?;
+    let (n, d, h, w) = x.dims4()?;
     // interpolation is linear: its matrix is what it makes of each slice alone
     let unit: Vec<f64> = (0..d * d).map(|i| f64::from(u8::from(i % (d + 1) == 0))).collect();
     let matrix = limpid_classical::zoom(&unit, &[d, d], &[factor * d, d])
         .map_err(|e| Error::Data(Box::new(e)))?;
     let matrix = Tensor::from_vec(matrix, (factor * d, d), x.device())?.to_dtype(x.dtype())?;
-    let lines = x.reshape((n * c, d, h * w))?;
-    Ok(matrix.broadcast_matmul(&lines)?.reshape((n, c, factor * d, h, w))?)
+    let lines = x.reshape((n, d, h * w))?;
+    Ok(matrix.broadcast_matmul(&lines)?.reshape((n, factor * d, h, w))?)
 }
 
 impl Model for AxialSuperResolution {
@@ -118,22 +125,24 @@ impl Model for AxialSuperResolution {
 
     /// PSNR and SSIM, and by how much PSNR is above that of the interpolation.
     fn validation_step(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Logs>> {
+        // as volumes: a slice that interpolation meets exactly has no finite PSNR
+        let volumes = volumes(batch)?;
         let input = batch.get("input")?;
-        let truth = self.scorer.truth(batch)?.ok_or_else(|| Error::Setting {
+        let truth = self.scorer.truth(&volumes)?.ok_or_else(|| Error::Setting {
             message: "validation of slices between slices needs the truth".into(),
             hint: "give isotropic volumes".into(),
         })?;
-        let y = self.predict(input, ctx)?;
-        let up = interpolate_slices(input, self.config.factor)?;
+        let y = self.predict(input, ctx)?.unsqueeze(1)?;
+        let up = interpolate_slices(input, self.factor)?.unsqueeze(1)?;
         (0..batch.len())
             .map(|i| self.scorer.scores(&up.get(i)?, &y.get(i)?, &truth.get(i)?))
             .collect()
     }
 
     /// # Shapes
-    /// `[N, 1, D, H, W]` → `[N, 1, s·D, H, W]`, of any size
+    /// `[N, D, H, W]` → `[N, s·D, H, W]`, of any height and width
     fn predict(&self, input: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        padded(input, &[1, 4, 4], |x| Ok(self.net.forward(x, self.config.factor, ctx)?))
+        finer_slices(&self.net, input, self.factor, ctx)
     }
 
     fn scores(&self) -> Vec<Score> {
@@ -154,8 +163,16 @@ impl Model for AxialSuperResolution {
     }
 
     fn pictures(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Picture>> {
-        self.scorer.pictures(batch, &|input| self.predict(input, ctx))
+        let predict = |x: &Tensor| Ok(self.predict(&x.squeeze(1)?, ctx)?.unsqueeze(1)?);
+        self.scorer.pictures(&volumes(batch)?, &predict)
     }
+}
+
+/// A batch of slices as one of volumes, `[N, D, H, W]` → `[N, 1, D, H, W]`.
+fn volumes(batch: &Batch) -> Result<Batch> {
+    let volume = |(name, slices): (&String, &Tensor)| Ok((name.clone(), slices.unsqueeze(1)?));
+    let tensors = batch.tensors.iter().map(volume).collect::<Result<_>>()?;
+    Ok(Batch { tensors, ids: batch.ids.clone() })
 }
 
 #[cfg(test)]
@@ -168,8 +185,8 @@ mod tests {
 
     fn model(factor: usize) -> AxialSuperResolution {
         AxialSuperResolution::new(
-            AxialConfig { factor },
-            &sr_unet3d::Config { channels: [4, 4, 4] },
+            &AxialConfig { network: sr_unet3d::Config { channels: [4, 4, 4] } },
+            factor,
             OptimizerConfig::default(),
             ScheduleConfig::default(),
             Measure { data_range: 1.0, denormalise: Arc::new(|_| {}), truth: true },
@@ -190,9 +207,9 @@ mod tests {
 
     #[test]
     fn the_interpolation_is_that_of_whole_volumes() {
-        let x = random(1, &[2, 1, 3, 4, 5]);
+        let x = random(1, &[2, 3, 4, 5]);
         let y = interpolate_slices(&x, 4).unwrap();
-        assert_eq!(y.dims(), [2, 1, 12, 4, 5]);
+        assert_eq!(y.dims(), [2, 12, 4, 5]);
         for i in 0..2 {
             let alone = numbers(&x.get(i).unwrap());
             let want = limpid_classical::zoom(&alone, &[3, 4, 5], &[12, 4, 5]).unwrap();
@@ -207,19 +224,19 @@ mod tests {
     #[test]
     fn hard_voxels_count_twice_as_much() {
         let model = model(2);
-        let input = Tensor::full(0.5f32, (1, 1, 2, 4, 4), &Device::Cpu).unwrap();
+        let input = Tensor::full(0.5f32, (1, 2, 4, 4), &Device::Cpu).unwrap();
         // the interpolation is 0.5 everywhere: wrong in half of the slices
         let target = Tensor::cat(
             &[
-                Tensor::full(0.5f32, (1, 1, 2, 4, 4), &Device::Cpu).unwrap(),
-                Tensor::full(0.9f32, (1, 1, 2, 4, 4), &Device::Cpu).unwrap(),
+                Tensor::full(0.5f32, (1, 2, 4, 4), &Device::Cpu).unwrap(),
+                Tensor::full(0.9f32, (1, 2, 4, 4), &Device::Cpu).unwrap(),
             ],
-            2,
+            1,
         )
         .unwrap();
         let tensors = BTreeMap::from([("input".into(), input.clone()), ("target".into(), target)]);
         let batch = Batch { tensors, ids: Vec::new() };
-        let y = numbers(&model.net.forward(&input, 2, &Ctx::eval()).unwrap());
+        let y = numbers(&forward(&model.net, &input, 2, &Ctx::eval()).unwrap());
         let square = |range: std::ops::Range<usize>, target: f64| -> f64 {
             y[range].iter().map(|y| (y - target).powi(2)).sum()
         };
@@ -231,17 +248,16 @@ mod tests {
     #[test]
     fn any_size_is_predicted_and_scored_beside_the_interpolation() {
         let model = model(2);
-        let (input, target) = (random(1, &[2, 1, 3, 7, 9]), random(2, &[2, 1, 6, 7, 9]));
+        let (input, target) = (random(1, &[2, 3, 7, 9]), random(2, &[2, 6, 7, 9]));
         let id = |index| SampleId { file: "a".into(), index, region: Vec::new() };
         let tensors = BTreeMap::from([("input".into(), input.clone()), ("target".into(), target)]);
         let batch = Batch { tensors, ids: vec![id(0), id(1)] };
-        assert_eq!(model.predict(&input, &Ctx::eval()).unwrap().dims(), [2, 1, 6, 7, 9]);
+        assert_eq!(model.predict(&input, &Ctx::eval()).unwrap().dims(), [2, 6, 7, 9]);
         let scores = model.validation_step(&batch, &Ctx::eval()).unwrap();
         assert_eq!(scores.len(), 2);
         for scores in scores {
             assert!(scores["psnr"].is_finite() && scores["psnr_gain"].is_finite());
         }
         assert_eq!(model.pictures(&batch, &Ctx::eval()).unwrap().len(), 1);
-        assert!(limpid_config::check(&AxialConfig { factor: 3 }).len() == 1);
     }
 }

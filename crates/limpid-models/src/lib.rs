@@ -15,6 +15,6 @@ pub mod diffusion;
 mod restoration;
 mod scores;
 
-pub use axial::{AxialConfig, AxialSuperResolution, interpolate_slices};
+pub use axial::{AxialConfig, AxialSuperResolution, finer_slices, interpolate_slices};
 pub use restoration::{ModelConfig, Restoration};
 pub use scores::{Measure, display_window};

@@ -3,7 +3,7 @@
 use crate::model_file::Trained;
 use crate::published::{self, Wishes};
 use limpid_arch::{ImageArchitecture, NetworkConfig};
-use limpid_cli::prediction::{beside, jobs, progress, sample_type};
+use limpid_cli::prediction::{beside, jobs, progress, range, sample_type};
 use limpid_cli::{
     CommonArgs, Failure, HELP, PrecisionArgs, SetArgs, Verbosity, failure, interrupt, report,
 };
@@ -112,16 +112,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         restore(args, &trained, &tile, input, output, &|| stop.flag().load(Ordering::Relaxed))?;
     }
     Ok(())
-}
-
-/// The two numbers of `--range`.
-fn range(numbers: &[f64]) -> Result<Option<(f64, f64)>, Failure> {
-    match numbers {
-        [low, high] if high > low && (high - low).is_finite() => Ok(Some((*low, *high))),
-        [] => Ok(None),
-        _ => Err(Failure::config(format!("`--range` is {numbers:?}"))
-            .hint("give the lower number first")),
-    }
 }
 
 /// How the model's own configuration tiles.

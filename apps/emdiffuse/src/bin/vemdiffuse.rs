@@ -1,7 +1,7 @@
 //! `vemdiffuse`: make volumes of electron micrographs isotropic by drawing layers between slices.
 
 use clap::{CommandFactory, Parser, Subcommand};
-use emdiffuse::commands::{eval, inspect, predict, prepare, train};
+use emdiffuse::commands::{eval, inspect, predict, prepare, thin, train};
 use emdiffuse::config::Config;
 use limpid_cli::inspect::InspectArgs;
 use limpid_cli::training::TrainArgs;
@@ -62,6 +62,13 @@ enum Verb {
   vemdiffuse prepare coarse.tif --out resliced"
     )]
     Prepare(prepare::Volume),
+    /// Take every Z-th slice of an isotropic volume, to measure with
+    #[command(
+        help_template = HELP,
+        before_help = "Examples:
+  vemdiffuse thin isotropic.tif coarse.tif --z 6 --truth fine.tif"
+    )]
+    Thin(thin::Args),
     /// Say what an image, a model, a run or a checkpoint holds
     #[command(
         help_template = HELP,
@@ -106,6 +113,7 @@ fn main() -> ExitCode {
             Verb::Predict(args) => predict::volumes(&args.all, args.z),
             Verb::Eval(args) => eval::run(&args, "vemdiffuse"),
             Verb::Prepare(args) => prepare::volume(&args),
+            Verb::Thin(args) => thin::run(&args),
             Verb::Inspect(args) => inspect::run(&args, "vemdiffuse"),
             Verb::Config(verb) => verb.run::<Config>(),
             Verb::Runs(verb) => verb.run(),

@@ -7,4 +7,5 @@ mod planes;
 pub mod predict;
 pub mod prepare;
 pub mod sample_curve;
+pub mod thin;
 pub mod train;

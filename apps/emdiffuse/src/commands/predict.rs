@@ -1,9 +1,10 @@
 //! `predict` of both programs: restored images, or volumes with layers between their slices.
 
+use crate::axial::{self, Axial};
 use crate::model::Trained;
 use crate::restoring::{Job, Wanted, restore};
-use limpid_cli::prediction::{jobs, progress, sample_type};
-use limpid_cli::{CommonArgs, Failure, SetArgs, Verbosity, interrupt, report};
+use limpid_cli::prediction::{jobs, progress, range, sample_type};
+use limpid_cli::{CommonArgs, Failure, SetArgs, Verbosity, find_model, interrupt, report};
 use limpid_io::Axes;
 use limpid_models::diffusion::{GridConfig, NoiseSchedule, RestoreConfig};
 use std::path::{Path, PathBuf};
@@ -93,6 +94,11 @@ pub fn volumes(args: &Args, z: Option<usize>) -> Result<(), Failure> {
         return Err(Failure::config("`--z` must be at least 2").hint("6 makes five layers"));
     }
     let layers = z.map(|z| z - 1);
+    if args.weights.is_none()
+        && let Some(model) = Axial::open(&find_model(args.model.as_deref(), "vemdiffuse")?)?
+    {
+        return one_pass(args, layers, &model);
+    }
     let trained = match &args.weights {
         Some(weights) => published(weights, &args.mode, layers)?,
         None => Trained::open(args.model.as_deref(), "vemdiffuse")?,
@@ -103,6 +109,41 @@ pub fn volumes(args: &Args, z: Option<usize>) -> Result<(), Failure> {
         ));
     }
     run(args, layers, &trained)
+}
+
+/// Restores with a network of one pass.
+fn one_pass(args: &Args, layers: Option<usize>, model: &Axial) -> Result<(), Failure> {
+    let drawing = args.samples.is_some()
+        || args.steps.is_some()
+        || !args.quantiles.is_empty()
+        || !args.keys.sets.is_empty()
+        || args.mode == "reference";
+    if drawing {
+        return Err(Failure::config("the model fills in layers in one pass, it draws nothing")
+            .hint("leave out `--samples`, `--steps`, `--quantiles`, `--mode` and `--set`"));
+    }
+    let common = &args.common;
+    common.device.resolve()?;
+    let jobs = jobs(&args.paths, common.out.as_deref(), common.dry_run)?;
+    let quiet = common.verbosity() == Verbosity::Quiet;
+    if !quiet {
+        report(format!("model {}, {} parameters", model.origin, model.params.count()));
+    }
+    let wanted = axial::Wanted {
+        layers,
+        dtype: sample_type(&args.dtype),
+        axes: args.axes.as_ref(),
+        range: range(&args.range)?,
+        dry_run: common.dry_run,
+        quiet,
+    };
+    let stop = interrupt::install()?;
+    let mut sink = progress(common);
+    for (input, output) in &jobs {
+        let stop = || stop.flag().load(Ordering::Relaxed);
+        model.restore(input, output, &wanted, &mut *sink, &stop)?;
+    }
+    Ok(())
 }
 
 /// Published weights: a file, or the averaged ones of a prefix (in mode reference the others).
@@ -145,14 +186,6 @@ pub fn run(args: &Args, layers: Option<usize>, trained: &Trained) -> Result<(), 
             ));
         }
     }
-    let range = match args.range.as_slice() {
-        [low, high] if high > low && (high - low).is_finite() => Some((*low, *high)),
-        [] => None,
-        numbers => {
-            return Err(Failure::config(format!("`--range` is {numbers:?}"))
-                .hint("give the lower number first"));
-        }
-    };
     let wanted = Wanted {
         config: &config,
         seed: args.seed,
@@ -160,7 +193,7 @@ pub fn run(args: &Args, layers: Option<usize>, trained: &Trained) -> Result<(), 
         deviation: !args.no_std,
         dtype: sample_type(&args.dtype),
         axes: args.axes.as_ref(),
-        range,
+        range: range(&args.range)?,
         fresh: args.fresh,
         dry_run: common.dry_run,
         quiet,

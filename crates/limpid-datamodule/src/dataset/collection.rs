@@ -57,8 +57,8 @@ pub(crate) struct Making<'a> {
 impl Collection {
     /// Channels of `input` and of `target`.
     pub(crate) fn channels(&self, scenes: &[Scene]) -> (usize, usize) {
-        if let DatasetConfig::Layers { layers, .. } = self.config {
-            return (2, layers);
+        if let Some(slices) = self.config.slices() {
+            return slices;
         }
         let views = scenes.first().map_or(&[][..], |s| &s.views);
         let of = |view: &View| self.files[view.file].channels;
@@ -147,13 +147,16 @@ impl Collection {
             images.push(("target", channels, original));
             images.push(("mask", channels, hidden));
         }
-        let id = self.id(scene, &first, place, how.index);
+        let id = self.id(&first, place, how.index);
         Ok(Sample { tensors: images, size: how.patch.to_vec(), id })
     }
 
     /// The views that become the input, and those that become the target.
     fn views(&self, scene: &Scene, training: bool, stream: Stream) -> (Vec<View>, Vec<View>) {
         let views = &scene.views;
+        if let Some((given, _)) = self.config.slices() {
+            return (views[..given].to_vec(), views[given..].to_vec());
+        }
         match self.config {
             DatasetConfig::Noise2noise { swap, .. } if training => {
                 let mut draws = stream.draws();
@@ -163,21 +166,25 @@ impl Collection {
                 let (a, b) = if swap { (i, j) } else { (i.min(j), i.max(j)) };
                 (vec![views[a]], vec![views[b]])
             }
-            DatasetConfig::Layers { .. } => (views[..2].to_vec(), views[2..].to_vec()),
             _ => (views[..1].to_vec(), views.get(1).copied().into_iter().collect()),
         }
     }
 
-    fn id(&self, scene: &Scene, view: &View, place: &Place, index: u64) -> SampleId {
+    fn id(&self, view: &View, place: &Place, index: u64) -> SampleId {
         let file = &self.files[view.file];
         let leading: Vec<usize> = file.leading().iter().map(|(_, n)| *n).collect();
         let index_of = unflat(view.frame, &leading);
         let mut region: Vec<[usize; 2]> = index_of.into_iter().map(|i| [i, 1]).collect();
-        if let (DatasetConfig::Layers { .. }, Some([last, count])) =
-            (&self.config, region.last_mut())
-        {
-            *count = scene.views.len();
-            *last -= *count - 1;
+        if let Some([first, count]) = region.last_mut() {
+            match self.config {
+                // the view is that of the upper slice
+                DatasetConfig::Layers { layers, .. } => {
+                    *count = layers + 2;
+                    *first -= layers + 1;
+                }
+                DatasetConfig::Thinned { layers, slices, .. } => *count = slices * (layers + 1),
+                _ => {}
+            }
         }
         region.extend(place.start.iter().zip(&place.size).map(|(a, b)| [*a, *b]));
         SampleId { file: file.path.display().to_string(), index, region }

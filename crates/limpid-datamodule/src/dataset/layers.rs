@@ -18,23 +18,44 @@ pub(super) fn list(volume: &str) -> Result<Listing> {
 /// All runs of `layers` + 2 neighbouring slices of a volume: the last, the first, then those
 /// between in rising order.
 pub(super) fn views(index: usize, file: &ImageFile, layers: usize) -> Result<Vec<Vec<View>>> {
+    runs(index, file, layers + 2, |first| {
+        [first + layers + 1, first].into_iter().chain(first + 1..=first + layers)
+    })
+}
+
+/// All runs of `slices`·(`layers` + 1) neighbouring slices of a volume: those that are given, then
+/// all, in rising order.
+pub(super) fn thinned(
+    index: usize,
+    file: &ImageFile,
+    layers: usize,
+    slices: usize,
+) -> Result<Vec<Vec<View>>> {
+    let step = layers + 1;
+    runs(index, file, slices * step, |first| {
+        (0..slices).map(move |i| first + i * step).chain(first..first + slices * step)
+    })
+}
+
+/// All runs of `length` neighbouring slices, whose frames `order` puts in order from the first.
+fn runs<I: Iterator<Item = usize>>(
+    index: usize,
+    file: &ImageFile,
+    length: usize,
+    order: impl Fn(usize) -> I,
+) -> Result<Vec<Vec<View>>> {
     let z = file.info.size(Axis::Z);
-    if z < layers + 2 || file.channels > 1 {
+    if z < length || file.channels > 1 {
         return Err(Error::file(
             &file.path,
             format!(
-                "{layers} layers between two slices need a grey volume of {} slices or more: this has the axes {} and shape {:?}",
-                layers + 2,
-                file.info.axes,
-                file.info.shape
+                "samples of {length} neighbouring slices need a grey volume of {length} slices or more: this has the axes {} and shape {:?}",
+                file.info.axes, file.info.shape
             ),
             "give a volume (ZYX) or a folder of slices, or set fewer `layers`",
         ));
     }
-    let runs = (0..file.frames()).filter(|frame| frame % z + layers + 1 < z);
-    let run = |first: usize| {
-        let frames = [first + layers + 1, first].into_iter().chain(first + 1..=first + layers);
-        frames.map(|frame| View { file: index, frame }).collect()
-    };
-    Ok(runs.map(run).collect())
+    let starts = (0..file.frames()).filter(|frame| frame % z + length <= z);
+    let run = |first: usize| order(first).map(|frame| View { file: index, frame }).collect();
+    Ok(starts.map(run).collect())
 }

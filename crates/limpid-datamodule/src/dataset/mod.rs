@@ -79,6 +79,22 @@ pub enum DatasetConfig {
         /// Slices between the two.
         layers: usize,
     },
+    /// Volumes of grey slices of which a few are given, evenly: the input are `slices` slices with
+    /// `layers` between each two, z rising, the target all from the first of them on,
+    /// `slices · (layers + 1)`, as for the 3D-SR-Unet (Heinrich et al. 2017). Only for `dims = 2`.
+    Thinned {
+        /// Files of whole volumes, or a folder or pattern of slices, which are one volume.
+        volume: String,
+        /// Slices between two that are given.
+        layers: usize,
+        /// Slices that are given.
+        #[serde(default = "eight")]
+        slices: usize,
+    },
+}
+
+fn eight() -> usize {
+    8
 }
 
 fn yes() -> bool {
@@ -149,6 +165,15 @@ impl Validate for DatasetConfig {
                     at.problem("layers", "must be at least 1");
                 }
             }
+            Self::Thinned { volume, layers, slices } => {
+                place("volume", volume);
+                if *layers == 0 {
+                    at.problem("layers", "must be at least 1");
+                }
+                if *slices < 2 {
+                    at.problem("slices", "must be at least 2");
+                }
+            }
         }
     }
 }
@@ -163,8 +188,8 @@ pub(crate) struct View {
 /// A part of frames of one shape that show the same object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scene {
-    /// Input and target, repeats, one image, or the two outer slices and the layers between them, by
-    /// the kind of dataset.
+    /// Input and target, repeats, one image, or the slices that are given and those wanted, by the
+    /// kind of dataset.
     pub(crate) views: Vec<View>,
     /// Files that belong together have one number.
     pub(crate) group: usize,
@@ -200,7 +225,7 @@ impl DatasetConfig {
             Self::Simulated { images, .. }
             | Self::Noise2void { images, .. }
             | Self::Noise2noise { input: images, .. } => Ok(Listing::single(list_images(images)?)),
-            Self::Layers { volume, .. } => layers::list(volume),
+            Self::Layers { volume, .. } | Self::Thinned { volume, .. } => layers::list(volume),
         }
     }
 
@@ -217,6 +242,9 @@ impl DatasetConfig {
                     repeated(members[0], first, *axis)?
                 }
                 Self::Layers { layers, .. } => layers::views(members[0], first, *layers)?,
+                Self::Thinned { layers, slices, .. } => {
+                    layers::thinned(members[0], first, *layers, *slices)?
+                }
                 _ => (0..first.frames())
                     .map(|frame| members.iter().map(|&file| View { file, frame }).collect())
                     .collect(),
@@ -238,7 +266,16 @@ impl DatasetConfig {
         match self {
             Self::Paired { .. } => (Some(0), Some(1)),
             Self::Simulated { .. } | Self::Noise2void { .. } => (Some(0), Some(0)),
-            Self::Noise2noise { .. } | Self::Layers { .. } => (None, None),
+            Self::Noise2noise { .. } | Self::Layers { .. } | Self::Thinned { .. } => (None, None),
+        }
+    }
+
+    /// How many slices are input and how many target, where both are slices of volumes.
+    pub(crate) fn slices(&self) -> Option<(usize, usize)> {
+        match *self {
+            Self::Layers { layers, .. } => Some((2, layers)),
+            Self::Thinned { layers, slices, .. } => Some((slices, slices * (layers + 1))),
+            _ => None,
         }
     }
 
@@ -255,7 +292,7 @@ impl DatasetConfig {
                 input.clear();
                 *target = target.as_ref().map(|_| String::new());
             }
-            Self::Layers { volume, .. } => volume.clear(),
+            Self::Layers { volume, .. } | Self::Thinned { volume, .. } => volume.clear(),
         }
         copy
     }

@@ -2,6 +2,7 @@
 //! that puts the layers a network makes of them in their places.
 
 use super::{Frame, Input, Output};
+use crate::images::leading;
 use crate::{Error, Result};
 use limpid_engine::BoxError;
 use limpid_engine::infer::{Slabs, Source};
@@ -18,7 +19,7 @@ pub struct Pair<'a> {
 
 impl Input {
     /// Slices at one time point.
-    fn slices(&self) -> usize {
+    pub fn slices(&self) -> usize {
         self.info().size(Axis::Z)
     }
 
@@ -54,6 +55,46 @@ impl Input {
             ));
         }
         Ok(Pair { input: self, index, shape: [2, self.shape()[1], self.shape()[2]] })
+    }
+
+    /// The `count` slices around the pair of that number, as far as its time point has them: of those
+    /// before it `margin`, as long as there are so many behind.
+    ///
+    /// # Errors
+    /// As [`pair`](Self::pair).
+    pub fn run(&self, index: usize, margin: usize, count: usize) -> Result<Run<'_>> {
+        let pair = self.pair(index)?;
+        let (time, z) = pair.place();
+        let slices = self.slices();
+        let count = count.clamp(2, slices);
+        let first = z.saturating_sub(margin).min(slices - count);
+        let [_, rows, columns] = pair.shape;
+        let frame = time * slices + first;
+        Ok(Run { input: self, frame, before: z - first, shape: [count, rows, columns] })
+    }
+}
+
+/// Neighbouring slices as channels, z rising.
+pub struct Run<'a> {
+    input: &'a Input,
+    /// The frame of the lowest.
+    frame: usize,
+    /// Slices below those of the pair it was asked for.
+    pub before: usize,
+    shape: [usize; 3],
+}
+
+impl Source for Run<'_> {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn read(&self, start: &[usize], size: &[usize]) -> Result<Vec<f32>, BoxError> {
+        let mut values = Vec::with_capacity(self.shape[0] * size.iter().product::<usize>());
+        for frame in self.frame..self.frame + self.shape[0] {
+            values.extend(self.input.frame(frame).read(start, size)?);
+        }
+        Ok(values)
     }
 }
 
@@ -98,47 +139,68 @@ pub enum Outer {
     Zero,
 }
 
-/// Takes the layers between the two slices of a pair, a channel each, z rising, and writes them as
-/// frames of an [`Output`] of [`layered_info`], with the slices around them. Pairs come in order;
-/// frames are written when the last rows of a pair have come, so that the layers of one pair are in
-/// memory.
+/// Takes the layers between the two slices of one pair or more, a channel each, z rising, and writes
+/// them as frames of an [`Output`] of [`layered_info`], with the slices around them. Pairs come in
+/// order; frames are written when the last rows have come, so that these layers are in memory.
 pub struct LayerSlabs<'a> {
     output: &'a mut Output,
+    /// The first.
     pair: Pair<'a>,
+    pairs: usize,
     outer: Outer,
-    /// Values `[layers, rows, columns]`.
+    /// Values `[pairs · layers, rows, columns]`.
     values: Vec<f32>,
+    /// Layers between two slices.
     layers: usize,
     /// Row expected next.
     next: usize,
 }
 
 impl<'a> LayerSlabs<'a> {
-    /// The writer of `layers` layers between the slices of a pair.
+    /// The writer of `layers` layers between the slices of `pairs` pairs of one time point, of which
+    /// `pair` is the first.
     #[must_use]
-    pub fn new(output: &'a mut Output, pair: Pair<'a>, layers: usize, outer: Outer) -> Self {
+    pub fn new(
+        output: &'a mut Output,
+        pair: Pair<'a>,
+        pairs: usize,
+        layers: usize,
+        outer: Outer,
+    ) -> Self {
         let [_, rows, columns] = pair.shape;
-        Self { output, pair, outer, values: vec![0.0; layers * rows * columns], layers, next: 0 }
+        let values = vec![0.0; pairs * layers * rows * columns];
+        Self { output, pair, pairs, outer, values, layers, next: 0 }
     }
 
-    /// Writes the lower slice, the layers and, at the end of the volume, the upper slice.
+    /// Writes of every pair the lower slice and the layers, and at the end of the volume the upper
+    /// slice.
     fn write(&mut self) -> Result<(), BoxError> {
         let [_, rows, columns] = self.pair.shape;
+        let of_pair = self.layers * rows * columns;
+        let values = std::mem::take(&mut self.values);
+        (0..self.pairs).try_for_each(|i| {
+            let pair = Pair { index: self.pair.index + i, ..self.pair };
+            self.write_pair(pair, &values[i * of_pair..(i + 1) * of_pair])
+        })
+    }
+
+    fn write_pair(&mut self, pair: Pair<'_>, values: &[f32]) -> Result<(), BoxError> {
+        let [_, rows, columns] = pair.shape;
         let pixels = rows * columns;
-        let (time, z) = self.pair.place();
-        let slices = self.pair.input.slices();
+        let (time, z) = pair.place();
+        let slices = pair.input.slices();
         let step = self.layers + 1;
         let first = (time * ((slices - 1) * step + 1)) + z * step;
         let outer = |frame: Frame<'_>| match self.outer {
             Outer::Slices => frame.input.file.read_frame(frame.index),
             Outer::Zero => Ok(vec![0.0; pixels]),
         };
-        self.output.frame(first).put(0, rows, &outer(self.pair.lower())?)?;
-        for (layer, values) in (first + 1..).zip(self.values.chunks_exact(pixels.max(1))) {
+        self.output.frame(first).put(0, rows, &outer(pair.lower())?)?;
+        for (layer, values) in (first + 1..).zip(values.chunks_exact(pixels.max(1))) {
             self.output.frame(layer).slab(0, rows, values)?;
         }
         if z + 2 == slices {
-            self.output.frame(first + step).put(0, rows, &outer(self.pair.upper())?)?;
+            self.output.frame(first + step).put(0, rows, &outer(pair.upper())?)?;
         }
         Ok(())
     }
@@ -147,23 +209,24 @@ impl<'a> LayerSlabs<'a> {
 impl Slabs for LayerSlabs<'_> {
     fn slab(&mut self, start: usize, size: usize, data: &[f32]) -> Result<(), BoxError> {
         let [_, rows, columns] = self.pair.shape;
-        if start != self.next || data.len() != self.layers * size * columns || start + size > rows {
+        let layers = self.pairs * self.layers;
+        if start != self.next || data.len() != layers * size * columns || start + size > rows {
             return Err(Box::new(Error::setting(
                 format!(
-                    "{} values for {size} rows from {start} do not continue {} layers of {rows} rows of {columns}: expected row {}",
+                    "{} values for {size} rows from {start} do not continue {layers} layers of {rows} rows of {columns}: expected row {}",
                     data.len(),
-                    self.layers,
                     self.next
                 ),
                 "the network must give as many layers as the result has; else this is a bug",
             )));
         }
+        if size == 0 {
+            return Ok(());
+        }
         self.next += size;
-        if size > 0 {
-            for (layer, values) in data.chunks_exact(size * columns).enumerate() {
-                let at = (layer * rows + start) * columns;
-                self.values[at..at + values.len()].copy_from_slice(values);
-            }
+        for (layer, values) in data.chunks_exact(size * columns).enumerate() {
+            let at = (layer * rows + start) * columns;
+            self.values[at..at + values.len()].copy_from_slice(values);
         }
         if self.next == rows { self.write() } else { Ok(()) }
     }
@@ -195,6 +258,38 @@ pub fn layered_info(info: &VolumeInfo, z: usize) -> Result<VolumeInfo> {
         row[2] /= z as f64;
     }
     Ok(finer)
+}
+
+/// The geometry of some slices of a stack: `count` from the `first` on, every `step`-th.
+///
+/// # Errors
+/// The slices lie along another axis than the first, or there are not so many.
+pub fn taken_info(info: &VolumeInfo, [first, step, count]: [usize; 3]) -> Result<VolumeInfo> {
+    let axis = info.axes.as_slice().first();
+    let last = count.checked_sub(1).map(|n| first.saturating_add(n.saturating_mul(step)));
+    let stack = matches!(leading(info, 2)[..], [(slices, _)] if axis == Some(&slices));
+    if !stack || last.is_none_or(|last| last >= info.shape[0]) {
+        let (axes, shape) = (&info.axes, &info.shape);
+        return Err(Error::setting(
+            format!(
+                "{count} slices, every {step}th from {first} on, cannot be taken of {shape:?} ({axes})"
+            ),
+            "give a stack of slices along one axis, such as ZYX, that has as many",
+        ));
+    }
+    let mut taken = info.clone();
+    taken.shape[0] = count;
+    if let Some(spacing) = &mut taken.spacing {
+        spacing[0] *= step as f64;
+    }
+    if axis == Some(&Axis::Z) {
+        // the first slice that is taken need not be the first one
+        for row in taken.affine.iter_mut().flat_map(|affine| affine.iter_mut().take(3)) {
+            row[3] += row[2] * first as f64;
+            row[2] *= step as f64;
+        }
+    }
+    Ok(taken)
 }
 
 #[cfg(test)]
@@ -259,7 +354,7 @@ mod tests {
                 deviation: false,
                 device: candle_core::Device::Cpu,
             };
-            let mut sink = LayerSlabs::new(&mut output, pair, z - 1, outer);
+            let mut sink = LayerSlabs::new(&mut output, pair, 1, z - 1, outer);
             inferencer.run(&pair, &mut sink, |x| Ok(interpolated(x, z)), |_, _| {}).unwrap();
         }
         output.finish().unwrap();
@@ -323,6 +418,84 @@ mod tests {
     }
 
     #[test]
+    fn several_pairs_at_once_are_written_as_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (input, _) = open(&dir.path().join("a.tif"), "TZYX", &[2, 7, 9, 10]);
+        let z = 3;
+        let write = |to: &Path, at_once: usize| {
+            let info = layered_info(input.info(), z).unwrap();
+            let back = input.restored_normalisation(&plain());
+            let options = WriteOptions::default();
+            let mut output = Output::create_with(to, &info, 2, back, 1, &options).unwrap();
+            for first in (0..input.pairs().unwrap()).step_by(at_once) {
+                let layers: Vec<f32> = (first..first + at_once)
+                    .flat_map(|index| {
+                        let pair = input.pair(index).unwrap().read(&[0, 0], &[9, 10]).unwrap();
+                        let x = candle_core::Tensor::from_vec(
+                            pair,
+                            (1, 2, 9, 10),
+                            &candle_core::Device::Cpu,
+                        );
+                        let y = interpolated(&x.unwrap(), z).flatten_all().unwrap();
+                        y.to_vec1::<f32>().unwrap()
+                    })
+                    .collect();
+                let pair = input.pair(first).unwrap();
+                let mut sink = LayerSlabs::new(&mut output, pair, at_once, z - 1, Outer::Slices);
+                // in two slabs: all layers of the first rows, then of the others
+                for rows in [0..4, 4..9] {
+                    let part: Vec<f32> = layers
+                        .chunks(90)
+                        .flat_map(|layer| layer[rows.start * 10..rows.end * 10].to_vec())
+                        .collect();
+                    sink.slab(rows.start, rows.len(), &part).unwrap();
+                }
+                sink.slab(9, 0, &[]).unwrap();
+            }
+            output.finish().unwrap();
+            limpid_io::open(to).unwrap().read().unwrap().data
+        };
+        let (one, three) =
+            (write(&dir.path().join("1.npy"), 1), write(&dir.path().join("3.npy"), 3));
+        assert_eq!(one.to_f32(), three.to_f32());
+        assert_eq!(one.to_f32().len(), 2 * 19 * 90);
+    }
+
+    #[test]
+    fn a_run_has_slices_on_both_sides_as_far_as_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (input, values) = open(&dir.path().join("a.tif"), "TZYX", &[2, 7, 9, 10]);
+        // pair, slices at once → the lowest of them, slices below the pair
+        for (pair, count, lowest, before) in
+            [(0, 5, 0, 0), (1, 5, 0, 1), (3, 5, 1, 2), (5, 5, 2, 3), (6, 5, 7, 0), (8, 99, 7, 2)]
+        {
+            let run = input.run(pair, 2, count).unwrap();
+            assert_eq!(run.before, before, "{pair}");
+            assert_eq!(run.shape(), [count.min(7), 9, 10]);
+            let got = run.read(&[1, 2], &[1, 1]).unwrap();
+            let want = (0..count.min(7)).map(|z| values[(lowest + z) * 90 + 12]);
+            assert!(got.iter().zip(want).all(|(a, b)| *a == f32::from(b) / 10.0), "{pair}");
+        }
+        assert!(input.run(12, 2, 5).is_err());
+    }
+
+    #[test]
+    fn slices_that_are_taken_keep_their_places_in_space() {
+        let mut info = VolumeInfo::new(&[7, 6, 8], "ZYX".parse().unwrap(), DType::U8).unwrap();
+        info.spacing = Some(vec![10.0, 1.0, 2.0]);
+        let row = |z: f64, origin: f64| [0.0, 0.0, z, origin];
+        info.affine = Some([row(1.0, 5.0), row(0.0, 6.0), row(10.0, 7.0), [0.0, 0.0, 0.0, 1.0]]);
+        let taken = taken_info(&info, [1, 3, 2]).unwrap();
+        assert_eq!((taken.shape, taken.spacing), (vec![2, 6, 8], Some(vec![30.0, 1.0, 2.0])));
+        assert_eq!(taken.affine.unwrap()[..3], [row(3.0, 6.0), row(0.0, 6.0), row(30.0, 17.0)]);
+        // more than there are, none, and slices along two axes
+        assert!(taken_info(&info, [1, 3, 4]).is_err() && taken_info(&info, [0, 1, 0]).is_err());
+        let times = VolumeInfo::new(&[2, 7, 6, 8], "TZYX".parse().unwrap(), DType::U8).unwrap();
+        let error = taken_info(&times, [0, 2, 1]).unwrap_err().to_string();
+        assert!(error.contains("along one axis"), "{error}");
+    }
+
+    #[test]
     fn first_and_last_slice_keep_their_places_in_space() {
         let mut info = VolumeInfo::new(&[5, 6, 8], "ZYX".parse().unwrap(), DType::U8).unwrap();
         info.spacing = Some(vec![30.0, 1.0, 2.0]);
@@ -359,14 +532,14 @@ mod tests {
         let normalisation = input.restored_normalisation(&plain());
         let (to, options) = (dir.path().join("b.tif"), WriteOptions::default());
         let mut output = Output::create_with(&to, &info, 2, normalisation, 1, &options).unwrap();
-        let mut sink = LayerSlabs::new(&mut output, input.pair(0).unwrap(), 1, Outer::Slices);
+        let mut sink = LayerSlabs::new(&mut output, input.pair(0).unwrap(), 1, 1, Outer::Slices);
         sink.slab(0, 2, &[0.0; 16]).unwrap();
         for (start, data) in [(3, 8), (2, 16)] {
             let error = sink.slab(start, 1, &vec![0.0; data]).unwrap_err().to_string();
             assert!(error.contains("expected row 2"), "{error}");
         }
         // a pair out of order is noticed by the output
-        let mut sink = LayerSlabs::new(&mut output, input.pair(1).unwrap(), 1, Outer::Slices);
+        let mut sink = LayerSlabs::new(&mut output, input.pair(1).unwrap(), 1, 1, Outer::Slices);
         let error = sink.slab(0, 6, &[0.0; 48]).unwrap_err().to_string();
         assert!(error.contains("expected frame 0"), "{error}");
     }

@@ -8,7 +8,7 @@ mod layers;
 
 pub use enlarged::{Enlarged, enlarged_info};
 pub use journal::Journal;
-pub use layers::{LayerSlabs, Outer, Pair, layered_info};
+pub use layers::{LayerSlabs, Outer, Pair, Run, layered_info, taken_info};
 
 use crate::images::{self, ImageFile};
 use crate::normalise::{Normalisation, Normaliser, Normalisers};

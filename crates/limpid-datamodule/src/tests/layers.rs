@@ -51,6 +51,41 @@ fn the_outer_slices_are_the_input_and_those_between_the_target() {
 }
 
 #[test]
+fn of_thinned_volumes_every_nth_slice_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    // the value says where the voxel is: 1000·z + 20·y + x
+    let value = |i: usize| (i / 400 * 1000 + i % 400) as f32;
+    save(&dir.path().join("a.tif"), "ZYX", &[11, 20, 20], value);
+    let set =
+        |slices| DatasetConfig::Thinned { volume: place(dir.path(), "a.tif"), layers: 2, slices };
+    let data = open(DataConfig { samples_per_epoch: Some(60), ..plain(set(3)) }, 2);
+    assert_eq!(data.channels().unwrap(), (3, 9));
+    let mut firsts = std::collections::BTreeSet::new();
+    for batch in batches(&*data.train().unwrap(), 0, 0) {
+        assert_eq!(batch.get("input").unwrap().dims(), [3, 3, 8, 8]);
+        assert_eq!(batch.get("target").unwrap().dims(), [3, 9, 8, 8]);
+        let (input, target) = (values(&batch, "input"), values(&batch, "target"));
+        for (i, id) in batch.ids.iter().enumerate() {
+            let [z, y, x] = [0, 1, 2].map(|a| id.region[a][0]);
+            assert_eq!(id.region[0][1], 9);
+            firsts.insert(z);
+            let at = |z: usize| (1000 * z + 20 * y + x) as f32;
+            for c in 0..3 {
+                assert_eq!(input[(i * 3 + c) * 64], at(z + 3 * c));
+            }
+            for c in 0..9 {
+                assert_eq!(target[(i * 9 + c) * 64], at(z + c));
+            }
+        }
+    }
+    assert_eq!(firsts.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
+    let error = refused(plain(set(4)));
+    assert!(error.contains("12 slices or more"), "{error}");
+    assert!(refused(plain(set(1))).contains("at least 2"));
+    assert!(refused(DataConfig { dims: 3, ..plain(set(3)) }).contains("must be 2 for layers"));
+}
+
+#[test]
 fn normalisation_sees_every_slice_once() {
     let dir = tempfile::tempdir().unwrap();
     // slice z is z everywhere: the mean of 0…8 is 4, the variance 60/9
