@@ -122,6 +122,29 @@ fn images_are_restored_with_their_uncertainty_and_measured() {
 }
 
 #[test]
+fn a_variance_head_says_where_its_network_is_off() {
+    let dir = trained();
+    let at = dir.path();
+    let judged = config(SIMULATED, 2, false)
+        .replace("name = \"tiny\"", "name = \"judged\"\nstart = \"runs/tiny\"")
+        .replace("dropout = 0.1", "dropout = 0.1\nvariance = true")
+        .replace("kind = \"diffusion\"\nprocess", "kind = \"aleatoric\"\ntimes = [2, 8]\nprocess");
+    fs::write(at.join("judged.toml"), judged).unwrap();
+    emdiffuse(at, &["train", "judged.toml", "-q"]).ok();
+    let predict = |model: &str, out: &str| {
+        emdiffuse(at, &["predict", "held.tif", out, "--model", model, "--seed", "3", "-q"]).ok();
+    };
+    predict("runs/judged", "a.tif");
+    predict("runs/tiny", "b.tif");
+    // only the head has learnt: what is restored stays what it was
+    assert!(values(&at.join("a.tif")) == values(&at.join("b.tif")));
+    let sigma = limpid_io::open(at.join("a_sigma.tif")).unwrap().read().unwrap();
+    assert_eq!(sigma.info.shape, [75, 51]);
+    assert!(sigma.data.to_f32().iter().all(|v| v.is_finite() && *v > 0.0));
+    assert!(!at.join("b_sigma.tif").exists());
+}
+
+#[test]
 fn results_do_not_depend_on_threads_and_go_on_after_a_kill() {
     let dir = trained();
     let at = dir.path();
@@ -239,6 +262,73 @@ fn volumes_get_their_layers_and_their_spacing() {
     let xz = limpid_io::open(at.join("resliced/xz.tif")).unwrap().info().clone();
     assert_eq!(xz.shape, [40, 3, 36]);
     assert_eq!(xz.spacing.unwrap(), [10.0, 40.0, 10.0]);
+}
+
+#[test]
+fn layers_are_filled_in_in_one_pass_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    write_image(&at.join("fine.tif"), &[48, 40, 36], 1);
+    let mut fine = limpid_io::open(at.join("fine.tif")).unwrap().read().unwrap();
+    fine.info.spacing = Some(vec![10.0, 10.0, 10.0]);
+    limpid_io::save(at.join("fine.tif"), &fine).unwrap();
+    let toml = r#"
+name = "one-pass"
+data_range = 255.0
+data = { patch = [16], batch = 1, samples_per_epoch = 8, normalisation = { kind = "scale", divide = 255.0 }, validation = { whole = false, limit = 1 }, dataset = { kind = "thinned", volume = "fine.tif", layers = 1, slices = 4 } }
+model = { kind = "axial", network = { channels = [4, 4, 4] } }
+train = { steps = 6, log_every = 3, validate_every = 6 }
+"#;
+    fs::write(at.join("one-pass.toml"), toml).unwrap();
+    emdiffuse(at, &["train", "one-pass.toml"]).fails(2, &["vemdiffuse train"]);
+    vemdiffuse(at, &["train", "one-pass.toml", "-q"]).ok();
+    let shown = vemdiffuse(at, &["inspect", "runs/one-pass"]);
+    assert!(shown.ok().out.contains("1 between two slices, slices 20 apart"), "{shown:?}");
+
+    // 48 slices, 2 apart: from 0 to 46
+    let thin = ["thin", "fine.tif", "coarse.tif", "--z", "2", "--truth", "truth.tif"];
+    vemdiffuse(at, &thin).ok();
+    let info = |name: &str| limpid_io::open(at.join(name)).unwrap().info().clone();
+    assert_eq!(
+        (info("coarse.tif").shape, info("truth.tif").shape),
+        (vec![24, 40, 36], vec![47, 40, 36])
+    );
+    let predict = ["predict", "coarse.tif", "out.tif", "--model", "runs/one-pass"];
+    vemdiffuse(at, &predict).ok();
+    let (out, coarse, truth) = (
+        values(&at.join("out.tif")),
+        values(&at.join("coarse.tif")),
+        values(&at.join("truth.tif")),
+    );
+    assert_eq!((out.len(), info("out.tif").spacing), (truth.len(), Some(vec![10.0, 10.0, 10.0])));
+    let slice = 40 * 36;
+    for z in 0..24 {
+        assert!(out[2 * z * slice..][..slice] == coarse[z * slice..][..slice], "{z}");
+        assert!(truth[2 * z * slice..][..slice] == coarse[z * slice..][..slice], "{z}");
+    }
+    let said = vemdiffuse(
+        at,
+        &[
+            "eval",
+            "out.tif",
+            "--input",
+            "coarse.tif",
+            "--target",
+            "truth.tif",
+            "--data-range",
+            "255",
+        ],
+    );
+    assert!(said.ok().out.contains("cubic interpolation"), "{said:?}");
+
+    // the slices of the result are too close, and nothing is drawn
+    vemdiffuse(at, &["predict", "fine.tif", "x.tif", "--model", "runs/one-pass"])
+        .fails(2, &["10 apart", "20"]);
+    vemdiffuse(at, &[&predict[..], &["--z", "4"]].concat()).fails(2, &["3 layers are wanted"]);
+    vemdiffuse(at, &[&predict[..], &["--samples", "2"]].concat()).fails(2, &["one pass"]);
+    vemdiffuse(at, &["thin", "coarse.tif", "coarse.tif", "--z", "2"]).fails(2, &["coarse.tif"]);
+    vemdiffuse(at, &["thin", "fine.tif", "x.tif", "--z", "50"]).fails(3, &["smaller `--z`"]);
+    assert!(!at.join("x.tif").exists());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The model that a command uses: a trained one, the one that comes with the program, or weights
 //! that others published.
 
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
 use candle_core::{DType, Device};
 use limpid_arch::AnyConfig;
 use limpid_arch::guided_unet::{self, GuidedUnet};
@@ -37,6 +37,10 @@ pub struct Task {
     pub layers: Option<usize>,
     /// Distance of the two slices, in the unit of the training files.
     pub gap: Option<f64>,
+    /// Levels at which a variance head has learnt how far off the answers are, as
+    /// [`limpid_models::diffusion::AleatoricConfig::times`]; none without such a head.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<usize>,
     /// What makes an interval of a deviation.
     pub calibration: Option<Calibration>,
 }
@@ -87,6 +91,10 @@ impl Task {
             scale: config.scale,
             layers,
             gap: layers.zip(spacing).map(|(layers, spacing)| (layers + 1) as f64 * spacing),
+            times: match &config.model {
+                ModelConfig::Aleatoric(aleatoric) => aleatoric.times.clone(),
+                _ => Vec::new(),
+            },
             calibration: None,
         }
     }

@@ -1,6 +1,8 @@
 //! From file to file: an image or volume is restored region by region, what is finished is kept, and
 //! every statistic of the samples becomes a file of its own.
 
+mod head;
+
 use crate::model::Trained;
 use limpid_cli::prediction::beside;
 use limpid_cli::{Failure, failure, report};
@@ -74,6 +76,7 @@ pub fn restore(
         return Ok(());
     }
     let assessment = work.run(sink, stop)?;
+    work.say_variance(sink, stop)?;
     work.assess(&assessment, begun.elapsed().as_secs_f64())
 }
 
@@ -329,6 +332,32 @@ impl<'a> Work<'a> {
         Ok(assessment)
     }
 
+    /// What is restored of an image or a pair of slices.
+    fn source(&self, index: usize) -> Result<Box<dyn Source + '_>, Failure> {
+        if !self.places.is_empty() {
+            return Ok(Box::new(self.image.pair(index).map_err(Failure::data)?));
+        }
+        let frame = self.image.frame(index);
+        Ok(match self.trained.task.scale {
+            0 | 1 => Box::new(frame),
+            scale => Box::new(Enlarged::new(frame, scale)),
+        })
+    }
+
+    /// Where its restoration goes.
+    fn sink<'o>(
+        &'o self,
+        index: usize,
+        output: &'o mut Output,
+        outer: Outer,
+    ) -> Result<Box<dyn Slabs + 'o>, Failure> {
+        if self.places.is_empty() {
+            return Ok(Box::new(output.frame(index)));
+        }
+        let pair = self.image.pair(index).map_err(Failure::data)?;
+        Ok(Box::new(LayerSlabs::new(output, pair, 1, self.places.len(), outer)))
+    }
+
     /// Restores one image, or the layers between one pair of slices.
     #[allow(clippy::too_many_arguments)] // the state of one walk
     fn unit(
@@ -341,24 +370,10 @@ impl<'a> Work<'a> {
         sink: &mut dyn Sink,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
-        let frame;
-        let source: Box<dyn Source + '_> = if self.places.is_empty() {
-            frame = self.image.frame(index);
-            match self.trained.task.scale {
-                0 | 1 => Box::new(self.image.frame(index)),
-                scale => Box::new(Enlarged::new(&frame, scale)),
-            }
-        } else {
-            Box::new(self.image.pair(index).map_err(Failure::data)?)
-        };
+        let source = self.source(index)?;
         let mut slabs: Vec<Box<dyn Slabs + '_>> = Vec::new();
         for (file, output) in files.iter().zip(outputs) {
-            slabs.push(if self.places.is_empty() {
-                Box::new(output.frame(index))
-            } else {
-                let pair = self.image.pair(index).map_err(Failure::data)?;
-                Box::new(LayerSlabs::new(output, pair, 1, self.places.len(), file.outer))
-            });
+            slabs.push(self.sink(index, output, file.outer)?);
         }
         let config = self.wanted.config;
         let statistics = if config.samples > 1 { 2 + config.quantiles.len() } else { 1 };

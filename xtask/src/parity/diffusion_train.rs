@@ -301,7 +301,7 @@ pub(super) fn aleatoric(fixture: &Fixture) -> Result<Outcome, String> {
     let gamma = gammas.get(1).ok_or("the restoration has a single step")?;
     let level = [Level::of_gamma(*gamma, Input::Gamma)];
     let of = |layer: Option<&Tensor>| {
-        model.variance_at(&batch.tensors["input"], &level, layer, &Ctx::eval()).map_err(text)
+        model.head().variance_at(&batch.tensors["input"], &level, layer, &Ctx::eval()).map_err(text)
     };
     let layers = if network.layer_index { expected.dims()[1] } else { 0 };
     let drawn =

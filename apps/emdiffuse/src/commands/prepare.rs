@@ -155,8 +155,7 @@ fn enlarge(path: &Path, folder: &Path, scale: usize) -> Result<PathBuf, Failure>
     let mut output = Output::create_with(&to, &info, 2, plain, 1, &WriteOptions::default())
         .map_err(Failure::data)?;
     for index in 0..image.frames() {
-        let frame = image.frame(index);
-        let finer = Enlarged::new(&frame, scale);
+        let finer = Enlarged::new(image.frame(index), scale);
         let size = [finer.shape()[1], finer.shape()[2]];
         let values = finer.read(&[0, 0], &size).map_err(|e| Failure::data(e.to_string()))?;
         output.frame(index).slab(0, size[0], &values).map_err(|e| Failure::data(e.to_string()))?;

@@ -8,16 +8,16 @@ use limpid_io::{Axis, VolumeInfo};
 /// A source with `factor` times as many pixels along every spatial axis, interpolated linearly; pixels
 /// keep their centres, and edges are continued. On bytes it is Pillow's bilinear resize before
 /// rounding.
-pub struct Enlarged<'a> {
-    source: &'a dyn Source,
+pub struct Enlarged<S> {
+    source: S,
     factor: usize,
     shape: Vec<usize>,
 }
 
-impl<'a> Enlarged<'a> {
+impl<S: Source> Enlarged<S> {
     /// `source` with `factor` times (at least once) as many pixels along every spatial axis.
     #[must_use]
-    pub fn new(source: &'a dyn Source, factor: usize) -> Self {
+    pub fn new(source: S, factor: usize) -> Self {
         let factor = factor.max(1);
         let mut shape = source.shape().to_vec();
         shape[1..].iter_mut().for_each(|n| *n *= factor);
@@ -32,7 +32,7 @@ impl<'a> Enlarged<'a> {
     }
 }
 
-impl Source for Enlarged<'_> {
+impl<S: Source> Source for Enlarged<S> {
     fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -96,7 +96,7 @@ mod tests {
         let ramp = |c: usize, y: f32, x: f32| (10.0 * y + x) * if c == 0 { 1.0 } else { -1.0 };
         let data = (0..40).map(|i| ramp(i / 20, (i / 5 % 4) as f32, (i % 5) as f32)).collect();
         let image = InMemory { shape: vec![2, 4, 5], data };
-        let large = Enlarged::new(&image, 3);
+        let large = Enlarged::new(image.clone(), 3);
         assert_eq!(large.shape(), [2, 12, 15]);
         let whole = large.read(&[0, 0], &[12, 15]).unwrap();
         for (i, v) in whole.iter().enumerate() {
@@ -110,7 +110,7 @@ mod tests {
             assert_eq!(*v, whole[(c * 12 + y) * 15 + x]);
         }
         // and once as large is the image itself
-        assert_eq!(Enlarged::new(&image, 1).read(&[0, 0], &[4, 5]).unwrap(), image.data);
+        assert_eq!(Enlarged::new(image.clone(), 1).read(&[0, 0], &[4, 5]).unwrap(), image.data);
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
         for name in ["em", "noise"] {
             let data = t[&format!("in.resize.{name}.128x128")].clone();
             let image = InMemory { shape: vec![1, 128, 128], data };
-            let got = Enlarged::new(&image, 2).read(&[0, 0], &[256, 256]).unwrap();
+            let got = Enlarged::new(image, 2).read(&[0, 0], &[256, 256]).unwrap();
             let expected = &t[&format!("out.resize.{name}.128x128_256x256")];
             assert_eq!(got.len(), expected.len());
             // Pillow rounds after each of its two passes

@@ -7,7 +7,7 @@
 //!
 //! The likelihood counts the head's output twice, so it is the logarithm of the *deviation*:
 //! `loss = ½·mean(e^(-2v)·(answer - right answer)² + 2v)`. The reference shows `√(e^v)` for a deviation,
-//! which is the root of it; [`Aleatoric::deviation`] is `e^v`.
+//! which is the root of it; [`VarianceHead::deviation`] is `e^v`.
 
 use super::model::Question;
 use super::sampling::signed;
@@ -154,13 +154,33 @@ impl Aleatoric {
         let question = Question::new(&self.config.process, batch, draws)?;
         let answer = question.put(&self.trained, &Ctx::eval())?;
         let Question { condition, level, layers, .. } = &question;
-        let variance = self.head(condition, level, layers.as_ref(), ctx)?;
+        let variance = self.head().answer(condition, level, layers.as_ref(), ctx)?;
         let twice = limpid_kernels::scale(&variance, 2.0)?;
         let value = gaussian_nll_logvar(&answer, &question.answer, &twice)?;
         Ok(AleatoricLoss { value, answer, variance })
     }
 
-    /// What the head says at a level: the logarithm of the deviation of the network's answer there.
+    /// Its head, as it is.
+    #[must_use]
+    pub fn head(&self) -> VarianceHead<'_> {
+        let Self { net, config: AleatoricConfig { process, times, .. }, .. } = self;
+        VarianceHead { net, process, times }
+    }
+}
+
+/// The variance head of a network, without the network that it was trained beside.
+#[derive(Clone, Copy, Debug)]
+pub struct VarianceHead<'a> {
+    /// The network.
+    pub net: &'a GuidedUnet,
+    /// The process that it was trained in.
+    pub process: &'a ProcessConfig,
+    /// As [`AleatoricConfig::times`].
+    pub times: &'a [usize],
+}
+
+impl VarianceHead<'_> {
+    /// What it says at a level: the logarithm of the deviation of the network's answer there.
     ///
     /// # Shapes
     /// `condition [N, Cc, H, W]` in 0…1; one level, or N; `layers` with N elements, for networks that
@@ -176,10 +196,10 @@ impl Aleatoric {
         ctx: &Ctx,
     ) -> Result<Tensor> {
         let level = Level::inputs(at, condition.device())?;
-        self.head(&signed(condition)?, &level, layers, ctx)
+        self.answer(&signed(condition)?, &level, layers, ctx)
     }
 
-    /// The mean of [`Aleatoric::variance_at`] over the levels that were learnt.
+    /// The mean of [`VarianceHead::variance_at`] over the levels that were learnt.
     ///
     /// # Errors
     /// As there.
@@ -197,7 +217,7 @@ impl Aleatoric {
     /// answer noise.
     ///
     /// # Errors
-    /// As [`Aleatoric::variance_at`].
+    /// As [`VarianceHead::variance_at`].
     pub fn deviation(
         &self,
         condition: &Tensor,
@@ -207,9 +227,27 @@ impl Aleatoric {
         Ok(self.variance(condition, layers, ctx)?.exp()?)
     }
 
+    /// [`VarianceHead::deviation`] of each layer of these numbers; of the image, if there are none.
+    ///
+    /// # Shapes
+    /// `condition [N, Cc, H, W]` in 0…1 → `[N, layers or 1, H, W]`
+    ///
+    /// # Errors
+    /// As [`VarianceHead::variance_at`].
+    pub fn deviations(&self, condition: &Tensor, layers: &[f64], ctx: &Ctx) -> Result<Tensor> {
+        if layers.is_empty() {
+            return self.deviation(condition, None, ctx);
+        }
+        let each = layers.iter().map(|layer| {
+            let layer = Tensor::full(*layer as f32, condition.dims()[0], condition.device())?;
+            self.deviation(condition, Some(&layer), ctx)
+        });
+        Ok(Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 1)?)
+    }
+
     /// The head's output for a condition in -1…1, the mean of whose channels takes the place of the
     /// state.
-    fn head(
+    fn answer(
         &self,
         condition: &Tensor,
         level: &Tensor,
@@ -226,7 +264,7 @@ impl Aleatoric {
 
     /// The levels that are learnt; of a schedule, those in the middle between two steps.
     fn levels(&self) -> impl Iterator<Item = Level> {
-        self.config.times.iter().map(|time| self.config.process.part(*time, 0.5))
+        self.times.iter().map(|time| self.process.part(*time, 0.5))
     }
 }
 
@@ -249,7 +287,7 @@ impl Model for Aleatoric {
 
     /// The loss of each sample over all levels, with the same noise in every epoch.
     fn validation_step(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Logs>> {
-        let levels: Vec<Level> = self.levels().collect();
+        let levels: Vec<Level> = self.head().levels().collect();
         (0..batch.len())
             .map(|i| {
                 let mut one = batch.sample(i)?;
@@ -264,9 +302,9 @@ impl Model for Aleatoric {
             .collect()
     }
 
-    /// [`Aleatoric::deviation`].
+    /// [`VarianceHead::deviation`].
     fn predict(&self, input: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        self.deviation(input, None, ctx)
+        self.head().deviation(input, None, ctx)
     }
 
     fn scores(&self) -> Vec<Score> {
@@ -352,7 +390,7 @@ mod tests {
     }
 
     fn draws(model: &Aleatoric) -> Draws {
-        let levels = model.levels().take(2).collect();
+        let levels = model.head().levels().take(2).collect();
         Draws::new(batch().get("target").unwrap(), levels, false, Stream::new(3, "draws")).unwrap()
     }
 
@@ -428,11 +466,11 @@ mod tests {
         let condition = batch.get("input").unwrap();
         for t in [25, 12, 6, 3, 1] {
             let level = Level::of_gamma(schedule.gamma_before(t, 0.5), Input::Gamma);
-            let said = model.variance_at(condition, &[level], None, &Ctx::eval()).unwrap();
+            let said = model.head().variance_at(condition, &[level], None, &Ctx::eval()).unwrap();
             sum.iter_mut().zip(numbers(&said)).for_each(|(sum, v)| *sum += v / 5.0);
         }
-        let mean = model.variance(condition, None, &Ctx::eval()).unwrap();
-        let deviation = model.deviation(condition, None, &Ctx::eval()).unwrap();
+        let mean = model.head().variance(condition, None, &Ctx::eval()).unwrap();
+        let deviation = model.head().deviation(condition, None, &Ctx::eval()).unwrap();
         for ((want, got), deviation) in sum.iter().zip(numbers(&mean)).zip(numbers(&deviation)) {
             assert!((want - got).abs() < 1e-5 && (deviation / got.exp() - 1.0).abs() < 1e-5);
         }

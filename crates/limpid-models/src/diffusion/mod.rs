@@ -22,7 +22,7 @@ mod statistics;
 #[cfg(test)]
 mod testing;
 
-pub use aleatoric::{Aleatoric, AleatoricConfig, AleatoricLoss};
+pub use aleatoric::{Aleatoric, AleatoricConfig, AleatoricLoss, VarianceHead};
 pub use grid::{GridConfig, Start};
 pub use guide::{Adjust, GuideConfig, Inpaint, LowFrequency};
 pub use joint::{JointConfig, JointDenoiser};
