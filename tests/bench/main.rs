@@ -78,6 +78,7 @@ fn serve(words: &[String]) -> std::result::Result<(), Box<dyn std::error::Error>
     let version = concat!("limpid ", env!("CARGO_PKG_VERSION"));
     let hello = json!({
         "parameters": work.parameters, "output": output.dims(), "version": version,
+        "simd": limpid_kernels::simd_level(),
     });
     drop(output);
     say(&hello)?;

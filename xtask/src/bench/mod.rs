@@ -160,7 +160,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         measured.push(measure(work, &programs, args.rounds)?);
     }
     let start = wanted(START.group).then(|| measure_start(&programs, args.rounds)).transpose()?;
-    let about = about(args, &programs)?;
+    let Machine { about, simd } = machine(args, &programs)?;
     println!("{about}\n\n{}", table::tables(&measured.iter().collect::<Vec<_>>(), start.as_ref()));
     if let Some(path) = &args.json {
         let seconds = start.as_ref().map(|s| json!({ "ours_s": s.ours, "peer_s": s.peer }));
@@ -174,7 +174,8 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         let start = start.as_ref().filter(|_| section == Section::Networks);
         if !own.is_empty() {
             let text = format!("{about}\n\n{}", table::tables(&own, start));
-            table::write_page(&root().join("docs/src/performance.md"), section.name(), &text)?;
+            let name = format!("{} {simd}", section.name());
+            table::write_page(&root().join("docs/src/performance.md"), &name, &text)?;
         }
     }
     let slow = measured.iter().filter(|m| m.fast_enough() == Some(false)).count();
@@ -253,27 +254,38 @@ fn measure_start(programs: &Programs, rounds: u32) -> Result<Start, String> {
 }
 
 /// When, where and with what it was measured.
-fn about(args: &Args, programs: &Programs) -> Result<String, String> {
+struct Machine {
+    about: String,
+    /// The vector instructions that ours used.
+    simd: String,
+}
+
+fn machine(args: &Args, programs: &Programs) -> Result<Machine, String> {
     let said = |program: &str, words: &[&str]| {
         let output = Command::new(program).args(words).current_dir(root()).output().ok()?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let version = |speaker: Speaker| speaker.hello["version"].as_str().map(str::to_owned);
-    let mut versions = vec![version(programs.ours(START.words)?).unwrap_or_default()];
+    let said_of = |speaker: &Speaker, key: &str| {
+        speaker.hello[key].as_str().map(str::to_owned).unwrap_or_default()
+    };
+    let ours = programs.ours(START.words)?;
+    let simd = said_of(&ours, "simd");
+    let mut versions = vec![said_of(&ours, "version")];
     versions.extend(said("git", &["describe", "--always", "--dirty"]));
     if programs.compares() {
-        versions.extend(version(programs.peer(LAYOUTS[0], START.words)?));
+        versions.push(said_of(&programs.peer(LAYOUTS[0], START.words)?, "version"));
     }
-    Ok(format!(
-        "{}, {}, {} threads, f32, medians of {} repetitions; {}.",
+    let about = format!(
+        "{}, {}, {simd}, {} threads, f32, medians of {} repetitions; {}.",
         said("date", &["+%F"]).unwrap_or_default(),
         model.map_or("unknown processor", |(_, name)| name),
         args.threads,
         args.rounds,
         versions.join(", "),
-    ))
+    );
+    Ok(Machine { about, simd })
 }
 
 #[cfg(test)]
