@@ -48,7 +48,7 @@ impl Validate for GuideConfig {
 }
 
 impl GuideConfig {
-    /// The guide for an image.
+    /// The guide for an image or a part of one, which begins `at` this pixel of the whole.
     ///
     /// # Shapes
     /// `reference [1 or N, C, H, W]`, the degraded image as an estimate of the clean one;
@@ -56,11 +56,16 @@ impl GuideConfig {
     ///
     /// # Errors
     /// If there are no images of two dimensions.
-    pub fn guide(&self, reference: &Tensor, condition: &Tensor) -> Result<Box<dyn Guide>> {
+    pub fn guide(
+        &self,
+        reference: &Tensor,
+        condition: &Tensor,
+        at: [i64; 2],
+    ) -> Result<Box<dyn Guide>> {
         Ok(match *self {
             Self::None {} => Box::new(()),
             Self::LowFrequency { strength, scale, until } => {
-                Box::new(LowFrequency::new(reference, strength, scale, until)?)
+                Box::new(LowFrequency::new(reference, at, strength, scale, until)?)
             }
             Self::ReferenceAdjust {} => Box::new(Adjust::new(condition)?),
         })
@@ -71,21 +76,37 @@ impl GuideConfig {
 #[derive(Clone, Debug)]
 pub struct LowFrequency {
     coarse: Tensor,
+    squares: Squares,
     strength: f64,
-    scale: usize,
     until: f64,
 }
 
+/// Squares that begin at multiples of their side in the whole image.
+#[derive(Clone, Copy, Debug)]
+struct Squares {
+    side: usize,
+    /// Pixels of the first ones that lie before the part.
+    before: [usize; 2],
+}
+
 impl LowFrequency {
-    /// `scale` and the rest as in [`GuideConfig::LowFrequency`].
+    /// `scale` and the rest as in [`GuideConfig::LowFrequency`], `at` as in [`GuideConfig::guide`].
     ///
     /// # Shapes
     /// `reference [1 or N, C, H, W]`.
     ///
     /// # Errors
     /// If it has another rank.
-    pub fn new(reference: &Tensor, strength: f64, scale: usize, until: f64) -> Result<Self> {
-        Ok(Self { coarse: means(reference, scale)?, strength, scale, until })
+    pub fn new(
+        reference: &Tensor,
+        at: [i64; 2],
+        strength: f64,
+        scale: usize,
+        until: f64,
+    ) -> Result<Self> {
+        let side = scale.max(1);
+        let squares = Squares { side, before: at.map(|at| at.rem_euclid(side as i64) as usize) };
+        Ok(Self { coarse: squares.means(reference)?, squares, strength, until })
     }
 }
 
@@ -94,30 +115,35 @@ impl Guide for LowFrequency {
         if self.strength == 0.0 || at.level.gamma() > self.until {
             return Ok(clean);
         }
-        let missing = rows_like(&self.coarse, &clean)?.sub(&means(&clean, self.scale)?)?;
-        let missing = spread(&scale(&missing, self.strength)?, self.scale, &clean)?;
+        let missing = rows_like(&self.coarse, &clean)?.sub(&self.squares.means(&clean)?)?;
+        let missing = self.squares.spread(&scale(&missing, self.strength)?, &clean)?;
         Ok(add(&clean, &missing)?)
     }
 }
 
-/// Means of squares of `side` pixels; the last ones are filled up with the border pixels.
-fn means(image: &Tensor, side: usize) -> Result<Tensor> {
-    let [_, _, height, width] = *image.dims() else {
-        return Err(Error::shape("guide", "[N, C, H, W]", image.dims()).into());
-    };
-    let fill = |n: usize| (0, n.next_multiple_of(side) - n);
-    let image = pad(image, &[fill(height), fill(width)], Pad::Replicate)?;
-    Ok(avg_pool(&image, &PoolSpec::cubic(2, side), false)?)
-}
-
-/// Means of squares of `side` pixels as an image of the size of `like`.
-fn spread(means: &Tensor, side: usize, like: &Tensor) -> Result<Tensor> {
-    let size: Vec<usize> = means.dims()[2..].iter().map(|n| n * side).collect();
-    let mut image = resize(means, &size, Resize::Linear { align_corners: false })?;
-    for axis in [2, 3] {
-        image = limpid_kernels::narrow(&image, axis, 0, like.dims()[axis])?;
+impl Squares {
+    /// Their means; the first and last ones are filled up with the border pixels.
+    fn means(&self, image: &Tensor) -> Result<Tensor> {
+        let [_, _, height, width] = *image.dims() else {
+            return Err(Error::shape("guide", "[N, C, H, W]", image.dims()).into());
+        };
+        let fill = |before: usize, n: usize| {
+            (before, (before + n).next_multiple_of(self.side) - before - n)
+        };
+        let [top, left] = self.before;
+        let image = pad(image, &[fill(top, height), fill(left, width)], Pad::Replicate)?;
+        Ok(avg_pool(&image, &PoolSpec::cubic(2, self.side), false)?)
     }
-    Ok(image)
+
+    /// Their means as an image of the size of `like`.
+    fn spread(&self, means: &Tensor, like: &Tensor) -> Result<Tensor> {
+        let size: Vec<usize> = means.dims()[2..].iter().map(|n| n * self.side).collect();
+        let mut image = resize(means, &size, Resize::Linear { align_corners: false })?;
+        for (axis, before) in [2, 3].into_iter().zip(self.before) {
+            image = limpid_kernels::narrow(&image, axis, before, like.dims()[axis])?;
+        }
+        Ok(image)
+    }
 }
 
 /// A tensor of one row, or as many as `like`, with as many rows as `like`.
@@ -220,10 +246,10 @@ mod tests {
     fn an_error_of_brightness_is_taken_away() {
         let clean = image(3, 13, 22, "clean");
         let shifted = (&clean + 0.7).unwrap();
-        let guide = LowFrequency::new(&clean, 1.0, 8, 0.5).unwrap();
+        let guide = LowFrequency::new(&clean, [0, 0], 1.0, 8, 0.5).unwrap();
         let got = guide.estimate(&step(0, 0.3), shifted.clone()).unwrap();
         assert!(distance(&got, &clean) < 1e-12);
-        let half = LowFrequency::new(&clean, 0.5, 8, 0.5).unwrap();
+        let half = LowFrequency::new(&clean, [-3, 21], 0.5, 8, 0.5).unwrap();
         let got = half.estimate(&step(0, 0.5), shifted.clone()).unwrap();
         assert!(distance(&got, &(&clean + 0.35).unwrap()) < 1e-12);
         // beyond its range it does nothing
@@ -231,7 +257,7 @@ mod tests {
         assert_eq!(distance(&got, &shifted), 0.0);
         // one reference for all rows
         let flat = Tensor::zeros((1, 1, 13, 22), DType::F64, &Device::Cpu).unwrap();
-        let guide = LowFrequency::new(&flat, 1.0, 8, 1.0).unwrap();
+        let guide = LowFrequency::new(&flat, [0, 0], 1.0, 8, 1.0).unwrap();
         let ones = Tensor::ones((3, 1, 13, 22), DType::F64, &Device::Cpu).unwrap();
         let got = guide.estimate(&step(0, 0.3), ones).unwrap();
         assert!(distance(&got, &got.zeros_like().unwrap()) < 1e-12);
@@ -243,25 +269,30 @@ mod tests {
         let stripes: Vec<f64> = (0..256).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
         let stripes = Tensor::from_vec(stripes, (1, 1, 16, 16), &Device::Cpu).unwrap();
         let flat = stripes.zeros_like().unwrap();
-        let guide = LowFrequency::new(&flat, 1.0, 8, 1.0).unwrap();
+        let guide = LowFrequency::new(&flat, [0, 0], 1.0, 8, 1.0).unwrap();
         let got = guide.estimate(&step(0, 0.3), stripes.clone()).unwrap();
         assert!(distance(&got, &stripes) < 1e-12);
     }
 
     #[test]
     fn parts_of_an_image_are_guided_as_the_whole() {
-        // inside, and cut at multiples of the scale, a window has the correction of the whole
-        let (reference, clean) = (image(1, 32, 40, "reference"), image(1, 32, 40, "clean"));
-        let cut = |t: &Tensor| t.narrow(2, 8, 24).unwrap().narrow(3, 8, 24).unwrap();
-        let guided = |reference: &Tensor, clean: &Tensor| {
-            let guide = LowFrequency::new(reference, 0.8, 8, 1.0).unwrap();
+        // inside, a part has the correction of the whole, wherever it is cut
+        let (reference, clean) = (image(1, 48, 56, "reference"), image(1, 48, 56, "clean"));
+        let guided = |reference: &Tensor, clean: &Tensor, at: [i64; 2]| {
+            let guide = LowFrequency::new(reference, at, 0.8, 8, 1.0).unwrap();
             guide.estimate(&step(0, 0.3), clean.clone()).unwrap()
         };
-        let whole = cut(&guided(&reference, &clean));
-        let part =
-            guided(&cut(&reference).contiguous().unwrap(), &cut(&clean).contiguous().unwrap());
-        let inner = |t: &Tensor| t.narrow(2, 4, 16).unwrap().narrow(3, 4, 16).unwrap();
-        assert!(distance(&inner(&whole), &inner(&part)) < 1e-12);
+        for [y, x] in [[0, 16], [5, 11]] {
+            let cut = |t: &Tensor| {
+                t.narrow(2, y, 40).unwrap().narrow(3, x, 40).unwrap().contiguous().unwrap()
+            };
+            // the whole begins before the image, where it was padded
+            let at = [y as i64 - 3, x as i64 - 4];
+            let whole = cut(&guided(&reference, &clean, [-3, -4]));
+            let part = guided(&cut(&reference), &cut(&clean), at);
+            let inner = |t: &Tensor| t.narrow(2, 12, 16).unwrap().narrow(3, 12, 16).unwrap();
+            assert!(distance(&inner(&whole), &inner(&part)) < 1e-12);
+        }
     }
 
     #[test]
@@ -296,7 +327,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let image = Tensor::zeros((4, 4), DType::F32, &Device::Cpu).unwrap();
-        assert!(LowFrequency::new(&image, 1.0, 8, 1.0).is_err());
+        assert!(LowFrequency::new(&image, [0, 0], 1.0, 8, 1.0).is_err());
         assert!(Adjust::new(&image).is_err());
         for guide in [
             GuideConfig::LowFrequency { strength: 1.5, scale: 8, until: 1.0 },

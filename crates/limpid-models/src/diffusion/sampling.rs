@@ -63,7 +63,8 @@ impl SamplingConfig {
         Ok(evaluations(&self.sampler, &self.grid.levels(process)?))
     }
 
-    /// Draws one restoration of each row in -1…1; `estimate` is asked for clean images.
+    /// Draws one restoration of each row in -1…1; `estimate` is asked for clean images. `at` is where
+    /// they begin in the whole image.
     ///
     /// # Shapes
     /// `condition [1 or N, Cc, H, W]` and `reference [1 or N, 1, H, W]` in -1…1; `noise` as in
@@ -73,11 +74,12 @@ impl SamplingConfig {
         process: &ProcessConfig,
         condition: &Tensor,
         reference: &Tensor,
+        at: [i64; 2],
         noise: &mut dyn FnMut(usize) -> Result<Tensor>,
         estimate: &mut dyn FnMut(&Tensor, &Level) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let levels = self.grid.levels(process)?;
-        let guide: Box<dyn Guide> = self.guide.guide(reference, condition)?;
+        let guide: Box<dyn Guide> = self.guide.guide(reference, condition, at)?;
         let start = noise(levels.len())?;
         let reference = reference.broadcast_as(start.shape())?;
         let start = self.start.state(&self.grid, &levels, &reference, &start)?;
@@ -166,7 +168,7 @@ impl Restorer<'_> {
         let estimator = Estimator { net, process, clip: sampling.clip };
         let mut estimate =
             |x: &Tensor, at: &Level| estimator.estimate(x, &condition, image.layers, at, ctx);
-        unsigned(&sampling.draw(process, &condition, &reference, noise, &mut estimate)?)
+        unsigned(&sampling.draw(process, &condition, &reference, [0, 0], noise, &mut estimate)?)
     }
 }
 

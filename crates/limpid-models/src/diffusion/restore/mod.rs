@@ -187,8 +187,7 @@ impl std::fmt::Display for RestorePlan {
 impl ImageRestorer<'_> {
     /// Plans the restoration of an image, of `layers` layers after it or, with 0, of itself.
     ///
-    /// It is cut into regions only if their memory demands it; regions begin at multiples of the
-    /// divisor and of the guide's scale.
+    /// It is cut into regions only if their memory demands it.
     ///
     /// # Errors
     /// [`limpid_engine::Error::Setting`] for an empty image, and if the configurations do not fit each
@@ -209,7 +208,7 @@ impl ImageRestorer<'_> {
         };
         let budget = (joint.region_mib as u64)
             .saturating_sub(network(&joint.plan(image, divisor)?).div_ceil(MIB));
-        let regions = |divisor: usize| {
+        let regions = |reach: usize| {
             let tiles = TileConfig {
                 size: Vec::new(),
                 blend: Blend::Cosine {},
@@ -223,17 +222,18 @@ impl ImageRestorer<'_> {
                 any_size_from: None,
                 fixed_size: None,
                 // the outermost windows of a region miss their neighbours
-                receptive_field: vec![2 * joint.overlap; 2],
+                receptive_field: vec![2 * (joint.overlap + reach); 2],
                 bytes_per_pixel,
                 channels,
             };
             Plan::new(&tiles, &needs, &image)
         };
-        let mut plan = regions(divisor)?;
+        let mut plan = regions(0)?;
         if plan.starts.len() > 1
             && let GuideConfig::LowFrequency { scale, .. } = self.config.sampling.guide
         {
-            plan = regions(common_multiple(divisor, scale.max(1)))?;
+            // and the guide the means beyond: a pixel is drawn by those of the next squares
+            plan = regions(2 * scale.max(1))?;
         }
         let windows = joint.plan([plan.size[0], plan.size[1]], divisor)?;
         let evaluations = self.config.sampling.evaluations(self.process)? as u64;
@@ -345,7 +345,7 @@ impl ImageRestorer<'_> {
         };
         let mut estimate = |x: &Tensor, level: &Level| joint.estimate(x, &indices, level, done);
         let sampling = &self.config.sampling;
-        sampling.draw(self.process, condition, &reference, &mut noise, &mut estimate)
+        sampling.draw(self.process, condition, &reference, at, &mut noise, &mut estimate)
     }
 
     /// Statistics of rows, `[statistics, layers, pixels]`.
@@ -385,12 +385,4 @@ fn padded(image: &Tensor, divisor: usize) -> Result<(Tensor, [usize; 2])> {
         image = image.contiguous()?.index_select(&pixels, axis)?;
     }
     Ok((image, before))
-}
-
-fn common_multiple(a: usize, b: usize) -> usize {
-    let (mut x, mut y) = (a, b);
-    while y > 0 {
-        (x, y) = (y, x % y);
-    }
-    a / x.max(1) * b
 }

@@ -259,14 +259,13 @@ fn a_guided_region_is_drawn_as_the_whole() {
         config.sampling.guide = GuideConfig::LowFrequency { strength: 1.0, scale: 12, until: 1.0 };
         let restorer = restorer(&EXACT, &process, &config);
         let plan = restorer.plan([150, 130], 0).unwrap();
-        let aligned = |start: &Vec<usize>| start.iter().all(|s| s % 24 == 0);
-        assert!(plan.regions.starts.iter().all(aligned));
+        assert_eq!(plan.regions.starts.len() > 1, region_mib == 0);
         restored(&restorer, &image, &[])
     };
     let (whole, cut) = (draw(2048), draw(0));
     let worst = whole.iter().zip(&cut).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    // where a region ends, the guide misses the means beyond
-    assert!(worst > 0.0 && worst < 0.05, "{worst}");
+    // the means beyond a region are missing, and every step carries that a little further
+    assert!(worst > 0.0 && worst < 0.02, "{worst}");
 }
 
 #[test]
