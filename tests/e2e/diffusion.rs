@@ -257,8 +257,12 @@ fn volumes_get_their_layers_and_their_spacing() {
     emdiffuse(at, &["predict", "coarse.tif", "x.tif", "--model", "runs/tiny"])
         .fails(2, &["vemdiffuse predict"]);
 
-    let prepared = vemdiffuse(at, &["prepare", "coarse.tif", "--out", "resliced"]);
+    let prepared = vemdiffuse(at, &["prepare", "volume.tif", "--out", "resliced"]);
     prepared.ok();
+    // both cuts at once, as for a volume without an isotropic one
+    let cuts = ["--set", "data.dataset.volume=resliced/*.tif", "--set", "train.steps=2"];
+    vemdiffuse(at, &[&["train", "tiny.toml", "-q", "--fresh"][..], &cuts].concat()).ok();
+    vemdiffuse(at, &["prepare", "coarse.tif", "--out", "resliced"]).ok();
     let xz = limpid_io::open(at.join("resliced/xz.tif")).unwrap().info().clone();
     assert_eq!(xz.shape, [40, 3, 36]);
     assert_eq!(xz.spacing.unwrap(), [10.0, 40.0, 10.0]);

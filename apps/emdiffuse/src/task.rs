@@ -10,7 +10,6 @@ use limpid_engine::{DataModule, Model};
 use limpid_io::Axis;
 use limpid_models::AxialSuperResolution;
 use limpid_models::diffusion::{Aleatoric, Diffusion};
-use std::path::Path;
 
 /// Opened, checked data.
 ///
@@ -85,7 +84,7 @@ pub fn model(
     }
 }
 
-/// Distance of neighbouring slices of the volume that layers are learnt from, if it says so.
+/// Distance of neighbouring slices of the volumes that layers are learnt from, if the first says so.
 ///
 /// # Errors
 /// The volume cannot be read.
@@ -96,7 +95,9 @@ pub fn spacing(config: &Config) -> Result<Option<f64>, Failure> {
         return Ok(None);
     };
     let axes = config.data.axes.as_ref().map(|a| a.parse()).transpose().map_err(Failure::config)?;
-    let file = ImageFile::open(Path::new(volume), 2, axes.as_ref()).map_err(Failure::data)?;
+    let volumes = limpid_datamodule::dataset::volumes(volume).map_err(Failure::data)?;
+    let Some(first) = volumes.first() else { return Ok(None) };
+    let file = ImageFile::open(first, 2, axes.as_ref()).map_err(Failure::data)?;
     let z = file.info.axes.position(Axis::Z);
     let spacing = file.info.spacing.as_ref().zip(z).map(|(spacing, z)| spacing[z]);
     Ok(spacing.filter(|s| *s > 0.0))

@@ -9,10 +9,18 @@ use std::path::PathBuf;
 /// The volumes at a place: files with several slices each are volumes, files of single slices make
 /// one together.
 pub(super) fn list(volume: &str) -> Result<Listing> {
+    Ok(Listing::single(volumes(volume)?))
+}
+
+/// The volumes at a place, as in [`DatasetConfig::Layers`](super::DatasetConfig::Layers): each a file,
+/// or a folder or pattern of slices.
+///
+/// # Errors
+/// There are none, or the first cannot be read.
+pub fn volumes(volume: &str) -> Result<Vec<PathBuf>> {
     let files = list_images(volume)?;
     let flat = limpid_io::open(&files[0])?.info().axes.position(Axis::Z).is_none();
-    let paths = if flat && is_collection(volume) { vec![PathBuf::from(volume)] } else { files };
-    Ok(Listing::single(paths))
+    Ok(if flat && is_collection(volume) { vec![PathBuf::from(volume)] } else { files })
 }
 
 /// All runs of `layers` + 2 neighbouring slices of a volume: the last, the first, then those

@@ -8,6 +8,7 @@ mod layers;
 mod pairing;
 
 pub(crate) use collection::{Collection, Making, Sample, statistics};
+pub use layers::volumes;
 pub use pairing::partners;
 
 use crate::blind_spot::BlindSpotConfig;
