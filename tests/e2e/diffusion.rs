@@ -142,6 +142,13 @@ fn a_variance_head_says_where_its_network_is_off() {
     assert_eq!(sigma.info.shape, [75, 51]);
     assert!(sigma.data.to_f32().iter().all(|v| v.is_finite() && *v > 0.0));
     assert!(!at.join("b_sigma.tif").exists());
+    // in one piece, in a folder, and measured there
+    let one = ["predict", "held.tif", "--out", "d", "--model", "runs/judged", "-q"];
+    emdiffuse(at, &[&one[..], &["--set", "joint.window=32768"]].concat()).ok();
+    assert!(at.join("d/held_sigma.tif").is_file());
+    let eval = ["eval", "d", "--input", "held.tif", "--target", "held.tif", "--data-range", "255"];
+    emdiffuse(at, &eval).ok();
+    emdiffuse(at, &["predict", "a_sigma.tif", "a.tif"]).fails(2, &["a_sigma.tif"]);
 }
 
 #[test]
@@ -260,8 +267,13 @@ fn volumes_get_their_layers_and_their_spacing() {
     let prepared = vemdiffuse(at, &["prepare", "volume.tif", "--out", "resliced"]);
     prepared.ok();
     // both cuts at once, as for a volume without an isotropic one
-    let cuts = ["--set", "data.dataset.volume=resliced/*.tif", "--set", "train.steps=2"];
-    vemdiffuse(at, &[&["train", "tiny.toml", "-q", "--fresh"][..], &cuts].concat()).ok();
+    let mut cuts = vec!["train", "tiny.toml", "-q", "--fresh"];
+    for set in
+        ["data.dataset.volume=resliced/*.tif", "data.validation.split.kind=none", "train.steps=2"]
+    {
+        cuts.extend(["--set", set]);
+    }
+    vemdiffuse(at, &cuts).ok();
     vemdiffuse(at, &["prepare", "coarse.tif", "--out", "resliced"]).ok();
     let xz = limpid_io::open(at.join("resliced/xz.tif")).unwrap().info().clone();
     assert_eq!(xz.shape, [40, 3, 36]);
@@ -288,6 +300,7 @@ train = { steps = 6, log_every = 3, validate_every = 6 }
     vemdiffuse(at, &["train", "one-pass.toml", "-q"]).ok();
     let shown = vemdiffuse(at, &["inspect", "runs/one-pass"]);
     assert!(shown.ok().out.contains("1 between two slices, slices 20 apart"), "{shown:?}");
+    vemdiffuse(at, &["inspect", "runs/one-pass", "--threads", "1"]).ok();
 
     // 48 slices, 2 apart: from 0 to 46
     let thin = ["thin", "fine.tif", "coarse.tif", "--z", "2", "--truth", "truth.tif"];
@@ -332,6 +345,10 @@ train = { steps = 6, log_every = 3, validate_every = 6 }
     vemdiffuse(at, &[&predict[..], &["--samples", "2"]].concat()).fails(2, &["one pass"]);
     vemdiffuse(at, &["thin", "coarse.tif", "coarse.tif", "--z", "2"]).fails(2, &["coarse.tif"]);
     vemdiffuse(at, &["thin", "fine.tif", "x.tif", "--z", "50"]).fails(3, &["smaller `--z`"]);
+    vemdiffuse(at, &["thin", "fine.tif", "x.tif", "--z", "2", "--truth", "./x.tif"])
+        .fails(2, &["one file"]);
+    emdiffuse(at, &["predict", "coarse.tif", "x.tif", "--model", "runs/one-pass"])
+        .fails(3, &["vemdiffuse predict"]);
     assert!(!at.join("x.tif").exists());
 }
 

@@ -19,16 +19,19 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Where a model file keeps [`Gap`].
-const KEY: &str = "axial";
+pub(crate) const KEY: &str = "axial";
 
-/// Slices that the network sees at once. More share the cost of the margins, and take memory.
+/// Most slices that the network sees at once. More share the cost of the margins, and take memory.
 const SEEN: usize = 16;
+
+/// Memory for the layers that one look fills in, in bytes.
+const LOOK: usize = 1 << 30;
 
 /// Slices at either end of those seen whose surroundings are missing; what lies between them is
 /// left to the next look.
 const MARGIN: usize = 2;
 
-/// Pixels that a pixel of the result depends on: nineteen convolutions on three levels.
+/// Pixels that a pixel of the result depends on: twenty convolutions on three levels.
 const RECEPTIVE_FIELD: usize = 73;
 
 /// What lies between two slices.
@@ -95,7 +98,10 @@ impl Axial {
     /// # Errors
     /// It is one, and damaged.
     pub fn open(path: &Path) -> Result<Option<Self>, Failure> {
-        let Ok(bundle) = Bundle::<sr_unet3d::Config>::load(path) else { return Ok(None) };
+        if !limpid_export::says(path, KEY) {
+            return Ok(None);
+        }
+        let bundle = Bundle::<sr_unet3d::Config>::load(path).map_err(Failure::data)?;
         let Some(gap) = bundle.card.extra.get(KEY) else { return Ok(None) };
         let damaged = |e: &dyn std::fmt::Display| {
             Failure::data(format!("the model cannot be read: {e}"))
@@ -142,7 +148,8 @@ impl Axial {
         let plan = self.plan(&image)?;
         let (slices, windows) = (image.slices(), plan.starts.len() as u64);
         let times = image.frames() / slices;
-        let looks = looks(slices);
+        let seen = self.seen(&image);
+        let looks = looks(slices, seen);
         let total = (times * looks.len()) as u64 * windows;
         if !wanted.quiet {
             report(format!(
@@ -168,7 +175,7 @@ impl Axial {
             looks.iter().map(move |[first, pairs]| (time * (slices - 1) + first, *pairs))
         }) {
             let pair = image.pair(first).map_err(Failure::data)?;
-            let source = image.run(first, MARGIN, SEEN).map_err(Failure::data)?;
+            let source = image.run(first, MARGIN, seen).map_err(Failure::data)?;
             let mut slabs = LayerSlabs::new(&mut result, pair, pairs, layers, Outer::Slices);
             let predict = |x: &Tensor| {
                 if stop() {
@@ -221,9 +228,16 @@ impl Axial {
         Ok(())
     }
 
+    /// How many slices are seen at once: so many that their layers fit into memory.
+    fn seen(&self, image: &Input) -> usize {
+        let pixels: usize = image.shape()[1..].iter().product();
+        let pairs = LOOK / (4 * pixels * self.gap.layers).max(1);
+        (pairs + 2 * MARGIN + 1).clamp(2 * MARGIN + 2, SEEN).min(image.slices())
+    }
+
     /// The windows of the slices that are seen at once.
     fn plan(&self, image: &Input) -> Result<Plan, Failure> {
-        let seen = image.slices().min(SEEN);
+        let seen = self.seen(image);
         let finest = self.card.network.channels[0];
         let needs = Needs {
             divisor: vec![4; 2],
@@ -238,12 +252,13 @@ impl Axial {
     }
 }
 
-/// The looks at a volume of so many slices: the first pair that each fills in, and how many.
-fn looks(slices: usize) -> Vec<[usize; 2]> {
+/// The looks at a volume of so many slices, of which `seen` are seen at once: the first pair that each
+/// fills in, and how many.
+fn looks(slices: usize, seen: usize) -> Vec<[usize; 2]> {
     let mut looks = Vec::new();
     let mut first = 0;
     while first + 1 < slices {
-        let end = (first.saturating_sub(MARGIN) + SEEN).min(slices);
+        let end = (first.saturating_sub(MARGIN) + seen).min(slices);
         // the slices above the last pair: none are missing at the end of the volume
         let last = if end == slices { end - 1 } else { end - 1 - MARGIN };
         looks.push([first, last - first]);
@@ -258,13 +273,13 @@ mod tests {
 
     #[test]
     fn looks_fill_every_gap_once_and_keep_their_distance() {
-        for slices in 2..70 {
-            let looks = looks(slices);
+        let cases = (2..70).flat_map(|slices| [6, 7, SEEN].map(|seen| (slices, seen)));
+        for (slices, seen) in cases {
             let mut next = 0;
-            for [first, pairs] in looks {
+            for [first, pairs] in looks(slices, seen) {
                 assert_eq!(first, next, "{slices}");
-                let lowest = first.saturating_sub(MARGIN).min(slices - SEEN.min(slices));
-                let highest = (lowest + SEEN).min(slices);
+                let lowest = first.saturating_sub(MARGIN).min(slices - seen.min(slices));
+                let highest = (lowest + seen).min(slices);
                 assert!(pairs > 0 && first + pairs < highest, "{slices} {first} {pairs}");
                 assert!(highest == slices || first + pairs + MARGIN < highest, "{slices} {first}");
                 next = first + pairs;

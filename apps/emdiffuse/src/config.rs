@@ -1,6 +1,6 @@
 //! The configuration of a diffusion task: the crates' own structs, put together. The two programs
-//! share it: one restores images, the other draws layers between slices, which is said by
-//! `network.layer_index`.
+//! share it: one restores images, the other makes layers between slices, which is said by
+//! `data.dataset.kind`.
 
 use limpid_arch::guided_unet;
 use limpid_config::{Check, Validate};

@@ -1,6 +1,7 @@
 //! The model that a command uses: a trained one, the one that comes with the program, or weights
 //! that others published.
 
+use crate::axial;
 use crate::config::{Config, ModelConfig};
 use candle_core::{DType, Device};
 use limpid_arch::AnyConfig;
@@ -118,6 +119,11 @@ impl Trained {
     /// There is no such model, or it is of another task.
     pub fn open(named: Option<&Path>, program: &str) -> Result<Self, Failure> {
         let path = find_model(named, program)?;
+        if limpid_export::says(&path, axial::KEY) {
+            return Err(Failure::data("the model fills in layers in one pass")
+                .hint("use it with `vemdiffuse predict`; measure its volumes without `--model`")
+                .file(&path));
+        }
         let bundle = Bundle::load(&path).map_err(Failure::data)?;
         let origin = path.display().to_string();
         Self::of(origin, Some(path), bundle)

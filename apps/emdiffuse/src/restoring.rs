@@ -76,7 +76,6 @@ pub fn restore(
         return Ok(());
     }
     let assessment = work.run(sink, stop)?;
-    work.say_variance(sink, stop)?;
     work.assess(&assessment, begun.elapsed().as_secs_f64())
 }
 
@@ -154,7 +153,7 @@ impl<'a> Work<'a> {
         let (units, places, mut info) = match task.layers {
             Some(trained_layers) => {
                 let layers = wanted.layers.unwrap_or(trained_layers);
-                let given = z_spacing(image.info());
+                let given = image.info().spacing_of(Axis::Z).filter(|z| *z > 0.0);
                 let gap = task.gap.zip(given).map(|(trained, given)| [trained, given]);
                 let places = places(trained_layers, layers, gap).map_err(failure)?;
                 let info = layered_info(image.info(), layers + 1).map_err(Failure::data)?;
@@ -293,6 +292,7 @@ impl<'a> Work<'a> {
 
     fn run(&self, sink: &mut dyn Sink, stop: &dyn Fn() -> bool) -> Result<Assessment, Failure> {
         let files = self.files()?;
+        let judging = self.windows()?;
         let digest = self.digest()?;
         if self.wanted.fresh {
             // of no prediction: what an earlier one has finished is removed
@@ -324,6 +324,7 @@ impl<'a> Work<'a> {
             }
             done?;
         }
+        self.say_variance(judging, sink, stop)?;
         for output in outputs.into_iter().rev() {
             // the mean last: when it is there, all is
             assessment.clipped = output.finish().map_err(Failure::data)?;
@@ -465,12 +466,6 @@ impl<'a> Work<'a> {
         atomic::write_bytes(beside(self.job.output, "").with_extension("json"), &text)
             .map_err(Failure::data)
     }
-}
-
-/// Distance of the slices of a volume.
-fn z_spacing(info: &VolumeInfo) -> Option<f64> {
-    let z = info.axes.position(Axis::Z)?;
-    info.spacing.as_ref().map(|spacing| spacing[z]).filter(|s| *s > 0.0)
 }
 
 /// Hands every statistic to its file, and sums up the deviation.

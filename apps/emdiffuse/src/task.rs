@@ -98,7 +98,5 @@ pub fn spacing(config: &Config) -> Result<Option<f64>, Failure> {
     let volumes = limpid_datamodule::dataset::volumes(volume).map_err(Failure::data)?;
     let Some(first) = volumes.first() else { return Ok(None) };
     let file = ImageFile::open(first, 2, axes.as_ref()).map_err(Failure::data)?;
-    let z = file.info.axes.position(Axis::Z);
-    let spacing = file.info.spacing.as_ref().zip(z).map(|(spacing, z)| spacing[z]);
-    Ok(spacing.filter(|s| *s > 0.0))
+    Ok(file.info.spacing_of(Axis::Z).filter(|z| *z > 0.0))
 }

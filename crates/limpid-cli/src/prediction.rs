@@ -12,8 +12,8 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 /// Inputs with their outputs: one image and its result, or with a folder `out` any number of images
-/// and folders of images. No output is an input or another output. The folder is made unless
-/// `dry_run`.
+/// and folders of images. No output is an input or another output, nor is what may be written beside it.
+/// The folder is made unless `dry_run`.
 ///
 /// # Errors
 /// There are too many or too few paths, a folder cannot be read, or results would replace something.
@@ -42,20 +42,30 @@ pub fn jobs(
         }
     };
     let mut seen = BTreeSet::new();
-    let inputs: BTreeSet<PathBuf> =
-        jobs.iter().filter_map(|(i, _)| i.canonicalize().ok()).collect();
+    let mut inputs = BTreeSet::new();
+    for (input, _) in &jobs {
+        // a folder is a volume, of slices that are files
+        let parts = if input.is_dir() { list_images(input).ok() } else { None };
+        inputs.extend(parts.unwrap_or_else(|| vec![input.clone()]).iter().map(|p| place(p)));
+    }
+    let outputs: BTreeSet<PathBuf> = jobs.iter().map(|(_, output)| place(output)).collect();
     for (input, output) in &jobs {
-        if output.canonicalize().is_ok_and(|o| inputs.contains(&o)) {
-            return Err(Failure::config(
-                "the result would replace an image that is to be restored",
-            )
-            .hint("choose another name or folder")
-            .file(output));
+        if inputs.contains(&place(output)) {
+            return Err(Failure::config("the result would replace an image that is read")
+                .hint("choose another name or folder")
+                .file(output));
         }
-        if !seen.insert(output) {
+        if !seen.insert(place(output)) {
             return Err(Failure::config("two images would have one result")
                 .hint("restore them into folders of their own")
                 .file(input));
+        }
+        for path in [input, output] {
+            if goes_with(&place(path)).is_some_and(|main| outputs.contains(&main)) {
+                return Err(Failure::config("a file beside a result might replace this one")
+                    .hint("choose another name or folder")
+                    .file(path));
+            }
         }
     }
     if let Some(dir) = out.filter(|_| !dry_run) {
@@ -104,6 +114,35 @@ pub fn progress(common: &CommonArgs) -> Box<dyn Sink> {
     }
 }
 
+/// Where a path leads to, whether there is a file or not.
+fn place(path: &Path) -> PathBuf {
+    if let Ok(place) = path.canonicalize() {
+        return place;
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (parent.canonicalize(), path.file_name()) {
+        (Ok(parent), Some(name)) => parent.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// Checks that results of one `input` replace neither it nor each other.
+///
+/// # Errors
+/// [`Kind::Config`](crate::Kind::Config) if they do.
+pub fn apart(input: &Path, results: &[&Path]) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    for result in results {
+        jobs(&[input.to_owned(), (*result).to_owned()], None, true)?;
+        if !seen.insert(place(result)) {
+            return Err(Failure::config("two results would be one file")
+                .hint("give each a name of its own")
+                .file(*result));
+        }
+    }
+    Ok(())
+}
+
 /// `a.nii.gz` with a suffix: `a_std.nii.gz`.
 #[must_use]
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -112,14 +151,15 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// The result that a file goes with, by its name, if it is one of those that `predict` may write
-/// beside results: `a_std.nii.gz`, `a_interval.nii.gz` and `a_q05.nii.gz` go with `a.nii.gz`.
+/// beside results: `a_std.nii.gz`, `a_sigma.nii.gz`, `a_interval.nii.gz` and `a_q05.nii.gz` go with
+/// `a.nii.gz`.
 #[must_use]
 pub fn goes_with(path: &Path) -> Option<PathBuf> {
     let (stem, ending) = parts(path);
     let (base, suffix) = stem.rsplit_once('_')?;
     let quantile = |q: &str| !q.is_empty() && q.bytes().all(|b| b.is_ascii_digit());
-    let known =
-        matches!(suffix, "std" | "interval") || suffix.strip_prefix('q').is_some_and(quantile);
+    let known = matches!(suffix, "std" | "sigma" | "interval")
+        || suffix.strip_prefix('q').is_some_and(quantile);
     known.then(|| path.with_file_name(format!("{base}{ending}")))
 }
 
@@ -197,7 +237,7 @@ mod tests {
         assert_eq!(std("a.b.tif"), "a.b_std.tif");
         assert_eq!(std("a"), "a_std");
         let result = |path: &str| goes_with(Path::new(path)).map(|p| p.display().to_string());
-        for suffix in ["_std", "_interval", "_q05"] {
+        for suffix in ["_std", "_sigma", "_interval", "_q05"] {
             let path = beside(Path::new("out/a_1.nii.gz"), suffix).display().to_string();
             assert_eq!(result(&path).as_deref(), Some("out/a_1.nii.gz"), "{path}");
         }

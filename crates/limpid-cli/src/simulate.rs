@@ -2,7 +2,7 @@
 
 use crate::args::{ComputeArgs, SetArgs};
 use crate::failure::Failure;
-use crate::prediction::{by_type, jobs, range, sample_type};
+use crate::prediction::{apart, by_type, range, sample_type};
 use crate::terminal::report;
 use limpid_config::Request;
 use limpid_datamodule::noise::{Grid, NoiseConfig, Realisation};
@@ -57,7 +57,9 @@ impl SimulateArgs {
         self.compute.apply()?;
         // clap sees to it that there is one
         let (low, high) = range(&self.range)?.unwrap_or((0.0, 1.0));
-        self.apart()?;
+        let results: Vec<&Path> =
+            std::iter::once(&self.output).chain(&self.clean).map(PathBuf::as_path).collect();
+        apart(&self.input, &results)?;
         // another kind has other keys
         let named = self.keys.sets.iter().any(|set| set.trim_start().starts_with("kind"));
         let request = Request {
@@ -120,21 +122,5 @@ impl SimulateArgs {
             input.frames()
         ));
         Ok(())
-    }
-}
-
-impl SimulateArgs {
-    /// Refuses to write over the input, or two results into one file.
-    fn apart(&self) -> Result<(), Failure> {
-        for result in std::iter::once(&self.output).chain(&self.clean) {
-            jobs(&[self.input.clone(), result.clone()], None, true)?;
-        }
-        let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        match self.clean.as_ref().filter(|clean| place(clean) == place(&self.output)) {
-            None => Ok(()),
-            Some(clean) => Err(Failure::config("the clean slices would replace the noisy ones")
-                .hint("give each a name of its own")
-                .file(clean)),
-        }
     }
 }

@@ -295,6 +295,15 @@ impl ImageFile {
         })
     }
 
+    /// Decodes a file that is kept in memory now, and not in the midst of other work: the threads that
+    /// wait for it meanwhile would be those that it is to be shared with.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn decode(&self) -> Result<()> {
+        if self.keep { self.whole().map(drop) } else { Ok(()) }
+    }
+
     /// All values of a file that is kept in memory.
     fn whole(&self) -> Result<Arc<Vec<f32>>> {
         // one thread decodes, the others wait for it

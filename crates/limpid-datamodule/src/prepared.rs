@@ -225,11 +225,14 @@ fn check(collection: &Collection) -> Result<()> {
 /// Checks that a validation set has the input channels of training, and of layers as many.
 fn same_channels(expected: (usize, usize), set: &Collection, scenes: &[Scene]) -> Result<()> {
     let got = set.channels(scenes);
-    let layers = set.config.slices().is_some();
-    let message = if got.0 != expected.0 {
+    let slices = set.config.slices().is_some();
+    let message = if slices && got != expected {
+        format!(
+            "validation has {} layers for {} slices, training {} for {}",
+            got.1, got.0, expected.1, expected.0
+        )
+    } else if got.0 != expected.0 {
         format!("the validation image has {} channels, training images {}", got.0, expected.0)
-    } else if layers && got.1 != expected.1 {
-        format!("the validation set has {} layers, training {}", got.1, expected.1)
     } else {
         return Ok(());
     };

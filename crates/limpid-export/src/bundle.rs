@@ -88,6 +88,15 @@ pub enum BundleError {
     },
 }
 
+/// Whether a file is a model of ours whose card says something under this key of [`Card::extra`]. Only
+/// the header of the file is read.
+#[must_use]
+pub fn says(path: &Path, key: &str) -> bool {
+    let card = tensors::metadata(path).ok().and_then(|mut metadata| metadata.remove(KEY));
+    let card = card.and_then(|card| serde_json::from_str::<Value>(&card).ok());
+    card.is_some_and(|card| card["extra"].get(key).is_some())
+}
+
 impl<N: Clone> Card<N> {
     /// A card of the current format; `axes` are those of the network's images, slowest first.
     #[must_use]

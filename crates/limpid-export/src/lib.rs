@@ -11,6 +11,6 @@ mod published;
 #[cfg(test)]
 mod tests;
 
-pub use bundle::{Bundle, BundleError, Card};
+pub use bundle::{Bundle, BundleError, Card, says};
 pub use network::CardNetwork;
 pub use published::Published;

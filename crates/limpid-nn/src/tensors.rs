@@ -135,10 +135,23 @@ pub fn load_any(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>, Chec
     }
 }
 
-fn read(
-    mut reader: impl Read,
-    len: u64,
-) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), Fault> {
+/// The metadata of a safetensors file, without its tensors.
+///
+/// # Errors
+/// As [`load`].
+pub fn metadata(path: impl AsRef<Path>) -> Result<BTreeMap<String, String>, CheckpointError> {
+    let path = path.as_ref();
+    let open = || -> Result<_, Fault> {
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        let meta = header(&mut BufReader::new(file), len)?;
+        Ok(meta.metadata().clone().unwrap_or_default().into_iter().collect())
+    };
+    open().map_err(|fault| fault.at(path))
+}
+
+/// The header at the beginning of a file of `len` bytes.
+fn header(reader: &mut impl Read, len: u64) -> Result<Metadata, Fault> {
     let mut prefix = [0; 8];
     reader.read_exact(&mut prefix)?;
     let header_len = u64::from_le_bytes(prefix);
@@ -149,7 +162,7 @@ fn read(
         });
     }
     let mut header = Vec::new();
-    (&mut reader).take(header_len).read_to_end(&mut header)?;
+    reader.take(header_len).read_to_end(&mut header)?;
     // checks that the tensors fill their ranges and that the ranges leave no gap
     let meta: Metadata = serde_json::from_slice(&header)
         .map_err(|e| Fault::damaged(format!("the safetensors header is invalid ({e})")))?;
@@ -157,7 +170,14 @@ fn read(
     if expected != len {
         return Err(Fault::damaged(format!("expected {expected} bytes, got {len}")));
     }
+    Ok(meta)
+}
 
+fn read(
+    mut reader: impl Read,
+    len: u64,
+) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), Fault> {
+    let meta = header(&mut reader, len)?;
     let mut tensors = BTreeMap::new();
     let mut bytes = Vec::new();
     for name in meta.offset_keys() {

@@ -41,15 +41,14 @@ pub fn first_nonfinite_layer<T>(pass: impl FnOnce() -> T) -> (T, Option<String>)
 
 /// Looks at the output of the layer with that parameter, if there is a watch.
 pub(crate) fn see(param: &Param, output: &Tensor) {
-    WATCH.with_borrow_mut(|watch| {
-        // what cannot be looked at is not what is looked for
-        if matches!(watch, Watch::Clean)
-            && limpid_kernels::all_finite(output).is_ok_and(|finite| !finite)
-        {
-            let name = param.name();
-            *watch = Watch::Found(name.rsplit_once('.').map_or(name, |(layer, _)| layer).into());
-        }
-    });
+    // what cannot be looked at is not what is looked for
+    if WATCH.with_borrow(|watch| matches!(watch, Watch::Clean))
+        && limpid_kernels::all_finite(output).is_ok_and(|finite| !finite)
+    {
+        let name = param.name();
+        let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
+        WATCH.set(Watch::Found(layer.into()));
+    }
 }
 
 #[cfg(test)]

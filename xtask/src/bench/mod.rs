@@ -154,13 +154,21 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         true => !SINGLE.contains(&group),
         false => args.names.iter().any(|name| name == group),
     };
+    let Machine { about, simd } = machine(args, &programs)?;
+    let page = root().join("docs/src/performance.md");
+    let named = |section: Section| format!("{} {simd}", section.name());
+    if args.doc {
+        // or all would be measured for nothing
+        Section::ALL
+            .into_iter()
+            .try_for_each(|section| table::check_page(&page, &named(section)))?;
+    }
     let mut measured = Vec::new();
     for work in WORKS.iter().filter(|work| wanted(work.group)) {
         eprintln!("==> {}", work.words);
         measured.push(measure(work, &programs, args.rounds)?);
     }
     let start = wanted(START.group).then(|| measure_start(&programs, args.rounds)).transpose()?;
-    let Machine { about, simd } = machine(args, &programs)?;
     println!("{about}\n\n{}", table::tables(&measured.iter().collect::<Vec<_>>(), start.as_ref()));
     if let Some(path) = &args.json {
         let seconds = start.as_ref().map(|s| json!({ "ours_s": s.ours, "peer_s": s.peer }));
@@ -174,8 +182,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         let start = start.as_ref().filter(|_| section == Section::Networks);
         if !own.is_empty() {
             let text = format!("{about}\n\n{}", table::tables(&own, start));
-            let name = format!("{} {simd}", section.name());
-            table::write_page(&root().join("docs/src/performance.md"), &name, &text)?;
+            table::write_page(&page, &named(section), &text)?;
         }
     }
     let slow = measured.iter().filter(|m| m.fast_enough() == Some(false)).count();

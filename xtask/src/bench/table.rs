@@ -110,14 +110,24 @@ fn ms(x: f64) -> String {
     format!("{x:.digits$}")
 }
 
+/// Whether a page has a place for a section.
+pub(super) fn check_page(path: &Path, section: &str) -> Result<(), String> {
+    replaced(path, section, "").map(drop)
+}
+
 /// Replaces what is between the markers of a section on a page.
 pub(super) fn write_page(path: &Path, section: &str, text: &str) -> Result<(), String> {
+    let replaced = replaced(path, section, text)?;
+    limpid_io::atomic::write_bytes(path, replaced.as_bytes()).map_err(|e| e.to_string())
+}
+
+/// The page with that text between the markers of the section.
+fn replaced(path: &Path, section: &str, text: &str) -> Result<String, String> {
     let page = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let markers = markers(section);
-    let replaced = replace(&page, &markers, text).ok_or_else(|| {
+    replace(&page, &markers, text).ok_or_else(|| {
         format!("{}: `{}` … `{}` are missing", path.display(), markers[0], markers[1])
-    })?;
-    limpid_io::atomic::write_bytes(path, replaced.as_bytes()).map_err(|e| e.to_string())
+    })
 }
 
 fn replace(page: &str, [begin, end]: &[String; 2], text: &str) -> Option<String> {

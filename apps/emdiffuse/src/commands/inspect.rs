@@ -13,6 +13,7 @@ use std::path::Path;
 /// # Errors
 /// It cannot be read.
 pub fn run(args: &InspectArgs, program: &str) -> Result<(), Failure> {
+    args.compute.apply()?; // before anything is computed
     if let Some(axial) = axial(&args.path, program)? {
         let Gap { layers, distance } = axial.gap;
         let text = between(layers, distance);

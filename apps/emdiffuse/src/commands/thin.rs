@@ -1,10 +1,10 @@
 //! `vemdiffuse thin`: an isotropic volume as if its slices lay further apart, to measure with.
 
-use limpid_cli::prediction::{by_type, jobs};
+use limpid_cli::prediction::{apart, by_type};
 use limpid_cli::{ComputeArgs, Failure, report};
 use limpid_datamodule::predict::{Input, Output, taken_info};
 use limpid_engine::infer::{Slabs as _, Source as _};
-use limpid_io::{Axes, WriteOptions};
+use limpid_io::{Axes, Axis, WriteOptions};
 use std::path::{Path, PathBuf};
 
 /// What `vemdiffuse thin` takes.
@@ -34,17 +34,17 @@ pub struct Args {
 /// The volume cannot be read, has too few slices, or a result cannot be written.
 pub fn run(args: &Args) -> Result<(), Failure> {
     args.compute.apply()?;
-    for result in std::iter::once(&args.output).chain(&args.truth) {
-        jobs(&[args.input.clone(), result.clone()], None, true)?;
-    }
-    if args.truth.as_ref() == Some(&args.output) {
-        return Err(Failure::config("the truth would replace the volume that is kept")
-            .hint("give each a name of its own")
-            .file(&args.output));
-    }
+    let results: Vec<&Path> =
+        std::iter::once(&args.output).chain(&args.truth).map(PathBuf::as_path).collect();
+    apart(&args.input, &results)?;
     // values stay in the unit of the file
     let same = by_type(&args.input, Some((0.0, 1.0)))?;
     let input = Input::open(&args.input, 2, args.axes.as_ref(), &same).map_err(Failure::data)?;
+    if input.info().axes.as_slice().first() != Some(&Axis::Z) {
+        return Err(Failure::data(format!("the axes are {}", input.info().axes))
+            .hint("give a volume of slices along Z: ZYX")
+            .file(&args.input));
+    }
     let z = args.z as usize;
     let (channels, size) = (input.shape()[0], &input.shape()[1..]);
     let kept = input.frames().saturating_sub(1) / z + 1;

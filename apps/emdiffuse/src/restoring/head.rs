@@ -16,6 +16,7 @@ impl Work<'_> {
     /// answer; nothing for networks that have not learnt it. One pass for each level it has learnt.
     pub(super) fn say_variance(
         &self,
+        plan: Plan,
         sink: &mut dyn Sink,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
@@ -26,7 +27,6 @@ impl Work<'_> {
         let (net, process) = (&self.trained.net, &task.process);
         let head = VarianceHead { net, process, times: &task.times };
         let indices: Vec<f64> = self.places.iter().map(|place| place.index).collect();
-        let plan = self.windows()?;
         let path = beside(self.job.output, "_sigma");
         let info = VolumeInfo { dtype: DType::F32, ..self.info.clone() };
         let same = Normalisation::identity();
@@ -61,7 +61,7 @@ impl Work<'_> {
     }
 
     /// Windows of the size that is drawn.
-    fn windows(&self) -> Result<Plan, Failure> {
+    pub(super) fn windows(&self) -> Result<Plan, Failure> {
         let joint = &self.restorer.config.joint;
         let needs = Needs {
             divisor: vec![self.restorer.needs.divisor; 2],
@@ -71,13 +71,14 @@ impl Work<'_> {
             bytes_per_pixel: self.restorer.needs.bytes_per_pixel,
             channels: self.places.len().max(1),
         };
+        let size = self.plan.regions.image.clone();
+        let whole = |n: &usize| joint.window.min(n.next_multiple_of(self.restorer.needs.divisor));
         let overlap = joint.overlap as f64 / joint.window as f64;
         let tiles = TileConfig {
-            size: vec![joint.window; 2],
+            size: size.iter().map(whole).collect(),
             blend: Blend::Gaussian { overlap: vec![overlap], sigma_scale: 0.125 },
             ..TileConfig::default()
         };
-        let size = self.plan.regions.image.clone();
         Plan::new(&tiles, &needs, &size).map_err(failure)
     }
 }

@@ -162,20 +162,22 @@ impl Validate for DatasetConfig {
             }
             Self::Layers { volume, layers } => {
                 place("volume", volume);
-                if *layers == 0 {
-                    at.problem("layers", "must be at least 1");
-                }
+                count(at, "layers", *layers, 1);
             }
             Self::Thinned { volume, layers, slices } => {
                 place("volume", volume);
-                if *layers == 0 {
-                    at.problem("layers", "must be at least 1");
-                }
-                if *slices < 2 {
-                    at.problem("slices", "must be at least 2");
-                }
+                count(at, "layers", *layers, 1);
+                count(at, "slices", *slices, 2);
             }
         }
+    }
+}
+
+/// Checks a number of slices, which are multiplied later.
+fn count(at: &mut Check, key: &str, value: usize, least: usize) {
+    const MOST: usize = 1000;
+    if !(least..=MOST).contains(&value) {
+        at.problem(key, format!("must be at least {least} and at most {MOST}, got {value}"));
     }
 }
 

@@ -7,6 +7,7 @@ use crate::dataset::{Collection, Scene};
 use crate::{Error, Result};
 use limpid_kernels::rng::Draws;
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 /// A map of weights over the scenes.
 pub(super) struct Focus {
@@ -134,6 +135,8 @@ fn map(
             })
             .collect()
     };
+    let files: BTreeSet<usize> = scenes.iter().map(|scene| scene.views[0].file).collect();
+    files.into_iter().try_for_each(|file| collection.files[file].decode())?;
     let all: Vec<_> = scenes.par_iter().enumerate().map(of_scene).collect::<Result<Vec<_>>>()?;
     Ok(all.into_iter().flatten().unzip())
 }

@@ -118,7 +118,7 @@ fn validation_keeps_pixels_apart_and_counts_layers() {
     let sets = [("more".to_owned(), other)].into();
     let validation = ValidationConfig { split: SplitConfig::Sets { sets }, ..Default::default() };
     let error = refused(DataConfig { validation, ..plain(set) });
-    assert!(error.contains("3 layers, training 2"), "{error}");
+    assert!(error.contains("3 layers for 2 slices, training 2 for 2"), "{error}");
 }
 
 #[test]

@@ -68,14 +68,23 @@ impl Op for Product {
         let outer = &a.dims[..a.dims.len() - 2];
         let shape = [outer, &[m, n]].concat();
         let batch: usize = outer.iter().product();
-        if batch == 1 {
-            let (a, b) = (self.matrix(a.data, a.dims, 0), self.matrix(b.data, b.dims, 1));
-            return Ok((shared_product(self.name(), [m, n, k], a, b, None)?, shape.into()));
+        let factors = |i: usize| {
+            let (a, b) = (&a.data[i * m * k..], &b.data[i * k * n..]);
+            (self.matrix(a, args[0].dims, 0), self.matrix(b, args[1].dims, 1))
+        };
+        // few products keep all threads busy only if each of them is shared
+        if batch < rayon::current_num_threads() {
+            let one = |i| {
+                let (a, b) = factors(i);
+                shared_product(self.name(), [m, n, k], a, b, None)
+            };
+            let mut all = (0..batch).map(one).collect::<Result<Vec<_>>>()?;
+            let y = if batch == 1 { all.swap_remove(0) } else { all.concat() };
+            return Ok((y, shape.into()));
         }
         let mut y = vec![T::zero(); batch * m * n];
         y.par_chunks_mut((m * n).max(1)).enumerate().for_each(|(i, y)| {
-            let a = self.matrix(&a.data[i * m * k..], a.dims, 0);
-            let b = self.matrix(&b.data[i * k * n..], b.dims, 1);
+            let (a, b) = factors(i);
             product(y, [m, n, k], false, T::one(), a, b);
         });
         Ok((y, shape.into()))

@@ -111,23 +111,40 @@ pub(crate) fn shared_product<T: Element>(
     let packed = multiply::is_packed(a.row, a.column);
     let shares = shares(m, n, packed);
     // rows that push each other out of the caches would be packed for every part anew
-    let apart = packed && a.column == 1 && k > 0 && n > shares[1];
-    let copy = if apart { moved_apart(a, m, k) } else { Vec::new() };
-    let a = if apart { Matrix::rows(&copy, copy.len() / m) } else { a };
+    let several = m > 0 && k > 0 && n > shares[1];
+    let moved = match several && packed && a.column == 1 && a.single().is_some() {
+        true => Some(moved_apart(op, a, m, k)?),
+        false => None,
+    };
+    let a = moved.as_ref().map_or(a, |(rows, stride)| Matrix::rows(rows, *stride));
     shared(op, [m, n, k], shares, start, |[rows, columns], [i, j], dst, add| {
         // SAFETY: `shared` vouches for the part of the result.
         unsafe { product_at([rows, columns, k], dst, [n, 1], add, a.from(i, 0), b.from(0, j)) };
     })
 }
 
-/// The rows of a matrix, a little further from each other than they are long.
-fn moved_apart<T: Element>(a: Matrix<T>, m: usize, k: usize) -> Vec<T> {
+/// The rows of a matrix, at a distance at which they need not be packed, and that distance.
+fn moved_apart<T: Element>(
+    op: &'static str,
+    a: Matrix<T>,
+    m: usize,
+    k: usize,
+) -> Result<(Vec<T>, usize)> {
     const GAP: usize = 16;
-    let mut rows = vec![T::zero(); m * (k + GAP)];
-    rows.par_chunks_mut(k + GAP).enumerate().for_each(|(i, row)| {
-        row[..k].copy_from_slice(&a.data[i * a.row..][..k]);
+    let near = k + GAP;
+    let stride = if multiply::is_packed(near, 1) { near + GAP } else { near };
+    let output: Output<T> = Output::new(op, m * stride)?;
+    (0..m).into_par_iter().for_each(|i| {
+        let (row, rest) = (&a.data[i * a.row..][..k], stride - k);
+        let to = output.at(i * stride, stride);
+        // SAFETY: the row of this task.
+        unsafe {
+            to.copy_from_nonoverlapping(row.as_ptr(), k);
+            to.add(k).write_bytes(0, rest);
+        }
     });
-    rows
+    // SAFETY: the rows are all of it.
+    Ok((unsafe { output.into_vec() }, stride))
 }
 
 /// As [`shared_product`] of `x [m, k]` and `w [n, k]` transposed, both of contiguous rows and rounded

@@ -152,7 +152,9 @@ unsafe fn blocks<S: Lanes, const R: usize, const N: usize>(
                     let rows = height.min(m - i);
                     // whole tiles of contiguous rows are read where they are
                     let there = if direct { rows - rows % R } else { 0 };
-                    pack::<S>(R, rows - there, len, a.from(i + there, p), a_panels);
+                    if there < rows {
+                        pack::<S>(R, rows - there, len, a.from(i + there, p), a_panels);
+                    }
                     if factor != 1.0 {
                         scale::<S>(factor, a_panels, rows.next_multiple_of(R) * len);
                     }

@@ -62,9 +62,17 @@ fn products_of_all_sizes_and_orders() {
 
 #[test]
 fn shared_products_have_the_bits_of_one_thread() {
-    for [m, n, k] in
-        [[196, 768, 300], [1, 1000, 7], [700, 3, 64], [130, 130, 1], [0, 5, 5], [5, 0, 5]]
-    {
+    for [m, n, k] in [
+        [196, 768, 300],
+        [1, 1000, 7],
+        [700, 3, 64],
+        [130, 130, 1],
+        [0, 5, 5],
+        [5, 0, 5],
+        [0, 768, 512],
+        [200, 260, 512],
+        [200, 260, 496],
+    ] {
         let (a, b, start) = (random(1, m * k), random(2, n * k), random(3, n));
         let (a, b) = (Matrix::rows(&a, k), Matrix::rows(&b, k).transposed());
         let got = |threads| {
