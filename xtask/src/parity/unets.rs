@@ -308,8 +308,10 @@ pub(super) fn super_resolution(fixture: &Fixture) -> Result<Outcome, String> {
         worst.tensor(&format!("output, {scale} times"), &output, expected, OUTPUT)?;
         let target = fixture.tensor(&format!("in.target.up{scale}"))?;
         let interpolated = fixture.tensor(&format!("in.upsampled.up{scale}"))?;
-        let own = limpid_models::interpolate_slices(fixture.tensor("in.x")?, scale);
-        let own = own.map_err(text)?;
+        // slices are channels there
+        let slices = fixture.tensor("in.x")?.squeeze(1).map_err(text)?;
+        let own = limpid_models::interpolate_slices(&slices, scale).map_err(text)?;
+        let own = own.unsqueeze(1).map_err(text)?;
         worst.tensor(&format!("interpolation, {scale} times"), &own, interpolated, OUTPUT)?;
         let loss = interpolation_weighted_l2(&output, target, &own).map_err(text)?;
         let expected = fixture.tensor(&format!("out.loss.up{scale}"))?;
