@@ -2,7 +2,7 @@
 
 use super::sizes::{Broadcast, Sizes};
 use crate::math::Real;
-use crate::matrix::{Matrix, product};
+use crate::matrix::{Matrix, apart, product, product_apart};
 use crate::simd::vectorised;
 use crate::softmax::{lane_sum, largest};
 use rayon::prelude::*;
@@ -41,13 +41,19 @@ impl<T: Real> Operands<'_, T> {
         Matrix::rows(&self.q[(batch * queries + rows.start) * depth..], depth)
     }
 
+    /// The distance of rows of scores.
+    fn stride(&self) -> usize {
+        apart(self.sizes.keys)
+    }
+
     /// `scale * q kᵀ + bias` for some rows.
     fn scores(&self, batch: usize, rows: &Range<usize>, out: &mut [T]) {
         let Sizes { keys, depth, .. } = *self.sizes;
-        let (q, k) = (self.q(batch, rows), self.k(batch).transposed());
-        product(out, [rows.len(), keys, depth], false, T::of(self.scale), q, k);
+        let (q, k, stride) = (self.q(batch, rows), self.k(batch).transposed(), self.stride());
+        product_apart(out, stride, [rows.len(), keys, depth], false, T::of(self.scale), q, k);
         let Some(BiasRows { data, broadcast }) = self.bias else { return };
-        for (row, out) in rows.clone().zip(out.chunks_mut(keys)) {
+        for (row, out) in rows.clone().zip(out.chunks_mut(stride)) {
+            let out = &mut out[..keys];
             let bias = &data[broadcast.offsets[batch] + row * broadcast.row..];
             if broadcast.column == 0 {
                 out.iter_mut().for_each(|o| *o += bias[0]);
@@ -78,19 +84,19 @@ pub(super) fn forward<T: Real>(x: &Operands<T>) -> (Vec<T>, Vec<RowScale>) {
     let Sizes { batch, queries, keys, values, .. } = *x.sizes;
     let mut y = vec![T::zero(); batch * queries * values];
     let mut scales = vec![RowScale::default(); batch * queries];
-    let height = x.rows_at_once();
+    let (height, stride) = (x.rows_at_once(), x.stride());
     let outputs = y.par_chunks_mut((queries * values).max(1));
     let per_batch = outputs.zip(scales.par_chunks_mut(queries.max(1))).enumerate();
     per_batch.for_each(|(b, (y, scales))| {
         let blocks = y.par_chunks_mut(height * values).zip(scales.par_chunks_mut(height));
         blocks.enumerate().for_each(|(i, (y, scales))| {
             let rows = i * height..i * height + scales.len();
-            T::with_scratch(rows.len() * keys, |scores| {
+            T::with_scratch(rows.len() * stride, |scores| {
                 x.scores(b, &rows, scores);
-                for (scores, scale) in scores.chunks_mut(keys).zip(scales.iter_mut()) {
-                    *scale = softmax_row(scores);
+                for (scores, scale) in scores.chunks_mut(stride).zip(scales.iter_mut()) {
+                    *scale = softmax_row(&mut scores[..keys]);
                 }
-                let p = Matrix::rows(scores, keys);
+                let p = Matrix::rows(scores, stride);
                 product(y, [rows.len(), values, keys], false, T::one(), p, x.v(b));
             });
         });
@@ -209,7 +215,7 @@ fn run<T: Real>(
     task: &Task,
 ) -> Gradients<T> {
     let Sizes { queries, keys, depth, values, .. } = *x.sizes;
-    let (n, height) = (task.batches.len(), x.rows_at_once());
+    let (n, height, stride) = (task.batches.len(), x.rows_at_once(), x.stride());
     let mut part = Gradients {
         q: vec![T::zero(); n * task.rows.len() * depth],
         k: vec![T::zero(); n * keys * depth],
@@ -219,33 +225,34 @@ fn run<T: Real>(
             vec![T::zero(); (queries.max(1) - 1) * row + (keys - 1) * column + 1]
         }),
     };
-    T::with_scratch(2 * height * keys, |scratch| {
+    T::with_scratch(2 * height * stride, |scratch| {
         for (i, &b) in task.batches.iter().enumerate() {
             let dk = &mut part.k[i * keys * depth..(i + 1) * keys * depth];
             let dv = &mut part.v[i * keys * values..(i + 1) * keys * values];
             for start in task.rows.clone().step_by(height) {
                 let rows = start..(start + height).min(task.rows.end);
                 let m = rows.len();
-                let (p, ds) = scratch[..2 * m * keys].split_at_mut(m * keys);
+                let (p, ds) = scratch[..2 * m * stride].split_at_mut(m * stride);
                 let outer = b * queries + rows.start;
                 let (y, g) =
                     (&y[outer * values..][..m * values], &g[outer * values..][..m * values]);
                 x.scores(b, &rows, p);
                 let g_rows = Matrix::rows(g, values);
-                product(ds, [m, keys, values], false, T::one(), g_rows, x.v(b).transposed());
+                let v = x.v(b).transposed();
+                product_apart(ds, stride, [m, keys, values], false, T::one(), g_rows, v);
                 for r in 0..m {
                     let at = r * values..(r + 1) * values;
                     let level = lane_sum(&y[at.clone()], &g[at], |y, g| y * g);
-                    let at = r * keys..(r + 1) * keys;
+                    let at = r * stride..r * stride + keys;
                     score_gradients(&mut p[at.clone()], &mut ds[at], scales[outer + r], level);
                 }
-                let p = Matrix::rows(p, keys);
+                let p = Matrix::rows(p, stride);
                 product(dv, [keys, values, m], true, T::one(), p.transposed(), g_rows);
                 if let (Some(sum), Some(bias)) = (&mut part.bias, x.bias) {
-                    add_bias(sum, bias.broadcast, &rows, ds);
+                    add_bias(sum, bias.broadcast, &rows, ds, keys);
                 }
                 let scale = T::of(x.scale);
-                let ds = Matrix::rows(ds, keys);
+                let ds = Matrix::rows(ds, stride);
                 let first = (i * task.rows.len() + start - task.rows.start) * depth;
                 let dq = &mut part.q[first..first + m * depth];
                 product(dq, [m, depth, keys], false, scale, ds, x.k(b));
@@ -272,9 +279,15 @@ fn score_gradients<T: Real>(p: &mut [T], ds: &mut [T], scale: RowScale, level: T
 }
 
 /// Adds the gradients of some rows of scores to that of their part of the bias.
-fn add_bias<T: Real>(sum: &mut [T], broadcast: &Broadcast, rows: &Range<usize>, ds: &[T]) {
-    let keys = ds.len() / rows.len();
-    for (row, ds) in rows.clone().zip(ds.chunks(keys)) {
+fn add_bias<T: Real>(
+    sum: &mut [T],
+    broadcast: &Broadcast,
+    rows: &Range<usize>,
+    ds: &[T],
+    keys: usize,
+) {
+    for (row, ds) in rows.clone().zip(ds.chunks(ds.len() / rows.len())) {
+        let ds = &ds[..keys];
         let sum = &mut sum[row * broadcast.row..];
         if broadcast.column == 0 {
             sum[0] += lane_sum(ds, ds, |s, _| s);

@@ -71,12 +71,31 @@ pub(crate) fn product<T: Element>(
     a: Matrix<T>,
     b: Matrix<T>,
 ) {
+    product_apart(dst, n, [m, n, k], accumulate, factor, a, b);
+}
+
+/// As [`product`], to rows `stride` apart; what lies between them stays.
+pub(crate) fn product_apart<T: Element>(
+    dst: &mut [T],
+    stride: usize,
+    [m, n, k]: [usize; 3],
+    accumulate: bool,
+    factor: T,
+    a: Matrix<T>,
+    b: Matrix<T>,
+) {
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    assert!(dst.len() >= m * n, "matrix product out of bounds");
+    assert!(stride >= n && dst.len() >= (m - 1) * stride + n, "matrix product out of bounds");
     // SAFETY: the result lies within `dst`, which is borrowed mutably.
-    unsafe { scaled([m, n, k], dst.as_mut_ptr(), [n, 1], accumulate, factor, [a, b]) };
+    unsafe { scaled([m, n, k], dst.as_mut_ptr(), [stride, 1], accumulate, factor, [a, b]) };
+}
+
+/// The distance at which rows of `len` elements may be read where they are, as a left factor.
+pub(crate) fn apart(len: usize) -> usize {
+    const GAP: usize = 16;
+    if multiply::is_packed(len, 1) { len + GAP } else { len }
 }
 
 /// As [`product`] with a factor of one, to memory with the given row and column strides.
@@ -130,9 +149,7 @@ fn moved_apart<T: Element>(
     m: usize,
     k: usize,
 ) -> Result<(Vec<T>, usize)> {
-    const GAP: usize = 16;
-    let near = k + GAP;
-    let stride = if multiply::is_packed(near, 1) { near + GAP } else { near };
+    let stride = apart(k);
     let output: Output<T> = Output::new(op, m * stride)?;
     (0..m).into_par_iter().for_each(|i| {
         let (row, rest) = (&a.data[i * a.row..][..k], stride - k);
