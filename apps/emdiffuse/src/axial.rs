@@ -2,6 +2,7 @@
 //! trains it beside its own models.
 
 use crate::config::Config;
+use crate::task;
 use candle_core::{DType, Device, Tensor};
 use limpid_arch::sr_unet3d::{self, SrUNet3d};
 use limpid_cli::{Failure, failure, report};
@@ -10,7 +11,7 @@ use limpid_datamodule::predict::{Input, LayerSlabs, Outer, Output, layered_info}
 use limpid_engine::infer::{Inferencer, Needs, Plan, TileConfig};
 use limpid_engine::{Error, Event, Sink};
 use limpid_export::{Bundle, Card};
-use limpid_io::{Axes, Axis, DType as SampleType, WriteOptions};
+use limpid_io::{Axes, DType as SampleType, WriteOptions};
 use limpid_kernels::rng::Stream;
 use limpid_models::diffusion::places;
 use limpid_models::finer_slices;
@@ -145,10 +146,10 @@ impl Axial {
         let Gap { layers, .. } = self.gap;
         let mut info = layered_info(image.info(), layers + 1).map_err(Failure::data)?;
         info.dtype = wanted.dtype.unwrap_or(info.dtype);
-        let plan = self.plan(&image)?;
+        let seen = self.seen(&image);
+        let plan = self.plan(&image, seen)?;
         let (slices, windows) = (image.slices(), plan.starts.len() as u64);
         let times = image.frames() / slices;
-        let seen = self.seen(&image);
         let looks = looks(slices, seen);
         let total = (times * looks.len()) as u64 * windows;
         if !wanted.quiet {
@@ -223,7 +224,7 @@ impl Axial {
             ))
             .hint("leave `--z` out, or use a model that draws layers one by one"));
         }
-        let given = image.info().spacing_of(Axis::Z).filter(|z| *z > 0.0);
+        let given = task::distance(image.info());
         places(trained, trained, distance.zip(given).map(|(a, b)| [a, b])).map_err(failure)?;
         Ok(())
     }
@@ -236,8 +237,7 @@ impl Axial {
     }
 
     /// The windows of the slices that are seen at once.
-    fn plan(&self, image: &Input) -> Result<Plan, Failure> {
-        let seen = self.seen(image);
+    fn plan(&self, image: &Input, seen: usize) -> Result<Plan, Failure> {
         let finest = self.card.network.channels[0];
         let needs = Needs {
             divisor: vec![4; 2],

@@ -4,6 +4,7 @@
 mod head;
 
 use crate::model::Trained;
+use crate::task;
 use limpid_cli::prediction::beside;
 use limpid_cli::{Failure, failure, report};
 use limpid_datamodule::normalise::{Normalisation, Normalisers, Transfer};
@@ -12,7 +13,7 @@ use limpid_datamodule::predict::{
 };
 use limpid_engine::infer::{Inferencer, Slabs, Source};
 use limpid_engine::{BoxError, Error, Event, Sink};
-use limpid_io::{Axes, Axis, DType, VolumeInfo, WriteOptions, atomic};
+use limpid_io::{Axes, DType, VolumeInfo, WriteOptions, atomic};
 use limpid_losses::metrics::NeighbourCorrelation;
 use limpid_models::diffusion::{
     ImageRestorer, LayerPlace, NetNeeds, RestoreConfig, RestorePlan, places,
@@ -153,7 +154,7 @@ impl<'a> Work<'a> {
         let (units, places, mut info) = match task.layers {
             Some(trained_layers) => {
                 let layers = wanted.layers.unwrap_or(trained_layers);
-                let given = image.info().spacing_of(Axis::Z).filter(|z| *z > 0.0);
+                let given = task::distance(image.info());
                 let gap = task.gap.zip(given).map(|(trained, given)| [trained, given]);
                 let places = places(trained_layers, layers, gap).map_err(failure)?;
                 let info = layered_info(image.info(), layers + 1).map_err(Failure::data)?;

@@ -7,7 +7,7 @@ use limpid_cli::{Failure, failure};
 use limpid_datamodule::dataset::DatasetConfig;
 use limpid_datamodule::{Data, ImageFile};
 use limpid_engine::{DataModule, Model};
-use limpid_io::Axis;
+use limpid_io::{Axis, VolumeInfo};
 use limpid_models::AxialSuperResolution;
 use limpid_models::diffusion::{Aleatoric, Diffusion};
 
@@ -98,5 +98,11 @@ pub fn spacing(config: &Config) -> Result<Option<f64>, Failure> {
     let volumes = limpid_datamodule::dataset::volumes(volume).map_err(Failure::data)?;
     let Some(first) = volumes.first() else { return Ok(None) };
     let file = ImageFile::open(first, 2, axes.as_ref()).map_err(Failure::data)?;
-    Ok(file.info.spacing_of(Axis::Z).filter(|z| *z > 0.0))
+    Ok(distance(&file.info))
+}
+
+/// Distance of neighbouring slices, if the file says so.
+#[must_use]
+pub fn distance(info: &VolumeInfo) -> Option<f64> {
+    info.spacing_of(Axis::Z).filter(|z| *z > 0.0)
 }
