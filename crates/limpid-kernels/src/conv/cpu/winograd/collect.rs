@@ -1,7 +1,7 @@
 //! Products back to outputs: `Aᵀ m A`, plus the bias, to rows of an image.
 
 use super::tiling::{Run, SIDE};
-use super::transform::{output4, output6};
+use super::transform::{load6, output4, output6, unwritten};
 use crate::simd::Lanes;
 
 /// Elements of scratch that [`Products::collect`] needs.
@@ -48,36 +48,40 @@ impl Products {
             for t in 0..run.len {
                 let from = self.data.add((run.at + t) * self.tile);
                 let to = scratch.add(t * SIDE * n);
-                let mut points = [[[S::splat(0.0); 6]; 6]; 2];
-                for y in 0..6 {
-                    for x in 0..6 {
-                        let from = from.add((y * 6 + x) * self.point);
-                        let m = S::load(from);
-                        if self.deep {
+                let mut points = unwritten::<[[[S::V; 6]; 6]; 2]>();
+                let points = points.as_mut_ptr();
+                if self.deep {
+                    for y in 0..6 {
+                        for x in 0..6 {
+                            let from = from.add((y * 6 + x) * self.point);
                             let slice = 36 * self.point;
                             let m = [
-                                m,
+                                S::load(from),
                                 S::load(from.add(slice)),
                                 S::load(from.add(2 * slice)),
                                 S::load(from.add(3 * slice)),
                             ];
-                            [points[0][x][y], points[1][x][y]] = output4::<S>(m);
-                        } else {
-                            points[0][x][y] = m;
+                            [(*points)[0][x][y], (*points)[1][x][y]] = output4::<S>(m);
                         }
                     }
                 }
                 for z in 0..slices {
-                    let mut rows = [[S::splat(0.0); 6]; SIDE];
+                    let mut rows = unwritten::<[[S::V; 6]; SIDE]>();
+                    let rows = rows.as_mut_ptr();
                     for x in 0..6 {
-                        let column = output6::<S>(points[z][x]);
+                        let column = if self.deep {
+                            (*points)[z][x]
+                        } else {
+                            load6::<S>(from.add(x * self.point), 6 * self.point)
+                        };
+                        let column = output6::<S>(column);
                         for y in 0..SIDE {
-                            rows[y][x] = column[y];
+                            (*rows)[y][x] = column[y];
                         }
                     }
                     for y in 0..SIDE {
                         let to = to.add((z * SIDE + y) * row);
-                        let outputs = output6::<S>(rows[y]);
+                        let outputs = output6::<S>((*rows)[y]);
                         for x in 0..SIDE {
                             S::store(to.add(x * n), S::add(outputs[x], bias));
                         }

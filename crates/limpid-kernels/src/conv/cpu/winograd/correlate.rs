@@ -15,7 +15,7 @@ use std::ops::Range;
 
 /// Transformed filters up to this many elements pass by tiles that stay in the second-level cache;
 /// for larger ones tasks share the tiles.
-const LOCAL_FILTER: usize = 1 << 20;
+const LOCAL_FILTER: usize = 3 << 17;
 
 /// Elements of transformed tiles that a task keeps in its second-level cache.
 const LOCAL_TILES: usize = 150 << 10;

@@ -1,7 +1,7 @@
 //! Filters transformed: `U = G g Gᵀ`, in the order in which products read them.
 
 use super::buffer::Buffer;
-use super::transform::{filter3, filter3to4};
+use super::transform::{filter3, filter3to4, unwritten};
 use crate::Result;
 use crate::simd::Lanes;
 use rayon::prelude::*;
@@ -115,43 +115,44 @@ impl<'a> Weight<'a> {
         let (taps, slices) = if self.deep { (27, 3) } else { (9, 1) };
         let lanes = n.min(self.outputs - output);
         let first = input * self.input + output * self.output;
-        let mut filter = [0f32; 32 * 16];
+        let mut filter = unwritten::<[f32; 32 * 16]>();
+        let filter = filter.as_mut_ptr().cast::<f32>();
         for tap in (0..taps).step_by(n) {
             let from = first + tap;
             if from + (lanes - 1) * self.output + n <= self.data.len() {
                 // SAFETY: the reads end within the weight, as just checked; 32 rows can be written.
                 unsafe {
                     let from = self.data.as_ptr().add(from);
-                    let to = filter.as_mut_ptr().add(tap * n);
+                    let to = filter.add(tap * n);
                     S::transpose(from, self.output, lanes, to, n, 0..n);
                 }
             } else {
-                for lane in 0..lanes {
-                    let from = &self.data[from + lane * self.output..];
+                for lane in 0..n {
+                    // lanes without an output repeat the last one
+                    let from = &self.data[from + lane.min(lanes - 1) * self.output..];
                     for (i, &tap_value) in from.iter().take(taps - tap).take(n).enumerate() {
-                        filter[(tap + i) * n + lane] = tap_value;
+                        // SAFETY: 32 rows can be written.
+                        unsafe { filter.add((tap + i) * n + lane).write(tap_value) };
                     }
                 }
             }
         }
         // SAFETY: taps of the filter; the caller vouches for the points.
         unsafe {
-            let mut taken = [S::splat(0.0); 27];
-            for tap in 0..taps {
-                let from = if self.flip { taps - 1 - tap } else { tap };
-                taken[tap] = S::load(filter.as_ptr().add(from * n));
-            }
-            let mut planes = [[[S::splat(0.0); 6]; 6]; 3];
+            let taken =
+                |tap: usize| S::load(filter.add(if self.flip { taps - 1 - tap } else { tap } * n));
+            let mut planes = unwritten::<[[[S::V; 6]; 6]; 3]>();
+            let planes = planes.as_mut_ptr();
             for z in 0..slices {
                 let mut rows = [[S::splat(0.0); 6]; 3];
                 for y in 0..3 {
                     let tap = (z * 3 + y) * 3;
-                    rows[y] = filter3::<S>([taken[tap], taken[tap + 1], taken[tap + 2]]);
+                    rows[y] = filter3::<S>([taken(tap), taken(tap + 1), taken(tap + 2)]);
                 }
                 for x in 0..6 {
                     let column = filter3::<S>([rows[0][x], rows[1][x], rows[2][x]]);
                     for y in 0..6 {
-                        planes[z][y][x] = column[y];
+                        (*planes)[z][y][x] = column[y];
                     }
                 }
             }
@@ -159,13 +160,13 @@ impl<'a> Weight<'a> {
                 for x in 0..6 {
                     let to = to.add((y * 6 + x) * point);
                     if self.deep {
-                        let taps = [planes[0][y][x], planes[1][y][x], planes[2][y][x]];
+                        let taps = [(*planes)[0][y][x], (*planes)[1][y][x], (*planes)[2][y][x]];
                         let u = filter3to4::<S>(taps);
                         for z in 0..4 {
                             S::store(to.add(z * 36 * point), u[z]);
                         }
                     } else {
-                        S::store(to, planes[0][y][x]);
+                        S::store(to, (*planes)[0][y][x]);
                     }
                 }
             }

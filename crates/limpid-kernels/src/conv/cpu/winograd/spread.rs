@@ -5,7 +5,7 @@
 //! transformed in place, and the points go to `to[point][tile][channel]`.
 
 use super::tiling::{Run, SIDE, Tiling};
-use super::transform::{input4, input6, spread2, spread4};
+use super::transform::{input4, input6, load6, spread2, spread4};
 use crate::parts::Parts;
 use crate::simd::Lanes;
 use std::ops::Range;
@@ -166,14 +166,7 @@ unsafe fn transform<S: Lanes, const GRADIENT: bool>(
                 S::load(from.add(3 * from_step)),
             ])
         } else {
-            input6::<S>([
-                S::load(from),
-                S::load(from.add(from_step)),
-                S::load(from.add(2 * from_step)),
-                S::load(from.add(3 * from_step)),
-                S::load(from.add(4 * from_step)),
-                S::load(from.add(5 * from_step)),
-            ])
+            input6::<S>(load6::<S>(from, from_step))
         };
         for i in 0..6 {
             S::store(to.add(i * to_step), v[i]);

@@ -5,6 +5,7 @@
 //! dimension in turn. The weight gradient is the transpose, `Gᵀ[(A y) ⊙ (Bᵀ d)]`.
 
 use crate::simd::Lanes;
+use std::mem::MaybeUninit;
 
 /// The interpolation points of F(4, 3) are 0, ±P, ±Q and ∞. The values are those of oneDNN:
 /// the usual 1 and 2 make factors from 1/24 to 8, which cost digits.
@@ -17,6 +18,31 @@ const Q2: f32 = Q * Q;
 const AT_P: f32 = 1.0 / (2.0 * P2 * (P2 - Q2));
 const AT_Q: f32 = 1.0 / (2.0 * Q2 * (Q2 - P2));
 const AT_0: f32 = 1.0 / (P2 * Q2);
+
+/// Room for an array of registers: to zero the large ones costs as much as to transform them.
+#[inline(always)]
+pub(super) fn unwritten<A>() -> MaybeUninit<A> {
+    MaybeUninit::uninit()
+}
+
+/// Six registers, `step` elements apart.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn load6<S: Lanes>(from: *const f32, step: usize) -> [S::V; 6] {
+    // SAFETY: the caller vouches for the elements.
+    unsafe {
+        [
+            S::load(from),
+            S::load(from.add(step)),
+            S::load(from.add(2 * step)),
+            S::load(from.add(3 * step)),
+            S::load(from.add(4 * step)),
+            S::load(from.add(5 * step)),
+        ]
+    }
+}
 
 /// `Bᵀ d` of F(4, 3).
 ///

@@ -8,7 +8,7 @@ use super::collect::to_rows;
 use super::filter::points;
 use super::product::product;
 use super::spread::{Patches, Target, longest, spread};
-use super::transform::{filter_grad4, filter_grad6};
+use super::transform::{filter_grad4, filter_grad6, unwritten};
 use crate::Result;
 use crate::matrix::{Left, Rows};
 use crate::output::Output;
@@ -210,7 +210,8 @@ impl WeightGrad<'_> {
             unsafe {
                 for c in 0..channels.len() {
                     let from = sums.data.add(c * sums.channel + feature - features.start);
-                    let mut planes = [[[S::splat(0.0); 6]; 6]; 3];
+                    let mut planes = unwritten::<[[[S::V; 6]; 6]; 3]>();
+                    let planes = planes.as_mut_ptr();
                     for y in 0..6 {
                         for x in 0..6 {
                             let from = from.add((y * 6 + x) * sums.point);
@@ -221,17 +222,17 @@ impl WeightGrad<'_> {
                                 }
                                 let g = filter_grad4::<S>(u);
                                 for z in 0..3 {
-                                    planes[z][x][y] = g[z];
+                                    (*planes)[z][x][y] = g[z];
                                 }
                             } else {
-                                planes[0][x][y] = S::load(from);
+                                (*planes)[0][x][y] = S::load(from);
                             }
                         }
                     }
                     for z in 0..slices {
                         let mut rows = [[S::splat(0.0); 6]; 3];
                         for x in 0..6 {
-                            let column = filter_grad6::<S>(planes[z][x]);
+                            let column = filter_grad6::<S>((*planes)[z][x]);
                             for y in 0..3 {
                                 rows[y][x] = column[y];
                             }
