@@ -75,6 +75,14 @@ pub(crate) fn contiguous<'a, T: Element>(
 
 /// The slice itself, if its elements are f32.
 #[allow(unsafe_code)] // changes the type of a slice
+pub(crate) fn single_mut<T: 'static>(x: &mut [T]) -> Option<&mut [f32]> {
+    // SAFETY: `T` is f32.
+    (TypeId::of::<T>() == TypeId::of::<f32>())
+        .then(|| unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) })
+}
+
+/// The slice itself, if its elements are f32.
+#[allow(unsafe_code)] // changes the type of a slice
 pub(crate) fn single<T: 'static>(x: &[T]) -> Option<&[f32]> {
     // SAFETY: `T` is f32.
     (TypeId::of::<T>() == TypeId::of::<f32>())

@@ -1,12 +1,23 @@
-//! CPU arithmetic of the attention: blocks of rows of scores, one after the other on each thread.
+//! CPU arithmetic of the attention: blocks of queries, one after the other on each thread, and of each
+//! a block of keys at a time, whose scores stay in the second-level cache. The softmax is made as they
+//! come, with the largest score so far (Milakov & Gimelshein, arXiv:1805.02867; Dao et al.,
+//! arXiv:2205.14135).
 
+use super::NAME;
 use super::sizes::{Broadcast, Sizes};
+use crate::Result;
 use crate::math::Real;
-use crate::matrix::{Matrix, apart, product, product_apart};
+use crate::matrix::{BLOCK, Matrix, Right, product};
 use crate::simd::vectorised;
-use crate::softmax::{lane_sum, largest};
+use crate::softmax::{exponentials, lane_sum, largest};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Queries that share the scores of a block of keys.
+const QUERIES: usize = 96;
+
+/// The distance of rows of scores: no power of two, so that they do not compete for sets of a cache.
+const STRIDE: usize = BLOCK + 16;
 
 /// A broadcast bias.
 #[derive(Clone, Copy)]
@@ -41,20 +52,28 @@ impl<T: Real> Operands<'_, T> {
         Matrix::rows(&self.q[(batch * queries + rows.start) * depth..], depth)
     }
 
-    /// The distance of rows of scores.
-    fn stride(&self) -> usize {
-        apart(self.sizes.keys)
+    /// `scale * q`, for some rows.
+    fn scaled(&self, batch: usize, rows: &Range<usize>, out: &mut [T]) {
+        let (q, scale) = (self.q(batch, rows).data, T::of(self.scale));
+        out.iter_mut().zip(q).for_each(|(o, &q)| *o = scale * q);
     }
 
-    /// `scale * q kᵀ + bias` for some rows.
-    fn scores(&self, batch: usize, rows: &Range<usize>, out: &mut [T]) {
-        let Sizes { keys, depth, .. } = *self.sizes;
-        let (q, k, stride) = (self.q(batch, rows), self.k(batch).transposed(), self.stride());
-        product_apart(out, stride, [rows.len(), keys, depth], false, T::of(self.scale), q, k);
+    /// `q kᵀ + bias` for some rows and keys.
+    fn scores(
+        &self,
+        batch: usize,
+        [rows, keys]: [&Range<usize>; 2],
+        [q, out]: [&mut [T]; 2],
+        k: &Right<T>,
+    ) {
+        let depth = self.sizes.depth;
+        let q = Matrix::rows(q, depth);
+        k.multiply(out, STRIDE, rows.len(), [keys.clone(), 0..depth], false, q);
         let Some(BiasRows { data, broadcast }) = self.bias else { return };
-        for (row, out) in rows.clone().zip(out.chunks_mut(stride)) {
-            let out = &mut out[..keys];
-            let bias = &data[broadcast.offsets[batch] + row * broadcast.row..];
+        for (row, out) in rows.clone().zip(out.chunks_mut(STRIDE)) {
+            let out = &mut out[..keys.len()];
+            let first = broadcast.offsets[batch] + row * broadcast.row;
+            let bias = &data[first + keys.start * broadcast.column..];
             if broadcast.column == 0 {
                 out.iter_mut().for_each(|o| *o += bias[0]);
             } else {
@@ -63,12 +82,16 @@ impl<T: Real> Operands<'_, T> {
         }
     }
 
-    /// Rows of scores that are computed together: up to 64, fewer if they are long.
+    /// Queries that are computed together: equal blocks instead of a small last one.
     fn rows_at_once(&self) -> usize {
-        let most = ((1 << 18) / self.sizes.keys).clamp(8, 64);
-        // equal blocks instead of a small last one
         let queries = self.sizes.queries.max(1);
-        queries.div_ceil(queries.div_ceil(most))
+        queries.div_ceil(queries.div_ceil(QUERIES)).next_multiple_of(8)
+    }
+
+    /// Blocks of keys.
+    fn key_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let keys = self.sizes.keys;
+        (0..keys).step_by(BLOCK).map(move |start| start..keys.min(start + BLOCK))
     }
 }
 
@@ -80,47 +103,83 @@ pub(super) struct RowScale {
 }
 
 /// The result and the scale of each row.
-pub(super) fn forward<T: Real>(x: &Operands<T>) -> (Vec<T>, Vec<RowScale>) {
-    let Sizes { batch, queries, keys, values, .. } = *x.sizes;
+///
+/// # Errors
+/// As [`Right::new`].
+pub(super) fn forward<T: Real>(x: &Operands<T>) -> Result<(Vec<T>, Vec<RowScale>)> {
+    let Sizes { batch, queries, keys, depth, values } = *x.sizes;
     let mut y = vec![T::zero(); batch * queries * values];
     let mut scales = vec![RowScale::default(); batch * queries];
-    let (height, stride) = (x.rows_at_once(), x.stride());
+    let height = x.rows_at_once();
     let outputs = y.par_chunks_mut((queries * values).max(1));
     let per_batch = outputs.zip(scales.par_chunks_mut(queries.max(1))).enumerate();
-    per_batch.for_each(|(b, (y, scales))| {
+    per_batch.try_for_each(|(b, (y, scales))| -> Result<()> {
+        let k = Right::new(NAME, [depth, keys], x.k(b).transposed())?;
+        let v = Right::new(NAME, [keys, values], x.v(b))?;
         let blocks = y.par_chunks_mut(height * values).zip(scales.par_chunks_mut(height));
         blocks.enumerate().for_each(|(i, (y, scales))| {
-            let rows = i * height..i * height + scales.len();
-            T::with_scratch(rows.len() * stride, |scores| {
-                x.scores(b, &rows, scores);
-                for (scores, scale) in scores.chunks_mut(stride).zip(scales.iter_mut()) {
-                    *scale = softmax_row(&mut scores[..keys]);
+            let m = scales.len();
+            let rows = i * height..i * height + m;
+            T::with_scratch(m * (depth + STRIDE), |scratch| {
+                let (q, scores) = scratch.split_at_mut(m * depth);
+                x.scaled(b, &rows, q);
+                let mut softmax = vec![Softmax::new(); m];
+                for keys in x.key_blocks() {
+                    x.scores(b, [&rows, &keys], [q, scores], &k);
+                    let y_rows = y.chunks_mut(values);
+                    for ((row, y), softmax) in
+                        scores.chunks_mut(STRIDE).zip(y_rows).zip(&mut softmax)
+                    {
+                        softmax.take(&mut row[..keys.len()], y);
+                    }
+                    let (p, first) = (Matrix::rows(scores, STRIDE), keys.start == 0);
+                    v.multiply(y, values, m, [0..values, keys], !first, p);
                 }
-                let p = Matrix::rows(scores, stride);
-                product(y, [rows.len(), values, keys], false, T::one(), p, x.v(b));
+                for ((y, scale), softmax) in y.chunks_mut(values).zip(scales).zip(softmax) {
+                    let factor = T::one() / softmax.sum;
+                    y.iter_mut().for_each(|y| *y *= factor);
+                    *scale = RowScale { largest: softmax.largest.f64(), factor: factor.f64() };
+                }
             });
         });
-    });
-    (y, scales)
+        Ok(())
+    })?;
+    Ok((y, scales))
 }
 
-/// Turns a row of scores into its softmax.
-fn softmax_row<T: Real>(scores: &mut [T]) -> RowScale {
-    vectorised(
-        #[inline(always)]
-        || {
-            let largest = largest(scores);
-            for s in scores.iter_mut() {
-                *s = (*s - largest).exp();
-            }
-            let sum = lane_sum(scores, scores, |s, _| s);
-            let factor = T::one() / sum;
-            for s in scores.iter_mut() {
-                *s *= factor;
-            }
-            RowScale { largest: largest.f64(), factor: factor.f64() }
-        },
-    )
+/// The softmax of a row whose scores come block by block.
+#[derive(Clone, Copy)]
+struct Softmax<T> {
+    /// The largest score so far.
+    largest: T,
+    /// The sum of `exp(score - largest)` so far.
+    sum: T,
+}
+
+impl<T: Real> Softmax<T> {
+    fn new() -> Self {
+        Self { largest: T::LOWEST, sum: T::zero() }
+    }
+
+    /// Turns scores into `exp(score - largest)`, and what was summed with an earlier `largest`, here and
+    /// in `y`, into what it is with this one.
+    fn take(&mut self, scores: &mut [T], y: &mut [T]) {
+        let in_scores = vectorised(
+            #[inline(always)]
+            || largest(scores),
+        );
+        let largest = if in_scores > self.largest { in_scores } else { self.largest };
+        // where all scores are masked so far, any number will do
+        let from = if largest == T::LOWEST { T::zero() } else { largest };
+        let sum = exponentials(scores, from);
+        if largest > self.largest && self.sum != T::zero() {
+            let kept = (self.largest - from).exp();
+            self.sum *= kept;
+            y.iter_mut().for_each(|y| *y *= kept);
+        }
+        self.sum += sum;
+        self.largest = largest;
+    }
 }
 
 /// Gradients of the operands; rows of `k` and `v` are next to each other here.
@@ -167,17 +226,22 @@ fn tasks<T: Real>(x: &Operands<T>, want_bias: bool) -> Vec<Task> {
 }
 
 /// The gradients from the result `y` and its gradient `g`.
+///
+/// # Errors
+/// As [`Right::new`].
 pub(super) fn backward<T: Real>(
     x: &Operands<T>,
     scales: &[RowScale],
     y: &[T],
     g: &[T],
     want_bias: bool,
-) -> Gradients<T> {
+) -> Result<Gradients<T>> {
     let Sizes { batch, queries, keys, depth, values } = *x.sizes;
     let tasks = tasks(x, want_bias);
-    let parts: Vec<Gradients<T>> =
-        tasks.par_iter().map(|task| run(x, scales, y, g, want_bias, task)).collect();
+    let parts: Vec<Gradients<T>> = tasks
+        .par_iter()
+        .map(|task| run(x, scales, y, g, want_bias, task))
+        .collect::<Result<_>>()?;
     let mut all = Gradients {
         q: vec![T::zero(); batch * queries * depth],
         k: vec![T::zero(); batch * keys * depth],
@@ -197,7 +261,7 @@ pub(super) fn backward<T: Real>(
             add(&mut all[first..first + part.len()], part);
         }
     }
-    all
+    Ok(all)
 }
 
 fn add<T: Real>(sum: &mut [T], terms: &[T]) {
@@ -213,9 +277,9 @@ fn run<T: Real>(
     g: &[T],
     want_bias: bool,
     task: &Task,
-) -> Gradients<T> {
+) -> Result<Gradients<T>> {
     let Sizes { queries, keys, depth, values, .. } = *x.sizes;
-    let (n, height, stride) = (task.batches.len(), x.rows_at_once(), x.stride());
+    let (n, height) = (task.batches.len(), x.rows_at_once());
     let mut part = Gradients {
         q: vec![T::zero(); n * task.rows.len() * depth],
         k: vec![T::zero(); n * keys * depth],
@@ -225,74 +289,92 @@ fn run<T: Real>(
             vec![T::zero(); (queries.max(1) - 1) * row + (keys - 1) * column + 1]
         }),
     };
-    T::with_scratch(2 * height * stride, |scratch| {
-        for (i, &b) in task.batches.iter().enumerate() {
-            let dk = &mut part.k[i * keys * depth..(i + 1) * keys * depth];
-            let dv = &mut part.v[i * keys * values..(i + 1) * keys * values];
-            for start in task.rows.clone().step_by(height) {
-                let rows = start..(start + height).min(task.rows.end);
-                let m = rows.len();
-                let (p, ds) = scratch[..2 * m * stride].split_at_mut(m * stride);
-                let outer = b * queries + rows.start;
-                let (y, g) =
-                    (&y[outer * values..][..m * values], &g[outer * values..][..m * values]);
-                x.scores(b, &rows, p);
-                let g_rows = Matrix::rows(g, values);
-                let v = x.v(b).transposed();
-                product_apart(ds, stride, [m, keys, values], false, T::one(), g_rows, v);
-                for r in 0..m {
-                    let at = r * values..(r + 1) * values;
-                    let level = lane_sum(&y[at.clone()], &g[at], |y, g| y * g);
-                    let at = r * stride..r * stride + keys;
-                    score_gradients(&mut p[at.clone()], &mut ds[at], scales[outer + r], level);
+    let scale = T::of(x.scale);
+    for (i, &b) in task.batches.iter().enumerate() {
+        let k_right = Right::new(NAME, [keys, depth], x.k(b))?;
+        let k_transposed = Right::new(NAME, [depth, keys], x.k(b).transposed())?;
+        let v_transposed = Right::new(NAME, [values, keys], x.v(b).transposed())?;
+        let dk = &mut part.k[i * keys * depth..(i + 1) * keys * depth];
+        let dv = &mut part.v[i * keys * values..(i + 1) * keys * values];
+        for start in task.rows.clone().step_by(height) {
+            let rows = start..(start + height).min(task.rows.end);
+            let m = rows.len();
+            let outer = b * queries + rows.start;
+            let (y, g) = (&y[outer * values..][..m * values], &g[outer * values..][..m * values]);
+            let first = (i * task.rows.len() + start - task.rows.start) * depth;
+            let dq = &mut part.q[first..first + m * depth];
+            let levels: Vec<T> = y
+                .chunks(values)
+                .zip(g.chunks(values))
+                .map(|(y, g)| lane_sum(y, g, |y, g| y * g))
+                .collect();
+            T::with_scratch(m * (depth + 2 * STRIDE), |scratch| {
+                let (q, scratch) = scratch.split_at_mut(m * depth);
+                let (p, ds) = scratch.split_at_mut(m * STRIDE);
+                x.scaled(b, &rows, q);
+                for keys in x.key_blocks() {
+                    let (first, len) = (keys.start == 0, keys.len());
+                    x.scores(b, [&rows, &keys], [q, p], &k_transposed);
+                    let g_rows = Matrix::rows(g, values);
+                    let columns = [keys.clone(), 0..values];
+                    v_transposed.multiply(ds, STRIDE, m, columns, false, g_rows);
+                    let score_rows = p.chunks_mut(STRIDE).zip(ds.chunks_mut(STRIDE));
+                    for (r, (p, ds)) in score_rows.enumerate() {
+                        score_gradients(
+                            &mut p[..len],
+                            &mut ds[..len],
+                            scales[outer + r],
+                            levels[r],
+                        );
+                    }
+                    let p = Matrix::rows(p, STRIDE).transposed();
+                    let dv = &mut dv[keys.start * values..keys.end * values];
+                    product(dv, [len, values, m], true, T::one(), p, g_rows);
+                    if let (Some(sum), Some(bias)) = (&mut part.bias, x.bias) {
+                        add_bias(sum, bias.broadcast, [&rows, &keys], ds);
+                    }
+                    let ds = Matrix::rows(ds, STRIDE);
+                    let dk = &mut dk[keys.start * depth..keys.end * depth];
+                    product(dk, [len, depth, m], true, scale, ds.transposed(), x.q(b, &rows));
+                    k_right.multiply(dq, depth, m, [0..depth, keys], !first, ds);
                 }
-                let p = Matrix::rows(p, stride);
-                product(dv, [keys, values, m], true, T::one(), p.transposed(), g_rows);
-                if let (Some(sum), Some(bias)) = (&mut part.bias, x.bias) {
-                    add_bias(sum, bias.broadcast, &rows, ds, keys);
-                }
-                let scale = T::of(x.scale);
-                let ds = Matrix::rows(ds, stride);
-                let first = (i * task.rows.len() + start - task.rows.start) * depth;
-                let dq = &mut part.q[first..first + m * depth];
-                product(dq, [m, depth, keys], false, scale, ds, x.k(b));
-                product(dk, [keys, depth, m], true, scale, ds.transposed(), x.q(b, &rows));
-            }
+            });
+            dq.iter_mut().for_each(|dq| *dq *= scale);
         }
-    });
-    part
+    }
+    Ok(part)
 }
 
 /// Turns a row of scores into its softmax `p`, and the gradient of `p` into that of the scores,
 /// `p (dp - level)`.
 fn score_gradients<T: Real>(p: &mut [T], ds: &mut [T], scale: RowScale, level: T) {
-    let (largest, factor) = (T::of(scale.largest), T::of(scale.factor));
+    exponentials(p, T::of(scale.largest));
+    let factor = T::of(scale.factor);
     vectorised(
         #[inline(always)]
         || {
             for (p, ds) in p.iter_mut().zip(ds) {
-                *p = (*p - largest).exp() * factor;
+                *p *= factor;
                 *ds = *p * (*ds - level);
             }
         },
     );
 }
 
-/// Adds the gradients of some rows of scores to that of their part of the bias.
+/// Adds the gradients of some rows and keys of scores to that of their part of the bias.
 fn add_bias<T: Real>(
     sum: &mut [T],
     broadcast: &Broadcast,
-    rows: &Range<usize>,
+    [rows, keys]: [&Range<usize>; 2],
     ds: &[T],
-    keys: usize,
 ) {
-    for (row, ds) in rows.clone().zip(ds.chunks(ds.len() / rows.len())) {
-        let ds = &ds[..keys];
-        let sum = &mut sum[row * broadcast.row..];
+    for (row, ds) in rows.clone().zip(ds.chunks(STRIDE)) {
+        let ds = &ds[..keys.len()];
+        let sum = &mut sum[row * broadcast.row + keys.start * broadcast.column..];
         if broadcast.column == 0 {
             sum[0] += lane_sum(ds, ds, |s, _| s);
         } else {
-            add(&mut sum[..keys], ds);
+            add(&mut sum[..keys.len()], ds);
         }
     }
 }

@@ -101,7 +101,7 @@ impl Attention {
         let found = with_slices(NAME, tensors, |[a, b, c, y, g]: [&[T]; 5]| {
             self.with_constant(|constant| {
                 let operands = self.operands([a, b, c], constant);
-                Ok(cpu::backward(&operands, scales, y, g, want_bias))
+                cpu::backward(&operands, scales, y, g, want_bias)
             })
         })?;
         let device = at.grad.device();
@@ -136,7 +136,7 @@ impl Op for Attention {
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let slices = [args[0].data, args[1].data, args[2].data];
         let (y, scales) =
-            self.with_constant(|constant| Ok(cpu::forward(&self.operands(slices, constant))))?;
+            self.with_constant(|constant| cpu::forward(&self.operands(slices, constant)))?;
         // already set only if this very operation ran before, on the same operands
         let _ = self.scales.set(scales);
         Ok((y, self.dims.as_slice().into()))

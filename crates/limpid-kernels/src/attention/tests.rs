@@ -114,6 +114,23 @@ fn minus_infinity_masks() {
 }
 
 #[test]
+fn whole_blocks_of_keys_may_be_masked() {
+    // keys are taken 256 at a time: the first block is masked, the second in part
+    let [q, k, v] = operands(&[], [5, 700], [3, 2]).map(|t| t.to_dtype(DType::F32).unwrap());
+    let mask: Vec<f32> = (0..700).map(|i| if i < 300 { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let mask = Tensor::from_vec(mask, (1, 700), &Device::Cpu).unwrap();
+    let masked = attention(&q, &k, &v, 1.0, Some(&mask)).unwrap();
+    let seen = |t: &Tensor| t.narrow(0, 300, 400).unwrap();
+    for (g, w) in values(&masked).iter().zip(reference(&q, &seen(&k), &seen(&v), 1.0, None)) {
+        assert!((g - w).abs() < 2e-6, "{g} for {w}");
+    }
+    // where all is masked there is no answer, as in PyTorch
+    let all = Tensor::full(f32::NEG_INFINITY, (1, 700), &Device::Cpu).unwrap();
+    let none = attention(&q, &k, &v, 1.0, Some(&all)).unwrap();
+    assert!(values(&none).iter().all(|x| x.is_nan()));
+}
+
+#[test]
 fn gradients_match_finite_differences() {
     for (batch, rows, depths) in [(&[][..], [3, 5], [4, 2]), (&[2, 2], [3, 2], [2, 3])] {
         let all = operands(batch, rows, depths);
@@ -130,26 +147,36 @@ fn gradients_match_finite_differences() {
 }
 
 #[test]
-fn gradients_over_several_blocks_of_rows() {
-    // against candle's own gradients of the composed operation
-    let all = operands(&[2], [150, 70], [4, 3]).map(|t| Var::from_tensor(&t).unwrap());
-    let bias = Var::from_tensor(&test_tensor(6, &[150, 70]).unwrap()).unwrap();
-    let weights = test_tensor(7, &[2, 150, 3]).unwrap();
-    let [q, k, v] = all.each_ref().map(Var::as_tensor);
-    let gradients = |y: Tensor| {
-        let grads = (y * &weights).unwrap().sum_all().unwrap().backward().unwrap();
-        [q, k, v, bias.as_tensor()].map(|t| grads.get(t).map(values))
-    };
-    let s = (q.matmul(&k.t().unwrap().contiguous().unwrap()).unwrap() * 0.5).unwrap();
-    let p = |s: &Tensor| crate::softmax(s, 2).unwrap().matmul(v).unwrap();
-    let biased = s.broadcast_add(&bias).unwrap();
-    for (got, want) in
-        [(attention(q, k, v, 0.5, None), p(&s)), (attention(q, k, v, 0.5, Some(&bias)), p(&biased))]
+fn gradients_over_several_blocks_of_rows_and_keys() {
+    for (dtype, keys, tolerance) in
+        [(DType::F64, 70, 1e-11), (DType::F64, 600, 1e-11), (DType::F32, 600, 2e-5)]
     {
-        for (g, w) in gradients(got.unwrap()).iter().zip(gradients(want)) {
-            assert_eq!(g.is_some(), w.is_some());
-            for (g, w) in g.iter().flatten().zip(w.iter().flatten()) {
-                assert!((g - w).abs() < 1e-11, "{g} for {w}");
+        // against candle's own gradients of the composed operation, in f64
+        let gradients = |dtype: DType, fused: bool, biased: bool| {
+            let bias = test_tensor(6, &[150, keys]).unwrap();
+            let [q, k, v] = operands(&[2], [150, keys], [4, 3]);
+            let vars =
+                [q, k, v, bias].map(|t| Var::from_tensor(&t.to_dtype(dtype).unwrap()).unwrap());
+            let [q, k, v, bias] = vars.each_ref().map(Var::as_tensor);
+            let y = if fused {
+                attention(q, k, v, 0.5, biased.then_some(bias)).unwrap()
+            } else {
+                let s = (q.matmul(&k.t().unwrap().contiguous().unwrap()).unwrap() * 0.5).unwrap();
+                let s = if biased { s.broadcast_add(bias).unwrap() } else { s };
+                crate::softmax(&s, 2).unwrap().matmul(v).unwrap()
+            };
+            let weights = test_tensor(7, &[2, 150, 3]).unwrap().to_dtype(dtype).unwrap();
+            let grads = (y * weights).unwrap().sum_all().unwrap().backward().unwrap();
+            vars.map(|t| grads.get(&t).map(values))
+        };
+        for biased in [false, true] {
+            let (got, want) =
+                (gradients(dtype, true, biased), gradients(DType::F64, false, biased));
+            for (g, w) in got.iter().zip(&want) {
+                assert_eq!(g.is_some(), w.is_some());
+                for (g, w) in g.iter().flatten().zip(w.iter().flatten()) {
+                    assert!((g - w).abs() < tolerance, "{dtype:?} {keys}: {g} for {w}");
+                }
             }
         }
     }
@@ -157,8 +184,8 @@ fn gradients_over_several_blocks_of_rows() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let all = operands(&[3], [200, 90], [8, 8]);
-    let bias = test_tensor(8, &[200, 90]).unwrap();
+    let all = operands(&[3], [200, 300], [8, 8]);
+    let bias = test_tensor(8, &[200, 300]).unwrap();
     let run = |threads| {
         on_threads(threads, || {
             let vars = [&all[0], &all[1], &all[2], &bias]

@@ -9,11 +9,13 @@
 mod bf16;
 mod block;
 mod multiply;
+mod panels;
 mod precision;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use block::{Left, Rows, block};
+pub(crate) use panels::{BLOCK, Right};
 pub(crate) use precision::is_half;
 pub use precision::{Precision, set_precision};
 
@@ -23,6 +25,13 @@ use crate::output::Output;
 use crate::simd::level;
 use multiply::multiply;
 use rayon::prelude::*;
+
+/// The least rows and columns of a part of a shared product.
+const LEAST: [usize; 2] = [48, 64];
+
+/// Elements of a right factor that are packed for all threads at a time, and its least columns.
+const SHARED_PANELS: usize = 1 << 21;
+const COLUMNS: usize = 512;
 
 /// A matrix in memory: element `(i, j)` lies at `i * row + j * column`.
 #[derive(Clone, Copy)]
@@ -71,31 +80,12 @@ pub(crate) fn product<T: Element>(
     a: Matrix<T>,
     b: Matrix<T>,
 ) {
-    product_apart(dst, n, [m, n, k], accumulate, factor, a, b);
-}
-
-/// As [`product`], to rows `stride` apart; what lies between them stays.
-pub(crate) fn product_apart<T: Element>(
-    dst: &mut [T],
-    stride: usize,
-    [m, n, k]: [usize; 3],
-    accumulate: bool,
-    factor: T,
-    a: Matrix<T>,
-    b: Matrix<T>,
-) {
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    assert!(stride >= n && dst.len() >= (m - 1) * stride + n, "matrix product out of bounds");
+    assert!(dst.len() >= m * n, "matrix product out of bounds");
     // SAFETY: the result lies within `dst`, which is borrowed mutably.
-    unsafe { scaled([m, n, k], dst.as_mut_ptr(), [stride, 1], accumulate, factor, [a, b]) };
-}
-
-/// The distance at which rows of `len` elements may be read where they are, as a left factor.
-pub(crate) fn apart(len: usize) -> usize {
-    const GAP: usize = 16;
-    if multiply::is_packed(len, 1) { len + GAP } else { len }
+    unsafe { scaled([m, n, k], dst.as_mut_ptr(), [n, 1], accumulate, factor, [a, b]) };
 }
 
 /// As [`product`] with a factor of one, to memory with the given row and column strides.
@@ -127,41 +117,34 @@ pub(crate) fn shared_product<T: Element>(
     b: Matrix<T>,
     start: Option<&[T]>,
 ) -> Result<Vec<T>> {
-    let packed = multiply::is_packed(a.row, a.column);
-    let shares = shares(m, n, packed);
-    // rows that push each other out of the caches would be packed for every part anew
-    let several = m > 0 && k > 0 && n > shares[1];
-    let moved = match several && packed && a.column == 1 && a.single().is_some() {
-        true => Some(moved_apart(op, a, m, k)?),
-        false => None,
-    };
-    let a = moved.as_ref().map_or(a, |(rows, stride)| Matrix::rows(rows, *stride));
-    shared(op, [m, n, k], shares, start, |[rows, columns], [i, j], dst, add| {
-        // SAFETY: `shared` vouches for the part of the result.
-        unsafe { product_at([rows, columns, k], dst, [n, 1], add, a.from(i, 0), b.from(0, j)) };
-    })
-}
-
-/// The rows of a matrix, at a distance at which they need not be packed, and that distance.
-fn moved_apart<T: Element>(
-    op: &'static str,
-    a: Matrix<T>,
-    m: usize,
-    k: usize,
-) -> Result<(Vec<T>, usize)> {
-    let stride = apart(k);
-    let output: Output<T> = Output::new(op, m * stride)?;
-    (0..m).into_par_iter().for_each(|i| {
-        let (row, rest) = (&a.data[i * a.row..][..k], stride - k);
-        let to = output.at(i * stride, stride);
-        // SAFETY: the row of this task.
-        unsafe {
-            to.copy_from_nonoverlapping(row.as_ptr(), k);
-            to.add(k).write_bytes(0, rest);
-        }
-    });
-    // SAFETY: the rows are all of it.
-    Ok((unsafe { output.into_vec() }, stride))
+    let shares = shares(m, n);
+    if m <= shares[0] || n < LEAST[1] || k == 0 || b.single().is_none() {
+        // no part packs what another one packs too
+        return shared(op, [m, n, k], shares, start, |[rows, columns], [i, j], dst, add| {
+            // SAFETY: `shared` vouches for the part of the result.
+            unsafe { product_at([rows, columns, k], dst, [n, 1], add, a.from(i, 0), b.from(0, j)) };
+        });
+    }
+    // so many columns at a time that their panels stay in the cache that threads share
+    let most = (SHARED_PANELS / k).next_multiple_of(LEAST[1]).max(COLUMNS);
+    let output: Output<T> = Output::new(op, m * n)?;
+    for first in (0..n).step_by(most) {
+        let columns = most.min(n - first);
+        let right = Right::shared(op, [k, columns], b.from(0, first))?;
+        let across = columns.div_ceil(shares[1]);
+        (0..m.div_ceil(shares[0]) * across).into_par_iter().for_each(|task| {
+            let (i, j) = (task / across * shares[0], task % across * shares[1]);
+            let (rows, columns) = (shares[0].min(m - i), j..columns.min(j + shares[1]));
+            let dst = output.at(i * n + first + j, (rows - 1) * n + columns.len());
+            // SAFETY: this part of the result is this task's.
+            unsafe {
+                begin(dst, n, rows, start.map(|start| &start[first..][columns.clone()]));
+                right.multiply_at(dst, n, rows, [columns, 0..k], start.is_some(), a.from(i, 0));
+            }
+        });
+    }
+    // SAFETY: the parts are all of the output.
+    Ok(unsafe { output.into_vec() })
 }
 
 /// As [`shared_product`] of `x [m, k]` and `w [n, k]` transposed, both of contiguous rows and rounded
@@ -185,7 +168,7 @@ pub(crate) fn half_product<T: Element>(
             // SAFETY: the instructions are there, `T` is f32, `shared` vouches for the result.
             unsafe { bf16::multiply(size, dst.cast(), n, add, (&x, i), &w[j * k..]) };
         };
-        return shared(op, size, shares(size[0], n, false), start, multiply).map(Some);
+        return shared(op, size, shares(size[0], n), start, multiply).map(Some);
     }
     let _ = (op, size, x, w, start);
     Ok(None)
@@ -210,12 +193,8 @@ fn shared<T: Element>(
             let (i, j) = (task / across * rows, task % across * columns);
             let (rows, columns) = (rows.min(m - i), columns.min(n - j));
             let dst = output.at(i * n + j, (rows - 1) * n + columns);
-            if let Some(start) = start.map(|start| &start[j..j + columns]) {
-                for r in 0..rows {
-                    // SAFETY: a row of this task's part of the output.
-                    unsafe { dst.add(r * n).copy_from_nonoverlapping(start.as_ptr(), columns) };
-                }
-            }
+            // SAFETY: this task's part of the output.
+            unsafe { begin(dst, n, rows, start.map(|start| &start[j..j + columns])) };
             part([rows, columns], [i, j], dst, start.is_some());
         });
     }
@@ -223,25 +202,29 @@ fn shared<T: Element>(
     Ok(unsafe { output.into_vec() })
 }
 
-/// Rows and columns of the parts of a result, some for each thread. Every part packs its columns of
-/// the right factor, and its rows of the left one if that is `packed` at all: of the grids with enough
-/// parts, that which packs least.
-fn shares(m: usize, n: usize, packed: bool) -> [usize; 2] {
-    const LEAST: [usize; 2] = [48, 64];
+/// Writes what sums begin with to rows `stride` apart.
+///
+/// # Safety
+/// They may be written.
+unsafe fn begin<T: Element>(dst: *mut T, stride: usize, rows: usize, start: Option<&[T]>) {
+    let Some(start) = start else { return };
+    for r in 0..rows {
+        // SAFETY: the caller's.
+        unsafe { dst.add(r * stride).copy_from_nonoverlapping(start.as_ptr(), start.len()) };
+    }
+}
+
+/// Rows and columns of the parts of a result, some for each thread, of whole register tiles. A few rows
+/// are not cut, if there are columns enough: each part then packs columns that no other one needs.
+fn shares(m: usize, n: usize) -> [usize; 2] {
+    const FEW: usize = 256;
     let wanted = 4 * rayon::current_num_threads();
-    let parts = |size: usize, least: usize, wanted: usize| wanted.min(size.div_ceil(least)).max(1);
-    let share =
-        |size: usize, least: usize, parts: usize| size.div_ceil(parts).next_multiple_of(least);
-    let grid = |across: usize| {
-        let across = parts(n, LEAST[1], across);
-        [parts(m, LEAST[0], wanted.div_ceil(across)), across]
-    };
-    let cost = |[down, across]: [usize; 2]| {
-        let packing = down * n + if packed { across * m } else { 0 };
-        (wanted.saturating_sub(down * across), packing)
-    };
-    let [down, across] = (1..=wanted).map(grid).min_by_key(|grid| cost(*grid)).unwrap_or([1, 1]);
-    [share(m, LEAST[0], down), share(n, LEAST[1], across)]
+    let most = |size: usize, least: usize| size.div_ceil(least).clamp(1, wanted);
+    let uncut = m <= FEW && n >= wanted * LEAST[1];
+    let down = if uncut { 1 } else { most(m, LEAST[0]) };
+    let across = most(n, LEAST[1]).min(wanted.div_ceil(down));
+    let [height, width] = multiply::tile_size(level());
+    [m.div_ceil(down).next_multiple_of(height), n.div_ceil(across).next_multiple_of(width)]
 }
 
 /// `dst = factor * a · b`.

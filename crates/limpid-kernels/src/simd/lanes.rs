@@ -29,6 +29,10 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a · b + c`, fused where the machine can.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger one; `b` if one of them is not a number.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `2^n` from `1.5 · 2^23 + n`, which has `n` in its last bits; `-126 <= n <= 127`, and zero for -127.
+    unsafe fn power_of_two(shifted: Self::V) -> Self::V;
     /// Transposes a square of `LANES` rows of `LANES` elements. Only `from_rows` rows are read, the
     /// last one standing in for those after it; only the rows `to_rows` are written.
     unsafe fn transpose(

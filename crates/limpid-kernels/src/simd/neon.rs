@@ -63,6 +63,21 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: see above.
+        unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_two(shifted: Self::V) -> Self::V {
+        // SAFETY: see above.
+        unsafe {
+            let exponent = vaddq_s32(vreinterpretq_s32_f32(shifted), vdupq_n_s32(127));
+            vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(
         from: *const f32,
         from_stride: usize,

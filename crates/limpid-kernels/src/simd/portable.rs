@@ -60,6 +60,16 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_two(shifted: Self::V) -> Self::V {
+        from_fn(|i| f32::from_bits(shifted[i].to_bits().wrapping_add(127) << 23))
+    }
+
+    #[inline(always)]
     unsafe fn transpose(
         from: *const f32,
         from_stride: usize,

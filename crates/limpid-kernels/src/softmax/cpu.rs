@@ -1,10 +1,13 @@
 //! CPU arithmetic of the softmax. A block holds every element along the dimension for some
 //! neighbouring positions of the later dimensions, so that all loops run over neighbours.
 
+#![allow(unsafe_code)] // vector instructions
+
 use crate::Result;
 use crate::buffer::{fill, rows_per_chunk};
-use crate::math::Real;
-use crate::simd::vectorised;
+use crate::element::single_mut;
+use crate::math::{Real, exp_of_negative};
+use crate::simd::{self, Lanes, Level, MOST_LANES, level, vectorised};
 
 /// A tensor as `[outer, length, inner]`.
 #[derive(Clone, Copy)]
@@ -44,10 +47,8 @@ pub(super) fn forward<T: Real>(op: &'static str, x: &[T], view: View, log: bool)
 #[inline(always)]
 fn row<T: Real>(x: &[T], out: &mut [T], log: bool) {
     let largest = largest(x);
-    for (o, &x) in out.iter_mut().zip(x) {
-        *o = (x - largest).exp();
-    }
-    let sum = lane_sum(out, out, |o, _| o);
+    out.copy_from_slice(x);
+    let sum = exponentials(out, largest);
     if log {
         let shift = sum.ln();
         for (o, &x) in out.iter_mut().zip(x) {
@@ -142,6 +143,71 @@ pub(crate) fn largest<T: Real>(x: &[T]) -> T {
     }
     let all = lanes.iter().chain(rest);
     all.fold(T::LOWEST, |m, &x| if x > m { x } else { m })
+}
+
+/// Turns each `x` into `exp(x - from)`, where none is above `from`, and returns their sum.
+pub(crate) fn exponentials<T: Real>(x: &mut [T], from: T) -> T {
+    let Some(x) = single_mut(x) else {
+        x.iter_mut().for_each(|x| *x = (*x - from).exp());
+        return lane_sum(x, x, |x, _| x);
+    };
+    let from = from.f64() as f32;
+    // SAFETY: the machine has the level that `level` gives.
+    let sum = unsafe {
+        match level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => single_exponentials::<simd::Avx512>(x, from),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => single_exponentials::<simd::Avx2>(x, from),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => single_exponentials::<simd::Neon>(x, from),
+            Level::Portable => single_exponentials::<simd::Portable>(x, from),
+        }
+    };
+    T::of(f64::from(sum))
+}
+
+/// As [`exponentials`].
+///
+/// # Safety
+/// As [`Lanes`].
+unsafe fn single_exponentials<S: Lanes>(x: &mut [f32], from: f32) -> f32 {
+    const N: usize = 4;
+    // SAFETY: the level is the caller's; loads and stores lie within the slice or the array.
+    unsafe {
+        S::run(
+            #[inline(always)]
+            || {
+                let shift = S::splat(from);
+                let mut sums = [S::splat(0.0); N];
+                let (step, mut i) = (N * S::LANES, 0);
+                while i + step <= x.len() {
+                    for n in 0..N {
+                        let at = x.as_mut_ptr().add(i + n * S::LANES);
+                        let e = exp_of_negative::<S>(S::sub(S::load(at), shift));
+                        S::store(at, e);
+                        sums[n] = S::add(sums[n], e);
+                    }
+                    i += step;
+                }
+                let mut total = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
+                while i < x.len() {
+                    let len = S::LANES.min(x.len() - i);
+                    // what fills up the register adds nothing
+                    let mut part = [f32::NEG_INFINITY; MOST_LANES];
+                    part[..len].copy_from_slice(&x[i..i + len]);
+                    let e = exp_of_negative::<S>(S::sub(S::load(part.as_ptr()), shift));
+                    S::store(part.as_mut_ptr(), e);
+                    x[i..i + len].copy_from_slice(&part[..len]);
+                    total = S::add(total, e);
+                    i += len;
+                }
+                let mut lanes = [0f32; MOST_LANES];
+                S::store(lanes.as_mut_ptr(), total);
+                lanes.iter().sum()
+            },
+        )
+    }
 }
 
 /// The sum of `f` over pairs of elements, in a fixed order of sixteen interleaved partial sums.

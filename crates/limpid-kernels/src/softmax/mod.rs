@@ -4,7 +4,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cpu::{lane_sum, largest};
+pub(crate) use cpu::{exponentials, lane_sum, largest};
 
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
