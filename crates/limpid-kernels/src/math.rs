@@ -21,7 +21,13 @@ pub(crate) trait Real: Element + Neg<Output = Self> {
     /// Not a number.
     fn is_nan(self) -> bool;
     /// Exponential function.
-    fn exp(self) -> Self;
+    #[inline(always)]
+    fn exp(self) -> Self {
+        self.exp_in::<false>()
+    }
+    /// As [`Real::exp`], with fused multiply-adds if `FUSED`: to be called where the instructions are
+    /// there, else each is a call of the system's library.
+    fn exp_in<const FUSED: bool>(self) -> Self;
     /// `exp(x) - 1` without cancellation.
     fn exp_m1(self) -> Self;
     /// `ln(1 + x)` without cancellation.
@@ -30,8 +36,8 @@ pub(crate) trait Real: Element + Neg<Output = Self> {
     fn ln(self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
-    /// Complementary error function.
-    fn erfc(self) -> Self;
+    /// Complementary error function, with fused multiply-adds as in [`Real::exp_in`].
+    fn erfc_in<const FUSED: bool>(self) -> Self;
 }
 
 impl Real for f64 {
@@ -53,8 +59,8 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn exp(self) -> Self {
-        self.exp()
+    fn exp_in<const FUSED: bool>(self) -> Self {
+        f64::exp(self)
     }
 
     #[inline(always)]
@@ -78,7 +84,7 @@ impl Real for f64 {
     }
 
     #[inline(always)]
-    fn erfc(self) -> Self {
+    fn erfc_in<const FUSED: bool>(self) -> Self {
         libm::erfc(self)
     }
 }
@@ -103,20 +109,21 @@ impl Real for f32 {
 
     /// Cephes `expf`: `exp(x) = 2^n exp(r)` with `|r| <= ln(2) / 2`.
     #[inline(always)]
-    fn exp(self) -> Self {
+    fn exp_in<const FUSED: bool>(self) -> Self {
         // beyond these limits the result is zero or infinite; NaN passes both comparisons
         let x = if self > 89.0 { 89.0 } else { self };
         let x = if x < -105.0 { -105.0 } else { x };
         // adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits
         const ROUND: f32 = 12_582_912.0;
-        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let shifted = sum::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
         let n = shifted - ROUND;
-        let r = x - n * LN_2[0] - n * LN_2[1];
+        let r = sum::<FUSED>(n, -LN_2[1], sum::<FUSED>(n, -LN_2[0], x));
         // in pairs, which do not wait for each other
         let [a, b, c, d, e, f] = EXP;
         let r2 = r * r;
-        let p = ((a * r + b) * r2 + (c * r + d)) * r2 + (e * r + f);
-        let e = p * r2 + r + 1.0;
+        let high = sum::<FUSED>(sum::<FUSED>(a, r, b), r2, sum::<FUSED>(c, r, d));
+        let p = sum::<FUSED>(high, r2, sum::<FUSED>(e, r, f));
+        let e = sum::<FUSED>(p, r2, r) + 1.0;
         // 2^n in two factors: n reaches beyond the exponents of f32 on both sides
         let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
         let half = n >> 1;
@@ -145,7 +152,7 @@ impl Real for f32 {
     fn tanh(self) -> Self {
         let a = Element::abs(self);
         let z = self * self;
-        let p = polynomial(
+        let p = polynomial::<false, _>(
             z,
             [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_7e-2, 1.333_144_2e-1, -3.333_328e-1],
         );
@@ -155,10 +162,10 @@ impl Real for f32 {
     }
 
     #[inline(always)]
-    fn erfc(self) -> Self {
+    fn erfc_in<const FUSED: bool>(self) -> Self {
         let a = Element::abs(self);
-        let t = 1.0 / (1.0 + 0.5 * a);
-        let p = polynomial(
+        let t = 1.0 / sum::<FUSED>(0.5, a, 1.0);
+        let p = polynomial::<FUSED, _>(
             t,
             [
                 0.170_872_77,
@@ -173,15 +180,21 @@ impl Real for f32 {
                 -1.265_512_2,
             ],
         );
-        let tail = t * Real::exp(p - a * a);
+        let tail = t * Real::exp_in::<FUSED>(sum::<FUSED>(-a, a, p));
         if self < 0.0 { 2.0 - tail } else { tail }
     }
 }
 
 /// Horner's scheme, highest power first.
 #[inline(always)]
-fn polynomial<const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
-    coefficients[1..].iter().fold(coefficients[0], |sum, c| sum * x + c)
+fn polynomial<const FUSED: bool, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
+    coefficients[1..].iter().fold(coefficients[0], |higher, &c| sum::<FUSED>(higher, x, c))
+}
+
+/// `a · b + c`
+#[inline(always)]
+fn sum<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// `ln(2)` in two parts, the first exact in a few bits.
@@ -246,11 +259,14 @@ mod tests {
     fn f32_functions_are_close_to_the_truth() {
         assert!(worst_ulp((-87.0, 88.7), Real::exp, f64::exp) < 1.1);
         assert!(worst_ulp((-104.0, -87.0), Real::exp, f64::exp) < 1.1);
+        assert!(worst_ulp((-104.0, 88.7), Real::exp_in::<true>, f64::exp) < 1.1);
         assert!(worst_ulp((-20.0, 20.0), Real::tanh, f64::tanh) < 3.0);
         assert!(worst_ulp((-20.0, 5.0), Real::exp_m1, f64::exp_m1) < 6.0);
-        assert!(worst_ulp((-6.0, 0.5), Real::erfc, libm::erfc) < 6.0);
+        assert!(worst_ulp((-6.0, 0.5), Real::erfc_in::<false>, libm::erfc) < 6.0);
+        assert!(worst_ulp((-6.0, 0.5), Real::erfc_in::<true>, libm::erfc) < 6.0);
         // in the tail the rounding of the exponent shows
-        assert!(worst_ulp((0.5, 4.0), Real::erfc, libm::erfc) < 24.0);
+        assert!(worst_ulp((0.5, 4.0), Real::erfc_in::<false>, libm::erfc) < 24.0);
+        assert!(worst_ulp((0.5, 4.0), Real::erfc_in::<true>, libm::erfc) < 24.0);
     }
 
     #[allow(unsafe_code)]
@@ -299,8 +315,8 @@ mod tests {
         assert!(Real::tanh(f32::NAN).is_nan());
         assert_eq!(Real::exp_m1(f32::NEG_INFINITY), -1.0);
         assert_eq!(Real::exp_m1(f32::INFINITY), f32::INFINITY);
-        assert_eq!(Real::erfc(f32::INFINITY), 0.0);
-        assert_eq!(Real::erfc(f32::NEG_INFINITY), 2.0);
-        assert!(Real::erfc(f32::NAN).is_nan());
+        assert_eq!(Real::erfc_in::<false>(f32::INFINITY), 0.0);
+        assert_eq!(Real::erfc_in::<false>(f32::NEG_INFINITY), 2.0);
+        assert!(Real::erfc_in::<false>(f32::NAN).is_nan());
     }
 }

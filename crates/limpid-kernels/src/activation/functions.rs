@@ -17,7 +17,13 @@ pub(crate) trait Function: Copy + Send + Sync + 'static {
 /// `1 / (1 + exp(-x))`, accurate also where it is tiny; zero where the exponential overflows.
 #[inline(always)]
 fn logistic<T: Real>(x: T) -> T {
-    T::one() / (T::one() + (-x).exp())
+    logistic_in::<false, T>(x)
+}
+
+/// As [`logistic`], with fused multiply-adds if `FUSED`.
+#[inline(always)]
+fn logistic_in<const FUSED: bool, T: Real>(x: T) -> T {
+    T::one() / (T::one() + (-x).exp_in::<FUSED>())
 }
 
 #[derive(Clone, Copy)]
@@ -215,59 +221,60 @@ impl Function for Softplus {
     }
 }
 
+/// `FUSED` as in [`Real::exp_in`].
 #[derive(Clone, Copy)]
-pub(crate) struct Silu;
+pub(crate) struct Silu<const FUSED: bool>;
 
-impl Function for Silu {
+impl<const FUSED: bool> Function for Silu<FUSED> {
     const NAME: &'static str = "silu";
 
     #[inline(always)]
     fn value<T: Real>(self, x: T) -> T {
-        x * logistic(x)
+        x * logistic_in::<FUSED, T>(x)
     }
 
     #[inline(always)]
     fn first<T: Real>(self, x: T) -> T {
-        let s = logistic(x);
+        let s = logistic_in::<FUSED, T>(x);
         s * (T::one() + x * (T::one() - s))
     }
 
     #[inline(always)]
     fn second<T: Real>(self, x: T) -> T {
-        let (s, r) = (logistic(x), logistic(-x));
+        let (s, r) = (logistic_in::<FUSED, T>(x), logistic_in::<FUSED, T>(-x));
         s * r * (T::of(2.0) + x * (r - s))
     }
 }
 
-/// `x Φ(x)` with the exact normal distribution function.
+/// `x Φ(x)` with the exact normal distribution function; `FUSED` as in [`Real::exp_in`].
 #[derive(Clone, Copy)]
-pub(crate) struct Gelu;
+pub(crate) struct Gelu<const FUSED: bool>;
 
 /// The standard normal distribution function and its density.
 #[inline(always)]
-fn normal<T: Real>(x: T) -> (T, T) {
-    let below = T::of(0.5) * (x * T::of(-std::f64::consts::FRAC_1_SQRT_2)).erfc();
-    let density = (x * x * T::of(-0.5)).exp() * T::of(0.398_942_280_401_432_7);
+fn normal<const FUSED: bool, T: Real>(x: T) -> (T, T) {
+    let below = T::of(0.5) * (x * T::of(-std::f64::consts::FRAC_1_SQRT_2)).erfc_in::<FUSED>();
+    let density = (x * x * T::of(-0.5)).exp_in::<FUSED>() * T::of(0.398_942_280_401_432_7);
     (below, density)
 }
 
-impl Function for Gelu {
+impl<const FUSED: bool> Function for Gelu<FUSED> {
     const NAME: &'static str = "gelu";
 
     #[inline(always)]
     fn value<T: Real>(self, x: T) -> T {
-        x * normal(x).0
+        x * normal::<FUSED, T>(x).0
     }
 
     #[inline(always)]
     fn first<T: Real>(self, x: T) -> T {
-        let (below, density) = normal(x);
+        let (below, density) = normal::<FUSED, T>(x);
         below + x * density
     }
 
     #[inline(always)]
     fn second<T: Real>(self, x: T) -> T {
-        normal(x).1 * (T::of(2.0) - x * x)
+        normal::<FUSED, T>(x).1 * (T::of(2.0) - x * x)
     }
 }
 

@@ -16,6 +16,7 @@ pub use prelu::prelu;
 use crate::buffer::{map, map2};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes};
+use crate::simd::is_fused;
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
 pub(crate) use functions::Function;
@@ -128,8 +129,10 @@ impl Activation {
             Self::Sigmoid => v.visit(functions::Sigmoid),
             Self::Tanh => v.visit(functions::Tanh),
             Self::Softplus { beta, threshold } => v.visit(functions::Softplus { beta, threshold }),
-            Self::Silu => v.visit(functions::Silu),
-            Self::Gelu => v.visit(functions::Gelu),
+            Self::Silu if is_fused() => v.visit(functions::Silu::<true>),
+            Self::Silu => v.visit(functions::Silu::<false>),
+            Self::Gelu if is_fused() => v.visit(functions::Gelu::<true>),
+            Self::Gelu => v.visit(functions::Gelu::<false>),
             Self::GeluTanh => v.visit(functions::GeluTanh),
             Self::Mish => v.visit(functions::Mish),
         }

@@ -84,8 +84,10 @@ fn gradients_match_finite_differences_twice() {
     check(functions::Sigmoid, &x, &g);
     check(functions::Tanh, &x, &g);
     check(functions::Softplus { beta: 1.5, threshold: 20.0 }, &x, &g);
-    check(functions::Silu, &x, &g);
-    check(functions::Gelu, &x, &g);
+    check(functions::Silu::<false>, &x, &g);
+    check(functions::Silu::<true>, &x, &g);
+    check(functions::Gelu::<false>, &x, &g);
+    check(functions::Gelu::<true>, &x, &g);
     check(functions::GeluTanh, &x, &g);
     check(functions::Mish, &x, &g);
 }

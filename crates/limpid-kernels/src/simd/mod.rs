@@ -97,6 +97,11 @@ pub fn simd_level() -> &'static str {
     level().name()
 }
 
+/// Whether that instruction set multiplies and adds at once.
+pub(crate) fn is_fused() -> bool {
+    level() != Level::Portable
+}
+
 /// Calls `f`, compiled for the instruction set of [`level`].
 ///
 /// Pass the closure as `vectorised(#[inline(always)] || ...)`: what is not inlined keeps the
