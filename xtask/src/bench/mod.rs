@@ -165,6 +165,10 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     }
     let mut measured = Vec::new();
     for work in WORKS.iter().filter(|work| wanted(work.group)) {
+        if work.words.starts_with("bf16") && !multiplies_bf16() {
+            eprintln!("left out, since this processor does not multiply bf16: {}", work.words);
+            continue;
+        }
         eprintln!("==> {}", work.words);
         measured.push(measure(work, &programs, args.rounds)?);
     }
@@ -194,6 +198,13 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
             Err(format!("{n} short of target: {slow} in time, {large} in memory, {late} in start"))
         }
     }
+}
+
+fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// The repetitions of a work.

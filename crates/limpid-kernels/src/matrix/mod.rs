@@ -220,7 +220,7 @@ fn shares(m: usize, n: usize) -> [usize; 2] {
     const FEW: usize = 256;
     let wanted = 4 * rayon::current_num_threads();
     let most = |size: usize, least: usize| size.div_ceil(least).clamp(1, wanted);
-    let uncut = m <= FEW && n >= wanted * LEAST[1];
+    let uncut = m <= FEW && n >= 2 * rayon::current_num_threads() * LEAST[1];
     let down = if uncut { 1 } else { most(m, LEAST[0]) };
     let across = most(n, LEAST[1]).min(wanted.div_ceil(down));
     let [height, width] = multiply::tile_size(level());
