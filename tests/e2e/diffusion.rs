@@ -342,7 +342,9 @@ train = { steps = 6, log_every = 3, validate_every = 6 }
     vemdiffuse(at, &["predict", "fine.tif", "x.tif", "--model", "runs/one-pass"])
         .fails(2, &["10 apart", "20"]);
     vemdiffuse(at, &[&predict[..], &["--z", "4"]].concat()).fails(2, &["3 layers are wanted"]);
-    vemdiffuse(at, &[&predict[..], &["--samples", "2"]].concat()).fails(2, &["one pass"]);
+    for drawing in [&["--samples", "2"][..], &["--seed", "2"], &["--no-std"], &["--fresh"]] {
+        vemdiffuse(at, &[&predict[..], drawing].concat()).fails(2, &["one pass"]);
+    }
     vemdiffuse(at, &["thin", "coarse.tif", "coarse.tif", "--z", "2"]).fails(2, &["coarse.tif"]);
     vemdiffuse(at, &["thin", "fine.tif", "x.tif", "--z", "50"]).fails(3, &["smaller `--z`"]);
     vemdiffuse(at, &["thin", "fine.tif", "x.tif", "--z", "2", "--truth", "./x.tif"])

@@ -117,10 +117,15 @@ fn one_pass(args: &Args, layers: Option<usize>, model: &Axial) -> Result<(), Fai
         || args.steps.is_some()
         || !args.quantiles.is_empty()
         || !args.keys.sets.is_empty()
-        || args.mode == "reference";
+        || args.mode == "reference"
+        || args.no_std
+        || args.fresh
+        || args.seed != 0;
     if drawing {
         return Err(Failure::config("the model fills in layers in one pass, it draws nothing")
-            .hint("leave out `--samples`, `--steps`, `--quantiles`, `--mode` and `--set`"));
+            .hint(
+                "leave out `--samples`, `--steps`, `--quantiles`, `--no-std`, `--seed`, `--fresh`, `--mode` and `--set`",
+            ));
     }
     let common = &args.common;
     common.device.resolve()?;
