@@ -165,7 +165,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     }
     let mut measured = Vec::new();
     for work in WORKS.iter().filter(|work| wanted(work.group)) {
-        if work.words.starts_with("bf16") && !multiplies_bf16() {
+        if work.words.starts_with("bf16") && !(simd == "avx512" && multiplies_bf16()) {
             eprintln!("left out, since this processor does not multiply bf16: {}", work.words);
             continue;
         }

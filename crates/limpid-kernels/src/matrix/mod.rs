@@ -117,7 +117,9 @@ pub(crate) fn shared_product<T: Element>(
     b: Matrix<T>,
     start: Option<&[T]>,
 ) -> Result<Vec<T>> {
-    let shares = shares(m, n);
+    // our own products have the same bits in any part, those of the gemm crate may not
+    let parts = if b.single().is_some() { parts() } else { 8 };
+    let shares = shares(m, n, parts);
     if m <= shares[0] || n < LEAST[1] || k == 0 || b.single().is_none() {
         // no part packs what another one packs too
         return shared(op, [m, n, k], shares, start, |[rows, columns], [i, j], dst, add| {
@@ -168,7 +170,7 @@ pub(crate) fn half_product<T: Element>(
             // SAFETY: the instructions are there, `T` is f32, `shared` vouches for the result.
             unsafe { bf16::multiply(size, dst.cast(), n, add, (&x, i), &w[j * k..]) };
         };
-        return shared(op, size, shares(size[0], n), start, multiply).map(Some);
+        return shared(op, size, shares(size[0], n, parts()), start, multiply).map(Some);
     }
     let _ = (op, size, x, w, start);
     Ok(None)
@@ -214,13 +216,17 @@ unsafe fn begin<T: Element>(dst: *mut T, stride: usize, rows: usize, start: Opti
     }
 }
 
-/// Rows and columns of the parts of a result, some for each thread, of whole register tiles. A few rows
-/// are not cut, if there are columns enough: each part then packs columns that no other one needs.
-fn shares(m: usize, n: usize) -> [usize; 2] {
+/// Parts of a result: some for each thread.
+fn parts() -> usize {
+    4 * rayon::current_num_threads()
+}
+
+/// Rows and columns of so many parts of a result, of whole register tiles. A few rows are not cut, if
+/// there are columns enough: each part then packs columns that no other one needs.
+fn shares(m: usize, n: usize, wanted: usize) -> [usize; 2] {
     const FEW: usize = 256;
-    let wanted = 4 * rayon::current_num_threads();
     let most = |size: usize, least: usize| size.div_ceil(least).clamp(1, wanted);
-    let uncut = m <= FEW && n >= 2 * rayon::current_num_threads() * LEAST[1];
+    let uncut = m <= FEW && n >= wanted / 2 * LEAST[1];
     let down = if uncut { 1 } else { most(m, LEAST[0]) };
     let across = most(n, LEAST[1]).min(wanted.div_ceil(down));
     let [height, width] = multiply::tile_size(level());

@@ -123,7 +123,7 @@ pub(super) unsafe fn multiply(
 }
 
 /// Whether a left factor of such strides is packed, and not read where it is.
-pub(super) fn is_packed(row: usize, column: usize) -> bool {
+fn is_packed(row: usize, column: usize) -> bool {
     // rows that lie a multiple of this apart share a few sets of the caches, and push each other out
     const CLASH: usize = 512;
     column != 1 || row.is_multiple_of(CLASH)

@@ -60,8 +60,8 @@ impl<'a, T: Element> Right<'a, T> {
 
     /// `dst = a · b`, added to what is there if `accumulate`, on this thread: `rows` of `a`, some columns of
     /// `b` and some products of the sums, of which `a` has these alone. Ranges of columns begin at
-    /// multiples of [`BLOCK`], those of sums too, and these end at one or at the last product. Rows of
-    /// `dst` are `stride` apart; what lies between them stays.
+    /// multiples of a panel's width, as those of [`BLOCK`] are, those of sums at multiples of [`BLOCK`], and
+    /// these end at one or at the last product. Rows of `dst` are `stride` apart; what lies between them stays.
     pub(crate) fn multiply(
         &self,
         dst: &mut [T],

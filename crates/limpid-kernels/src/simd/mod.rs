@@ -1,9 +1,10 @@
 //! Vector instructions, chosen at run time: AVX-512, AVX2 with FMA, NEON, or what the build has.
 //!
 //! [`vectorised`] runs plain loops with the widest registers. Rust never contracts or reorders float
-//! arithmetic, so a loop gives the same bits on every level; only its speed differs. Kernels that
-//! need more than the compiler finds (fused multiply-add, transposition in registers) are written
-//! over [`Lanes`]; their last bits may differ between levels.
+//! arithmetic, so a loop gives the same bits on every level; only its speed differs. SiLU and GELU ask
+//! for fused operations where the level has them ([`is_fused`]). Kernels that need more than the
+//! compiler finds (fused multiply-add, transposition in registers) are written over [`Lanes`]. The
+//! last bits of both may differ between levels.
 
 mod lanes;
 #[cfg(target_arch = "aarch64")]

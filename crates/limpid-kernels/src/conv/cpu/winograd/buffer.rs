@@ -1,7 +1,6 @@
 //! Buffers that tasks share, kept between calls: fresh pages cost as much as the work on them.
 
 use crate::{Error, Result};
-use std::mem::MaybeUninit;
 use std::sync::Mutex;
 
 /// Alignment of all buffers in elements: one cache line.
@@ -11,11 +10,11 @@ pub(super) const LINE: usize = 16;
 const KEPT: usize = 4;
 const KEPT_ELEMENTS: usize = 1 << 24;
 
-static POOL: Mutex<Vec<Vec<MaybeUninit<f32>>>> = Mutex::new(Vec::new());
+static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
 /// Elements of arbitrary content. Tasks write disjoint parts through [`Buffer::at`].
 pub(in crate::conv::cpu) struct Buffer {
-    data: Vec<MaybeUninit<f32>>,
+    data: Vec<f32>,
     start: *mut f32,
     len: usize,
 }
@@ -35,11 +34,9 @@ impl Buffer {
                 let message = format!("not enough memory for {len} transformed elements");
                 return Err(Error::Argument { op, message });
             }
-            // SAFETY: the capacity was just reserved, and the elements need no content.
-            unsafe { data.set_len(len + LINE) };
+            data.resize(len + LINE, 0.0);
         }
-        let skip = data.as_ptr().align_offset(4 * LINE).min(LINE);
-        let start = data[skip..].as_mut_ptr().cast();
+        let start = aligned(&mut data).as_mut_ptr();
         Ok(Self { data, start, len })
     }
 
@@ -64,7 +61,7 @@ impl Drop for Buffer {
 }
 
 /// The smallest kept buffer of this length, or an empty one.
-fn taken(len: usize) -> Vec<MaybeUninit<f32>> {
+fn taken(len: usize) -> Vec<f32> {
     let Ok(mut pool) = POOL.lock() else { return Vec::new() };
     let fitting = pool.iter().enumerate().filter(|(_, data)| data.len() >= len);
     if let Some(i) = fitting.min_by_key(|(_, data)| data.len()).map(|(i, _)| i) {
