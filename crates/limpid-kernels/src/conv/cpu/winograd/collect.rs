@@ -1,8 +1,9 @@
 //! Products back to outputs: `Aᵀ m A`, plus the bias, to rows of an image.
 
 use super::tiling::{Run, SIDE};
-use super::transform::{load6, output4, output6, unwritten};
+use super::transform::{load6, output4, output6};
 use crate::simd::Lanes;
+use std::mem::MaybeUninit;
 
 /// Elements of scratch that [`Products::collect`] needs.
 pub(super) fn scratch<S: Lanes>(deep: bool) -> usize {
@@ -48,7 +49,7 @@ impl Products {
             for t in 0..run.len {
                 let from = self.data.add((run.at + t) * self.tile);
                 let to = scratch.add(t * SIDE * n);
-                let mut points = unwritten::<[[[S::V; 6]; 6]; 2]>();
+                let mut points = MaybeUninit::<[[[S::V; 6]; 6]; 2]>::uninit();
                 let points = points.as_mut_ptr();
                 if self.deep {
                     for y in 0..6 {
@@ -66,7 +67,7 @@ impl Products {
                     }
                 }
                 for z in 0..slices {
-                    let mut rows = unwritten::<[[S::V; 6]; SIDE]>();
+                    let mut rows = MaybeUninit::<[[S::V; 6]; SIDE]>::uninit();
                     let rows = rows.as_mut_ptr();
                     for x in 0..6 {
                         let column = if self.deep {

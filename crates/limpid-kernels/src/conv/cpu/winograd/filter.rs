@@ -1,10 +1,11 @@
 //! Filters transformed: `U = G g Gᵀ`, in the order in which products read them.
 
 use super::buffer::Buffer;
-use super::transform::{filter3, filter3to4, unwritten};
+use super::transform::{filter3, filter3to4};
 use crate::Result;
 use crate::simd::Lanes;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// A weight as filters from inputs to outputs.
 #[derive(Clone, Copy)]
@@ -115,7 +116,7 @@ impl<'a> Weight<'a> {
         let (taps, slices) = if self.deep { (27, 3) } else { (9, 1) };
         let lanes = n.min(self.outputs - output);
         let first = input * self.input + output * self.output;
-        let mut filter = unwritten::<[f32; 32 * 16]>();
+        let mut filter = MaybeUninit::<[f32; 32 * 16]>::uninit();
         let filter = filter.as_mut_ptr().cast::<f32>();
         for tap in (0..taps).step_by(n) {
             let from = first + tap;
@@ -141,7 +142,7 @@ impl<'a> Weight<'a> {
         unsafe {
             let taken =
                 |tap: usize| S::load(filter.add(if self.flip { taps - 1 - tap } else { tap } * n));
-            let mut planes = unwritten::<[[[S::V; 6]; 6]; 3]>();
+            let mut planes = MaybeUninit::<[[[S::V; 6]; 6]; 3]>::uninit();
             let planes = planes.as_mut_ptr();
             for z in 0..slices {
                 let mut rows = [[S::splat(0.0); 6]; 3];

@@ -11,7 +11,8 @@
 //! Vectors hold channels, since then tiles of small and ragged images cost no more than others and
 //! the three maps share all transforms. Either each task takes some tiles all the way, its
 //! intermediate results in its second-level cache, or, for large filters, tasks share transformed
-//! tiles in the third-level cache. A sum is never cut by the number of threads.
+//! tiles in the third-level cache. A sum is never cut by the number of threads. Arrays of registers
+//! are not zeroed before they are filled, which would cost as much as to transform them.
 
 pub(super) mod buffer;
 mod collect;

@@ -5,7 +5,6 @@
 //! dimension in turn. The weight gradient is the transpose, `Gᵀ[(A y) ⊙ (Bᵀ d)]`.
 
 use crate::simd::Lanes;
-use std::mem::MaybeUninit;
 
 /// The interpolation points of F(4, 3) are 0, ±P, ±Q and ∞. The values are those of oneDNN:
 /// the usual 1 and 2 make factors from 1/24 to 8, which cost digits.
@@ -18,12 +17,6 @@ const Q2: f32 = Q * Q;
 const AT_P: f32 = 1.0 / (2.0 * P2 * (P2 - Q2));
 const AT_Q: f32 = 1.0 / (2.0 * Q2 * (Q2 - P2));
 const AT_0: f32 = 1.0 / (P2 * Q2);
-
-/// Room for an array of registers: to zero the large ones costs as much as to transform them.
-#[inline(always)]
-pub(super) fn unwritten<A>() -> MaybeUninit<A> {
-    MaybeUninit::uninit()
-}
 
 /// Six registers, `step` elements apart.
 ///

@@ -8,12 +8,13 @@ use super::collect::to_rows;
 use super::filter::points;
 use super::product::product;
 use super::spread::{Patches, Target, longest, spread};
-use super::transform::{filter_grad4, filter_grad6, unwritten};
+use super::transform::{filter_grad4, filter_grad6};
 use crate::Result;
 use crate::matrix::{Left, Rows};
 use crate::output::Output;
 use crate::simd::Lanes;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Elements of transformed tiles that tasks share, for the third-level cache.
@@ -210,7 +211,7 @@ impl WeightGrad<'_> {
             unsafe {
                 for c in 0..channels.len() {
                     let from = sums.data.add(c * sums.channel + feature - features.start);
-                    let mut planes = unwritten::<[[[S::V; 6]; 6]; 3]>();
+                    let mut planes = MaybeUninit::<[[[S::V; 6]; 6]; 3]>::uninit();
                     let planes = planes.as_mut_ptr();
                     for y in 0..6 {
                         for x in 0..6 {
