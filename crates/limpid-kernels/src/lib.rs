@@ -69,6 +69,6 @@ pub use pad::{Pad, pad};
 pub use pool::{PoolSpec, adaptive_avg_pool, avg_pool, max_pool};
 pub use resize::{Resize, resize, resize_by};
 pub use shuffle::{pixel_shuffle, pixel_unshuffle};
-pub use simd::simd_level;
+pub use simd::{simd_level, vectorised};
 pub use softmax::{log_softmax, softmax};
 pub use step::{all_finite, sum_squares};

@@ -109,7 +109,7 @@ pub(crate) fn is_fused() -> bool {
 /// instruction set of the build.
 #[inline(always)]
 #[allow(unsafe_code)] // calls of functions that need CPU features
-pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     match level() {
         // SAFETY: the machine has the features of the levels that `level` gives.
         #[cfg(target_arch = "x86_64")]

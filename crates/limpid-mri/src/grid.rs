@@ -1,0 +1,328 @@
+//! Samples that lie on a Cartesian grid, finer than that of the image or the same: Fourier transforms are all
+//! that is left of the non-uniform transform.
+
+use crate::fft::Filter;
+use crate::{CentredFft, Complex, Error, Operator, Real, Result};
+use rayon::prelude::*;
+
+/// How far a position may be from a point of the grid, in points.
+const SLACK: f64 = 1e-3;
+
+/// Numbers for which waking a thread is worth while.
+const LEAST: usize = 1 << 13;
+
+/// The transform between images of the sizes `matrix` and samples at points of a grid that is oversampled. It is
+/// that of the crate's conventions, exactly if the oversampling times each size is whole. Several samples may
+/// lie at one point.
+pub struct GridOperator<T: Real> {
+    matrix: Vec<usize>,
+    fft: CentredFft<T>,
+    /// The point of the grid of each sample.
+    index: Vec<usize>,
+    /// Samples by their points.
+    order: Vec<usize>,
+    /// Where in that order the samples of each row of the grid begin, and the end.
+    rows: Vec<usize>,
+    scale: T,
+    weights: Option<Vec<T>>,
+    filter: Filter<T>,
+}
+
+impl<T: Real> GridOperator<T> {
+    /// For samples at the positions `targets`, `[samples, rank]` in cycles per field of view, that are multiples
+    /// of `1/oversampling`, on a grid of the sizes `round(oversampling · matrix)`. Each sample has one weight, or
+    /// weight one.
+    ///
+    /// # Errors
+    /// If the rank is not two or three, the oversampling is below one or not finite, a position is not at a point
+    /// of the grid, or there is another number of weights or one is not finite.
+    pub fn new(
+        targets: &[f64],
+        matrix: &[usize],
+        oversampling: f64,
+        weights: Option<&[f64]>,
+    ) -> Result<Self> {
+        const OP: &str = "grid";
+        let rank = matrix.len();
+        if !(2..=3).contains(&rank) || matrix.contains(&0) {
+            return Err(Error::shape(OP, "two or three sizes above zero", format!("{matrix:?}")));
+        }
+        if !(1.0..=1e3).contains(&oversampling) {
+            let problem = format!("the oversampling is {oversampling}, it must be 1 or more");
+            return Err(Error::value(OP, problem));
+        }
+        if targets.is_empty() || !targets.len().is_multiple_of(rank) {
+            let expected = format!("positions of {rank} coordinates");
+            return Err(Error::shape(OP, expected, format!("{} values", targets.len())));
+        }
+        let sizes = grid_sizes(matrix, oversampling);
+        let index = indices(OP, targets, matrix, oversampling)?;
+        if let Some(weights) = weights {
+            expect_weights(OP, weights, index.len())?;
+        }
+
+        let mut order: Vec<usize> = (0..index.len()).collect();
+        order.par_sort_unstable_by_key(|&i| (index[i], i));
+        let row = sizes[rank - 1];
+        let first = |at: usize| order.partition_point(|&i| index[i] < at * row);
+        let pixels: usize = sizes.iter().product();
+        let rows = (0..=pixels / row).map(first).collect();
+
+        let ratio = pixels as f64 / matrix.iter().product::<usize>() as f64;
+        let mut mask = vec![0.0; pixels];
+        for (i, &at) in index.iter().enumerate() {
+            mask[at] += ratio * weights.map_or(1.0, |w| w[i]);
+        }
+        let mask: Vec<T> = mask.into_iter().map(T::of).collect();
+        let fft = CentredFft::new(&sizes);
+        Ok(Self {
+            filter: Filter::new(&fft, matrix, &mask),
+            matrix: matrix.to_vec(),
+            fft,
+            index,
+            order,
+            rows,
+            scale: T::of(ratio.sqrt()),
+            weights: weights.map(|w| w.iter().copied().map(T::of).collect()),
+        })
+    }
+
+    /// The sizes of the grid.
+    pub fn grid(&self) -> &[usize] {
+        self.fft.dims()
+    }
+
+    /// The point of the grid of each sample, as an index in row-major order.
+    pub fn index(&self) -> &[usize] {
+        &self.index
+    }
+
+    /// `images = Aᴴ W samples`, of samples `[any number, samples]`.
+    ///
+    /// # Panics
+    /// If the slices are not the samples of as many whole images.
+    pub fn weighted_adjoint(&self, samples: &[Complex<T>], images: &mut [Complex<T>]) {
+        self.gridded(samples, self.weights.as_deref(), images);
+    }
+
+    /// `results = Aᴴ W A images`, of images `[any number, matrix…]`: factors of the points of the grid, which
+    /// costs the same for any number of samples.
+    ///
+    /// # Panics
+    /// If the slices are not as many whole images.
+    pub fn weighted_normal(&self, images: &[Complex<T>], results: &mut [Complex<T>]) {
+        self.filter.apply(images, results);
+    }
+
+    /// Adds samples, times weights, to an empty grid and transforms it back.
+    fn gridded(&self, samples: &[Complex<T>], weights: Option<&[T]>, images: &mut [Complex<T>]) {
+        let (pixels, count) = (self.domain(), samples.len() / self.range());
+        assert!(
+            samples.len() == count * self.range() && images.len() == count * pixels,
+            "images of {pixels} numbers have {} samples each",
+            self.range()
+        );
+        let row = self.fft.dims()[self.matrix.len() - 1];
+        let mut grid = vec![Complex::default(); self.fft.pixels()];
+        for (samples, image) in samples.chunks(self.range()).zip(images.chunks_mut(pixels)) {
+            let rows = grid.par_chunks_mut(row).enumerate().with_min_len((LEAST / row).max(1));
+            rows.for_each(|(at, values)| {
+                values.fill(Complex::default());
+                for &i in &self.order[self.rows[at]..self.rows[at + 1]] {
+                    let weight = weights.map_or(self.scale, |w| w[i] * self.scale);
+                    let value = &mut values[self.index[i] - at * row];
+                    *value = *value + samples[i].scale(weight);
+                }
+            });
+            self.fft.inverse_cropped(&mut grid, &self.matrix, image);
+        }
+    }
+}
+
+impl<T: Real> Operator<T> for GridOperator<T> {
+    fn domain(&self) -> usize {
+        self.matrix.iter().product()
+    }
+
+    fn range(&self) -> usize {
+        self.index.len()
+    }
+
+    fn forward(&self, image: &[Complex<T>], samples: &mut [Complex<T>]) {
+        assert_eq!(image.len(), self.domain(), "one image is sampled");
+        assert_eq!(samples.len(), self.range(), "there is room for its samples");
+        let mut grid = vec![Complex::default(); self.fft.pixels()];
+        self.fft.forward_padded(image, &self.matrix, &mut grid);
+        let values = samples.par_iter_mut().zip(&self.index).with_min_len(LEAST);
+        values.for_each(|(sample, &at)| *sample = grid[at].scale(self.scale));
+    }
+
+    fn adjoint(&self, samples: &[Complex<T>], image: &mut [Complex<T>]) {
+        assert_eq!(samples.len(), self.range(), "the samples are those of one image");
+        self.gridded(samples, None, image);
+    }
+
+    fn normal(&self, image: &[Complex<T>], result: &mut [Complex<T>]) {
+        if self.weights.is_none() {
+            assert_eq!(image.len(), self.domain(), "one image is mapped");
+            return self.weighted_normal(image, result);
+        }
+        let mut samples = vec![Complex::default(); self.range()];
+        self.forward(image, &mut samples);
+        self.adjoint(&samples, result);
+    }
+}
+
+/// The sizes of the grid.
+fn grid_sizes(matrix: &[usize], oversampling: f64) -> Vec<usize> {
+    matrix.iter().map(|&n| (n as f64 * oversampling).round_ties_even() as usize).collect()
+}
+
+/// The point of the grid of each position; the grid is periodic.
+fn indices(
+    op: &'static str,
+    targets: &[f64],
+    matrix: &[usize],
+    oversampling: f64,
+) -> Result<Vec<usize>> {
+    let sizes = grid_sizes(matrix, oversampling);
+    let point = |sample: usize, axis: usize, k: f64| {
+        let at = (k * oversampling).round_ties_even();
+        if !((k * oversampling - at).abs() <= SLACK) {
+            let problem = format!(
+                "coordinate {axis} of sample {sample} is {k}, no multiple of 1/{oversampling}; were the \
+                 samples gridded for another oversampling?"
+            );
+            return Err(Error::value(op, problem));
+        }
+        let edge = matrix[axis] as f64 / 2.0;
+        if k.abs() > edge + 1.0 {
+            let problem = format!(
+                "coordinate {axis} of sample {sample} is {k} cycles per field of view, an image of {} voxels \
+                 holds {edge}; is the trajectory in another unit, or the image too small?",
+                matrix[axis]
+            );
+            return Err(Error::value(op, problem));
+        }
+        let size = sizes[axis];
+        Ok((at + (size / 2) as f64).rem_euclid(size as f64) as usize)
+    };
+    let index = |(sample, position): (usize, &[f64])| {
+        position
+            .iter()
+            .enumerate()
+            .try_fold(0, |index, (axis, &k)| Ok(index * sizes[axis] + point(sample, axis, k)?))
+    };
+    targets.chunks_exact(matrix.len()).enumerate().map(index).collect()
+}
+
+/// Refuses weights that are not one finite number for each sample.
+pub(crate) fn expect_weights(op: &'static str, weights: &[f64], samples: usize) -> Result<()> {
+    crate::error::expect_len(op, "weights", &[samples], weights.len())?;
+    if let Some(at) = weights.iter().position(|w| !w.is_finite()) {
+        let problem = format!("weight {at} is {}; leave such samples out", weights[at]);
+        return Err(Error::value(op, problem));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::tests::{check_adjoint, distance, random};
+    use crate::{Nufft, Trajectory, fixture};
+
+    /// Some points of the grid, one of them twice.
+    fn targets(count: usize, matrix: &[usize], oversampling: f64) -> Vec<f64> {
+        let sizes = grid_sizes(matrix, oversampling);
+        let coordinate = |i: usize| {
+            let (at, axis) = (i / matrix.len() % (count - 1), i % matrix.len());
+            let index = (at * 37 + axis * 11 + at * at) % sizes[axis];
+            (index as f64 - (sizes[axis] / 2) as f64) / oversampling
+        };
+        (0..count * matrix.len()).map(coordinate).collect()
+    }
+
+    const CASES: [(&[usize], f64); 5] =
+        [(&[16, 16], 1.0), (&[16, 10], 1.5), (&[15, 9], 2.0), (&[5, 8, 6], 1.0), (&[4, 6, 8], 1.5)];
+
+    #[test]
+    fn is_the_transform_at_points_of_the_grid() {
+        for (matrix, oversampling) in CASES {
+            let targets = targets(90, matrix, oversampling);
+            let grid = GridOperator::<f64>::new(&targets, matrix, oversampling, None).unwrap();
+            let trajectory = Trajectory::new(1, 90, matrix.len(), targets).unwrap();
+            let nufft = Nufft::<f64>::new(&trajectory, matrix, 1e-12).unwrap();
+            let image = random(1, grid.domain());
+            let mut samples = random(2, grid.range());
+            let mut expected = samples.clone();
+            grid.forward(&image, &mut samples);
+            nufft.forward(&image, &mut expected);
+            assert!(distance(&samples, &expected) < 1e-11, "{matrix:?}");
+            check_adjoint(&grid, 1e-14);
+        }
+    }
+
+    #[test]
+    fn weights_are_a_mask_of_the_grid() {
+        for (matrix, oversampling) in CASES {
+            let targets = targets(90, matrix, oversampling);
+            let weights: Vec<f64> = (0..90).map(|i| 0.1 + (i % 13) as f64).collect();
+            let grid =
+                GridOperator::<f64>::new(&targets, matrix, oversampling, Some(&weights)).unwrap();
+            check_adjoint(&grid, 1e-14);
+            let images = random(1, 2 * grid.domain());
+            let mut samples = vec![Complex::default(); 2 * grid.range()];
+            for (image, samples) in
+                images.chunks(grid.domain()).zip(samples.chunks_mut(grid.range()))
+            {
+                grid.forward(image, samples);
+            }
+            let mut expected = images.clone();
+            grid.weighted_adjoint(&samples, &mut expected);
+            let mut got = images.clone();
+            grid.weighted_normal(&images, &mut got);
+            assert!(distance(&got, &expected) < 1e-14, "{matrix:?}");
+            for (sample, weight) in samples.iter_mut().zip(weights.iter().cycle()) {
+                *sample *= weight;
+            }
+            for (samples, image) in samples.chunks(grid.range()).zip(got.chunks_mut(grid.domain()))
+            {
+                grid.adjoint(samples, image);
+            }
+            assert!(distance(&got, &expected) < 1e-14, "{matrix:?}");
+        }
+    }
+
+    #[test]
+    fn fits_the_fixture() {
+        let Some(fixture) = fixture::load("unit/nufft") else { return };
+        let matrix = &fixture.shape("grid_img")[..2];
+        let grid =
+            GridOperator::<f64>::new(fixture.values("grid_target"), matrix, 1.5, None).unwrap();
+        let index: Vec<f64> = grid.index().iter().map(|&i| i as f64).collect();
+        assert_eq!(index, fixture.values("grid_index"));
+        let mut samples = fixture.complex("grid_y");
+        grid.forward(&fixture.complex("grid_img"), &mut samples);
+        assert!(distance(&samples, &fixture.complex("grid_fwd")) < 1e-13);
+        let mut image = fixture.complex("grid_img");
+        grid.adjoint(&fixture.complex("grid_y"), &mut image);
+        assert!(distance(&image, &fixture.complex("grid_adj")) < 1e-13);
+    }
+
+    #[test]
+    fn refuses_what_lies_on_no_grid() {
+        let problem = |targets: &[f64], matrix: &[usize], oversampling, weights: Option<&[f64]>| {
+            let grid = GridOperator::<f32>::new(targets, matrix, oversampling, weights);
+            grid.err().unwrap().to_string()
+        };
+        assert!(problem(&[0.0, 0.25], &[8, 8], 1.0, None).contains("coordinate 1 of sample 0"));
+        assert!(problem(&[0.0, f64::NAN], &[8, 8], 1.0, None).contains("NaN"));
+        assert!(problem(&[0.0, 64.0], &[8, 8], 1.0, None).contains("another unit"));
+        assert!(problem(&[0.0; 3], &[8, 8], 1.0, None).contains("3 values"));
+        assert!(problem(&[0.0; 2], &[8, 0], 1.0, None).contains("above zero"));
+        assert!(problem(&[0.0; 2], &[8, 8], 0.5, None).contains("oversampling"));
+        assert!(problem(&[0.0; 2], &[8, 8], 1.0, Some(&[1.0, 2.0])).contains("2 values"));
+        assert!(problem(&[0.0; 2], &[8, 8], 1.0, Some(&[f64::NAN])).contains("weight 0"));
+    }
+}
