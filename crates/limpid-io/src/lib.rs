@@ -3,6 +3,7 @@
 //! [`open`] recognises a file by its content and reads it whole or by [`Region`]; [`create`]
 //! writes in slabs and [`save`] at once; [`open_stack`] takes slices in files of their own for one
 //! volume; what a file says about geometry travels in [`VolumeInfo`]. One module per format; a new one is one file and its line in `format`.
+//! [`arrays`] reads and writes real and complex arrays of any rank, such as raw data of MRI.
 //!
 //! ```no_run
 //! # fn main() -> limpid_io::Result<()> {
@@ -15,6 +16,7 @@
 //! # }
 //! ```
 
+pub mod arrays;
 pub mod atomic;
 mod data;
 mod error;

@@ -10,9 +10,20 @@ use std::path::Path;
 /// Longer than any header of a plain array.
 const LONGEST: usize = 1 << 16;
 
-/// Reads the header; what follows it in `reader` are the samples. The offset of the layout
-/// counts from where `reader` stood.
-pub(super) fn read(reader: &mut dyn Read, axes: Option<&Axes>, path: &Path) -> Result<Layout> {
+/// What a header says.
+pub(crate) struct Header {
+    /// Bytes before the samples.
+    pub(crate) offset: u64,
+    /// The type as NumPy spells it, such as `<u2`.
+    pub(crate) descr: String,
+    /// Whether the first axis runs fastest.
+    pub(crate) fortran: bool,
+    /// The size along each axis.
+    pub(crate) shape: Vec<usize>,
+}
+
+/// Reads the header; what follows it in `reader` are the samples.
+pub(crate) fn read(reader: &mut dyn Read, path: &Path) -> Result<Header> {
     let damaged = |message: String| Error::damaged("npy", path, message);
     let mut take = |n: usize| -> Result<Vec<u8>> {
         let mut bytes = vec![0; n];
@@ -35,7 +46,13 @@ pub(super) fn read(reader: &mut dyn Read, axes: Option<&Axes>, path: &Path) -> R
         return Err(damaged(format!("a header of {length} bytes, expected at most {LONGEST}")));
     }
     let text = String::from_utf8_lossy(&take(length)?).into_owned();
-    let (encoding, fortran, mut shape) = parse(&text, path)?;
+    parse(&text, (8 + size_bytes + length) as u64, path)
+}
+
+/// The header of an image, with its axes named. The offset counts from where `reader` stood.
+pub(super) fn layout(reader: &mut dyn Read, axes: Option<&Axes>, path: &Path) -> Result<Layout> {
+    let Header { offset, descr, fortran, mut shape } = read(reader, path)?;
+    let encoding = encoding(&descr, path)?;
     let mut axes = match axes {
         Some(axes) if axes.rank() != shape.len() => {
             let message = format!("axes `{axes}` were asked for, but the shape is {shape:?}");
@@ -52,11 +69,11 @@ pub(super) fn read(reader: &mut dyn Read, axes: Option<&Axes>, path: &Path) -> R
         axes = Axes::from_distinct(reversed);
         shape.reverse();
     }
-    Ok(Layout { offset: (8 + size_bytes + length) as u64, encoding, shape, axes })
+    Ok(Layout { offset, encoding, shape, axes })
 }
 
 /// Takes `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }` apart.
-fn parse(text: &str, path: &Path) -> Result<(Encoding, bool, Vec<usize>)> {
+fn parse(text: &str, offset: u64, path: &Path) -> Result<Header> {
     let value = |key: &str| {
         let missing = || Error::damaged("npy", path, format!("no `{key}` in the header `{text}`"));
         let at = text.find(&format!("'{key}'")).ok_or_else(missing)?;
@@ -68,7 +85,7 @@ fn parse(text: &str, path: &Path) -> Result<(Encoding, bool, Vec<usize>)> {
         let message = "structured arrays; save one of the fields by itself";
         return Err(Error::unsupported("npy", path, message));
     };
-    let encoding = encoding(descr, path)?;
+    let descr = descr.to_owned();
     let order = value("fortran_order")?;
     let fortran = match (order.starts_with("True"), order.starts_with("False")) {
         (true, _) => true,
@@ -80,11 +97,11 @@ fn parse(text: &str, path: &Path) -> Result<(Encoding, bool, Vec<usize>)> {
     let shape: Option<Vec<usize>> =
         sizes.and_then(|sizes| sizes.map(|size| size.trim_end_matches('L').parse().ok()).collect());
     let shape = shape.ok_or_else(|| Error::damaged("npy", path, format!("`shape` in `{text}`")))?;
-    Ok((encoding, fortran, shape))
+    Ok(Header { offset, descr, fortran, shape })
 }
 
 /// The type behind a NumPy type string such as `<u2`.
-fn encoding(descr: &str, path: &Path) -> Result<Encoding> {
+pub(crate) fn encoding(descr: &str, path: &Path) -> Result<Encoding> {
     let (order, name) = match descr.split_at_checked(1) {
         Some((order @ ("<" | ">" | "|" | "="), name)) => (order, name),
         _ => ("=", descr),
@@ -116,18 +133,22 @@ fn encoding(descr: &str, path: &Path) -> Result<Encoding> {
     Ok(Encoding { kind, big_endian: order == ">" })
 }
 
-/// The header of an array in C order, padded so that the samples start at a multiple of 64.
-pub(super) fn bytes(dtype: DType, shape: &[usize]) -> Vec<u8> {
+/// NumPy's name of a type.
+pub(super) fn descr(dtype: DType) -> String {
     let kind = match (dtype.is_float(), dtype.is_signed()) {
         (true, _) => 'f',
         (_, true) => 'i',
         _ => 'u',
     };
     let order = if dtype.size() == 1 { '|' } else { '<' };
+    format!("{order}{kind}{}", dtype.size())
+}
+
+/// The header of an array in C order, padded so that the samples start at a multiple of 64.
+pub(crate) fn bytes(descr: &str, shape: &[usize]) -> Vec<u8> {
     let sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
     let mut dict = format!(
-        "{{'descr': '{order}{kind}{}', 'fortran_order': False, 'shape': ({}), }}",
-        dtype.size(),
+        "{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}",
         sizes.trim_end_matches(' ').trim_end_matches(if shape.len() > 1 { "," } else { "" })
     );
     let padding = 63 - (10 + dict.len()) % 64;

@@ -4,7 +4,7 @@
 //! order, bool (read as `u8`) and half precision (read as `f32`); complex, structured and object
 //! arrays are refused.
 
-mod header;
+pub(crate) mod header;
 
 use crate::atomic::AtomicFile;
 use crate::data::Data;
@@ -36,7 +36,7 @@ impl NpyReader {
         let fail = |e| Error::io("read", path, e);
         let file = File::open(path).map_err(fail)?;
         let length = file.metadata().map_err(fail)?.len();
-        let layout = header::read(&mut BufReader::new(&file), axes, path)?;
+        let layout = header::layout(&mut BufReader::new(&file), axes, path)?;
         Self::new(layout, Box::new(file), length, Format::Npy, path)
     }
 
@@ -66,7 +66,7 @@ impl NpyReader {
         match method {
             CompressionMethod::Stored if !encrypted => {
                 let header = BufReader::new(section().map_err(fail)?);
-                let mut layout = header::read(&mut { header }, axes, path)?;
+                let mut layout = header::layout(&mut { header }, axes, path)?;
                 layout.offset += start;
                 Self::new(layout, Box::new(file), end, Format::Npz, path)
             }
@@ -76,7 +76,7 @@ impl NpyReader {
                     return Err(Error::damaged("npz", path, message));
                 }
                 let unpacked = DeflateDecoder::new(BufReader::new(section().map_err(fail)?));
-                let layout = header::read(&mut BufReader::new(unpacked), axes, path)?;
+                let layout = header::layout(&mut BufReader::new(unpacked), axes, path)?;
                 let reopen = move || -> std::io::Result<Box<dyn Read + Send>> {
                     let section = Section { file: file.try_clone()?, at: start, end };
                     Ok(Box::new(DeflateDecoder::new(BufReader::new(section))))
@@ -159,7 +159,7 @@ fn find_array<R: Read + std::io::Seek>(
 /// Starts an `.npy` file.
 pub(crate) fn create(path: &Path, info: &VolumeInfo) -> Result<Box<dyn VolumeWriter>> {
     let mut file = AtomicFile::create(path)?;
-    let header = header::bytes(info.dtype, &info.shape);
+    let header = header::bytes(&header::descr(info.dtype), &info.shape);
     file.write_all(&header).map_err(|e| Error::io("write", path, e))?;
     let slabs = Slabs::new(path, info);
     Ok(Box::new(NpyWriter { out: Out::Plain(file), slabs, path: path.to_owned() }))
@@ -184,7 +184,7 @@ pub(crate) fn create_zip(
     let mut zip = ZipWriter::new(AtomicFile::create(path)?);
     zip.start_file(format!("{}.npy", name.unwrap_or("data")), settings)
         .map_err(|e| Error::io("write", path, e.into()))?;
-    let header = header::bytes(info.dtype, &info.shape);
+    let header = header::bytes(&header::descr(info.dtype), &info.shape);
     zip.write_all(&header).map_err(|e| Error::io("write", path, e))?;
     let slabs = Slabs::new(path, info);
     Ok(Box::new(NpyWriter { out: Out::Zip(Box::new(zip)), slabs, path: path.to_owned() }))

@@ -93,7 +93,7 @@ fn what_cannot_be_read_says_why() {
 #[test]
 fn headers_are_numpys_to_the_byte() {
     // numpy.lib.format.write_array_header_1_0 for np.zeros((3, 4), '<f4')
-    let bytes = header::bytes(crate::DType::F32, &[3, 4]);
+    let bytes = header::bytes(&header::descr(crate::DType::F32), &[3, 4]);
     assert_eq!(bytes.len(), 128);
     assert_eq!(&bytes[..10], b"\x93NUMPY\x01\x00\x76\x00");
     let text = String::from_utf8(bytes[10..].to_vec()).unwrap();

@@ -1,6 +1,6 @@
 //! What all formats must do alike: round trips, damaged input, real files.
 
-mod mutation;
+pub(crate) mod mutation;
 mod real_files;
 mod round_trip;
 

@@ -6,7 +6,7 @@ use crate::{Compression, DType, Region, Volume, WriteOptions, create, open, save
 use std::path::Path;
 
 /// Damages a file: cuts it, or changes bytes, more often where headers are.
-fn mutate(bytes: &[u8], lcg: &mut Lcg) -> Vec<u8> {
+pub(crate) fn mutate(bytes: &[u8], lcg: &mut Lcg) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let near = |lcg: &mut Lcg, len: usize| match lcg.below(3) {
         0 => lcg.below(len),
