@@ -21,6 +21,8 @@ mod inference;
 mod losses;
 mod losses_em;
 mod metrics;
+mod mri;
+mod mri_grog;
 mod networks;
 mod optim;
 mod raft;
@@ -51,6 +53,16 @@ type Handler = fn(&Fixture) -> Result<Outcome, String>;
 
 /// The handler of each kind.
 const HANDLERS: &[(&str, Handler)] = &[
+    ("training_samples", mri_grog::samples),
+    ("prox", mri::proximal),
+    ("nufft", mri::transforms),
+    ("grappa_operator", mri_grog::operator),
+    ("geometry", mri_grog::geometry),
+    ("dcf", mri::density),
+    ("coil_ops", mri::coil_ops),
+    ("coil_maps", mri::coil_maps),
+    ("closed_form", mri_grog::closed_form),
+    ("cg_sense", mri::solvers),
     ("aleatoric", diffusion_train::aleatoric),
     ("amp", optim::amp),
     ("baselines", classical::baselines),
