@@ -24,24 +24,16 @@ pub struct GridOperator<T: Real> {
     /// Where in that order the samples of each row of the grid begin, and the end.
     rows: Vec<usize>,
     scale: T,
-    weights: Option<Vec<T>>,
-    filter: Filter<T>,
 }
 
 impl<T: Real> GridOperator<T> {
     /// For samples at the positions `targets`, `[samples, rank]` in cycles per field of view, that are multiples
-    /// of `1/oversampling`, on a grid of the sizes `round(oversampling · matrix)`. Each sample has one weight, or
-    /// weight one.
+    /// of `1/oversampling`, on a grid of the sizes `round(oversampling · matrix)`.
     ///
     /// # Errors
-    /// If the rank is not two or three, the oversampling is below one or not finite, a position is not at a point
-    /// of the grid, or there is another number of weights or one is not finite.
-    pub fn new(
-        targets: &[f64],
-        matrix: &[usize],
-        oversampling: f64,
-        weights: Option<&[f64]>,
-    ) -> Result<Self> {
+    /// If the rank is not two or three, the oversampling is below one or not finite, or a position is not at a
+    /// point of the grid.
+    pub fn new(targets: &[f64], matrix: &[usize], oversampling: f64) -> Result<Self> {
         const OP: &str = "grid";
         let rank = matrix.len();
         if !(2..=3).contains(&rank) || matrix.contains(&0) {
@@ -57,9 +49,6 @@ impl<T: Real> GridOperator<T> {
         }
         let sizes = grid_sizes(matrix, oversampling);
         let index = indices(OP, targets, matrix, oversampling)?;
-        if let Some(weights) = weights {
-            expect_weights(OP, weights, index.len())?;
-        }
 
         let mut order: Vec<usize> = (0..index.len()).collect();
         order.par_sort_unstable_by_key(|&i| (index[i], i));
@@ -69,22 +58,19 @@ impl<T: Real> GridOperator<T> {
         let rows = (0..=pixels / row).map(first).collect();
 
         let ratio = pixels as f64 / matrix.iter().product::<usize>() as f64;
-        let mut mask = vec![0.0; pixels];
-        for (i, &at) in index.iter().enumerate() {
-            mask[at] += ratio * weights.map_or(1.0, |w| w[i]);
+        let (matrix, scale) = (matrix.to_vec(), T::of(ratio.sqrt()));
+        Ok(Self { matrix, fft: CentredFft::new(&sizes), index, order, rows, scale })
+    }
+
+    /// `Aᴴ W A`, of a weight of each sample.
+    pub(crate) fn filter(&self, weights: &[T]) -> Filter<T> {
+        let ratio = self.fft.pixels() as f64 / self.domain() as f64;
+        let mut mask = vec![0.0; self.fft.pixels()];
+        for (&at, &weight) in self.index.iter().zip(weights) {
+            mask[at] += ratio * weight.f64();
         }
         let mask: Vec<T> = mask.into_iter().map(T::of).collect();
-        let fft = CentredFft::new(&sizes);
-        Ok(Self {
-            filter: Filter::new(&fft, matrix, &mask),
-            matrix: matrix.to_vec(),
-            fft,
-            index,
-            order,
-            rows,
-            scale: T::of(ratio.sqrt()),
-            weights: weights.map(|w| w.iter().copied().map(T::of).collect()),
-        })
+        Filter::new(&self.fft, &self.matrix, &mask)
     }
 
     /// The sizes of the grid.
@@ -95,47 +81,6 @@ impl<T: Real> GridOperator<T> {
     /// The point of the grid of each sample, as an index in row-major order.
     pub fn index(&self) -> &[usize] {
         &self.index
-    }
-
-    /// `images = Aᴴ W samples`, of samples `[any number, samples]`.
-    ///
-    /// # Panics
-    /// If the slices are not the samples of as many whole images.
-    pub fn weighted_adjoint(&self, samples: &[Complex<T>], images: &mut [Complex<T>]) {
-        self.gridded(samples, self.weights.as_deref(), images);
-    }
-
-    /// `results = Aᴴ W A images`, of images `[any number, matrix…]`: factors of the points of the grid, which
-    /// costs the same for any number of samples.
-    ///
-    /// # Panics
-    /// If the slices are not as many whole images.
-    pub fn weighted_normal(&self, images: &[Complex<T>], results: &mut [Complex<T>]) {
-        self.filter.apply(images, results);
-    }
-
-    /// Adds samples, times weights, to an empty grid and transforms it back.
-    fn gridded(&self, samples: &[Complex<T>], weights: Option<&[T]>, images: &mut [Complex<T>]) {
-        let (pixels, count) = (self.domain(), samples.len() / self.range());
-        assert!(
-            samples.len() == count * self.range() && images.len() == count * pixels,
-            "images of {pixels} numbers have {} samples each",
-            self.range()
-        );
-        let row = self.fft.dims()[self.matrix.len() - 1];
-        let mut grid = vec![Complex::default(); self.fft.pixels()];
-        for (samples, image) in samples.chunks(self.range()).zip(images.chunks_mut(pixels)) {
-            let rows = grid.par_chunks_mut(row).enumerate().with_min_len((LEAST / row).max(1));
-            rows.for_each(|(at, values)| {
-                values.fill(Complex::default());
-                for &i in &self.order[self.rows[at]..self.rows[at + 1]] {
-                    let weight = weights.map_or(self.scale, |w| w[i] * self.scale);
-                    let value = &mut values[self.index[i] - at * row];
-                    *value = *value + samples[i].scale(weight);
-                }
-            });
-            self.fft.inverse_cropped(&mut grid, &self.matrix, image);
-        }
     }
 }
 
@@ -157,19 +102,20 @@ impl<T: Real> Operator<T> for GridOperator<T> {
         values.for_each(|(sample, &at)| *sample = grid[at].scale(self.scale));
     }
 
+    /// Adds samples to an empty grid and transforms it back.
     fn adjoint(&self, samples: &[Complex<T>], image: &mut [Complex<T>]) {
         assert_eq!(samples.len(), self.range(), "the samples are those of one image");
-        self.gridded(samples, None, image);
-    }
-
-    fn normal(&self, image: &[Complex<T>], result: &mut [Complex<T>]) {
-        if self.weights.is_none() {
-            assert_eq!(image.len(), self.domain(), "one image is mapped");
-            return self.weighted_normal(image, result);
-        }
-        let mut samples = vec![Complex::default(); self.range()];
-        self.forward(image, &mut samples);
-        self.adjoint(&samples, result);
+        assert_eq!(image.len(), self.domain(), "there is room for the image");
+        let row = self.fft.dims()[self.matrix.len() - 1];
+        let mut grid = vec![Complex::default(); self.fft.pixels()];
+        let rows = grid.par_chunks_mut(row).enumerate().with_min_len((LEAST / row).max(1));
+        rows.for_each(|(at, values)| {
+            for &i in &self.order[self.rows[at]..self.rows[at + 1]] {
+                let value = &mut values[self.index[i] - at * row];
+                *value = *value + samples[i].scale(self.scale);
+            }
+        });
+        self.fft.inverse_cropped(&mut grid, &self.matrix, image);
     }
 }
 
@@ -216,21 +162,11 @@ fn indices(
     targets.chunks_exact(matrix.len()).enumerate().map(index).collect()
 }
 
-/// Refuses weights that are not one finite number for each sample.
-pub(crate) fn expect_weights(op: &'static str, weights: &[f64], samples: usize) -> Result<()> {
-    crate::error::expect_len(op, "weights", &[samples], weights.len())?;
-    if let Some(at) = weights.iter().position(|w| !w.is_finite()) {
-        let problem = format!("weight {at} is {}; leave such samples out", weights[at]);
-        return Err(Error::value(op, problem));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::operator::tests::{check_adjoint, distance, random};
-    use crate::{Nufft, Trajectory, fixture};
+    use crate::{Nufft, Trajectory, Weighted, fixture};
 
     /// Some points of the grid, one of them twice.
     fn targets(count: usize, matrix: &[usize], oversampling: f64) -> Vec<f64> {
@@ -250,7 +186,7 @@ mod tests {
     fn is_the_transform_at_points_of_the_grid() {
         for (matrix, oversampling) in CASES {
             let targets = targets(90, matrix, oversampling);
-            let grid = GridOperator::<f64>::new(&targets, matrix, oversampling, None).unwrap();
+            let grid = GridOperator::<f64>::new(&targets, matrix, oversampling).unwrap();
             let trajectory = Trajectory::new(1, 90, matrix.len(), targets).unwrap();
             let nufft = Nufft::<f64>::new(&trajectory, matrix, 1e-12).unwrap();
             let image = random(1, grid.domain());
@@ -268,27 +204,17 @@ mod tests {
         for (matrix, oversampling) in CASES {
             let targets = targets(90, matrix, oversampling);
             let weights: Vec<f64> = (0..90).map(|i| 0.1 + (i % 13) as f64).collect();
-            let grid =
-                GridOperator::<f64>::new(&targets, matrix, oversampling, Some(&weights)).unwrap();
-            check_adjoint(&grid, 1e-14);
-            let images = random(1, 2 * grid.domain());
-            let mut samples = vec![Complex::default(); 2 * grid.range()];
-            for (image, samples) in
-                images.chunks(grid.domain()).zip(samples.chunks_mut(grid.range()))
-            {
-                grid.forward(image, samples);
-            }
-            let mut expected = images.clone();
-            grid.weighted_adjoint(&samples, &mut expected);
+            let grid = || GridOperator::<f64>::new(&targets, matrix, oversampling).unwrap();
+            let masked = Weighted::on_grid(grid(), weights.clone()).unwrap();
+            check_adjoint(&masked, 1e-14);
+            let images = random(1, 2 * masked.domain());
             let mut got = images.clone();
-            grid.weighted_normal(&images, &mut got);
-            assert!(distance(&got, &expected) < 1e-14, "{matrix:?}");
-            for (sample, weight) in samples.iter_mut().zip(weights.iter().cycle()) {
-                *sample *= weight;
-            }
-            for (samples, image) in samples.chunks(grid.range()).zip(got.chunks_mut(grid.domain()))
-            {
-                grid.adjoint(samples, image);
+            masked.normal(&images, &mut got);
+            let plain = Weighted::new(grid(), weights).unwrap();
+            let mut expected = images.clone();
+            let images = images.chunks(plain.domain());
+            for (image, expected) in images.zip(expected.chunks_mut(plain.domain())) {
+                plain.normal(image, expected);
             }
             assert!(distance(&got, &expected) < 1e-14, "{matrix:?}");
         }
@@ -298,8 +224,7 @@ mod tests {
     fn fits_the_fixture() {
         let Some(fixture) = fixture::load("unit/nufft") else { return };
         let matrix = &fixture.shape("grid_img")[..2];
-        let grid =
-            GridOperator::<f64>::new(fixture.values("grid_target"), matrix, 1.5, None).unwrap();
+        let grid = GridOperator::<f64>::new(fixture.values("grid_target"), matrix, 1.5).unwrap();
         let index: Vec<f64> = grid.index().iter().map(|&i| i as f64).collect();
         assert_eq!(index, fixture.values("grid_index"));
         let mut samples = fixture.complex("grid_y");
@@ -312,17 +237,15 @@ mod tests {
 
     #[test]
     fn refuses_what_lies_on_no_grid() {
-        let problem = |targets: &[f64], matrix: &[usize], oversampling, weights: Option<&[f64]>| {
-            let grid = GridOperator::<f32>::new(targets, matrix, oversampling, weights);
+        let problem = |targets: &[f64], matrix: &[usize], oversampling| {
+            let grid = GridOperator::<f32>::new(targets, matrix, oversampling);
             grid.err().unwrap().to_string()
         };
-        assert!(problem(&[0.0, 0.25], &[8, 8], 1.0, None).contains("coordinate 1 of sample 0"));
-        assert!(problem(&[0.0, f64::NAN], &[8, 8], 1.0, None).contains("NaN"));
-        assert!(problem(&[0.0, 64.0], &[8, 8], 1.0, None).contains("another unit"));
-        assert!(problem(&[0.0; 3], &[8, 8], 1.0, None).contains("3 values"));
-        assert!(problem(&[0.0; 2], &[8, 0], 1.0, None).contains("above zero"));
-        assert!(problem(&[0.0; 2], &[8, 8], 0.5, None).contains("oversampling"));
-        assert!(problem(&[0.0; 2], &[8, 8], 1.0, Some(&[1.0, 2.0])).contains("2 values"));
-        assert!(problem(&[0.0; 2], &[8, 8], 1.0, Some(&[f64::NAN])).contains("weight 0"));
+        assert!(problem(&[0.0, 0.25], &[8, 8], 1.0).contains("coordinate 1 of sample 0"));
+        assert!(problem(&[0.0, f64::NAN], &[8, 8], 1.0).contains("NaN"));
+        assert!(problem(&[0.0, 64.0], &[8, 8], 1.0).contains("another unit"));
+        assert!(problem(&[0.0; 3], &[8, 8], 1.0).contains("3 values"));
+        assert!(problem(&[0.0; 2], &[8, 0], 1.0).contains("above zero"));
+        assert!(problem(&[0.0; 2], &[8, 8], 0.5).contains("oversampling"));
     }
 }

@@ -31,6 +31,7 @@ mod sense;
 mod solve;
 mod trajectories;
 mod trajectory;
+mod weighted;
 
 pub use coils::{
     CalibrationConfig, Centre, Channels, Compression, EspiritConfig, JsenseConfig, WalshConfig,
@@ -50,7 +51,7 @@ pub use grog::{
     GrappaOperators, KernelSamples, KernelSystem, Kernels, ReadoutInterpolation, exact_kernel,
     image_samples, kspace_samples,
 };
-pub use nufft::{Nufft, Toeplitz};
+pub use nufft::Nufft;
 pub use operator::Operator;
 pub use phantom::{
     Birdcage, Brain, Ellipsoid, FieldMap, Scene, add_noise, phantom_image, phantom_kspace,
@@ -60,7 +61,7 @@ pub use prox::{
     LocallyLowRank, Prox, Shift, TotalVariation, Wavelet, WaveletThreshold, WaveletTransform,
 };
 pub use real::{Complex, Real};
-pub use sense::{Sense, Subspace, Weighted};
+pub use sense::{Sense, Subspace};
 pub use solve::{
     ConjugateGradient, Fista, Outcome, Step, conjugate_gradient, fista, power_iteration,
 };
@@ -69,3 +70,4 @@ pub use trajectories::{
     Spoke, SpokeCentre, Stack,
 };
 pub use trajectory::{Trajectory, Unit};
+pub use weighted::Weighted;

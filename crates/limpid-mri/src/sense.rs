@@ -1,7 +1,7 @@
-//! Images seen by several coils, weighted samples, and images that change from frame to frame.
+//! Images seen by several coils, and images that change from frame to frame.
 //!
 //! Each is an operator made of others: coils of frames of weighted samples are
-//! `Sense<Subspace<Weighted<…>>>`.
+//! `Sense<Subspace<`[`Weighted`](crate::Weighted)`<…>>>`.
 
 use crate::error::expect_len;
 use crate::real::wide;
@@ -129,78 +129,6 @@ impl<T: Real, O: Operator<T>> Operator<T> for Sense<T, O> {
             self.see(coil, image, &mut own);
             self.operator.normal(&own, seen);
         });
-    }
-}
-
-/// Samples times the square roots of their weights: `√W A`, whose normal map is `AᴴWA`.
-#[derive(Clone, Debug)]
-pub struct Weighted<T, O> {
-    operator: O,
-    weights: Vec<T>,
-    roots: Vec<T>,
-}
-
-impl<T: Real, O: Operator<T>> Weighted<T, O> {
-    /// Weighs each sample of `operator`, by its density for one.
-    ///
-    /// # Errors
-    /// If there is not one weight a sample, or one is negative or not finite.
-    pub fn new(operator: O, weights: Vec<T>) -> Result<Self> {
-        const OP: &str = "weighted samples";
-        expect_len(OP, "weights", &[operator.range()], weights.len())?;
-        let good = |w: &T| *w >= T::zero() && w.f64().is_finite();
-        if let Some(at) = weights.iter().position(|w| !good(w)) {
-            let problem = format!(
-                "weight {at} is {}, but must be finite and not negative",
-                weights[at].f64()
-            );
-            return Err(Error::value(OP, problem));
-        }
-        let roots = weights.iter().map(|w| T::of(w.f64().sqrt())).collect();
-        Ok(Self { operator, weights, roots })
-    }
-
-    /// Multiplies measured samples `[any number, samples]` by the roots of their weights, so that the
-    /// adjoint of them is `AᴴWy`.
-    ///
-    /// # Errors
-    /// If they are no whole number of all samples.
-    pub fn weigh(&self, samples: &mut [Complex<T>]) -> Result<()> {
-        let len = self.roots.len();
-        if len == 0 || samples.is_empty() || !samples.len().is_multiple_of(len) {
-            let expected = format!("a multiple of {len} samples");
-            return Err(Error::shape("weighted samples", expected, format!("{}", samples.len())));
-        }
-        samples.chunks_mut(len).for_each(|samples| scale(samples, &self.roots));
-        Ok(())
-    }
-}
-
-impl<T: Real, O: Operator<T>> Operator<T> for Weighted<T, O> {
-    fn domain(&self) -> usize {
-        self.operator.domain()
-    }
-
-    fn range(&self) -> usize {
-        self.operator.range()
-    }
-
-    fn forward(&self, image: &[Complex<T>], samples: &mut [Complex<T>]) {
-        self.operator.forward(image, samples);
-        scale(samples, &self.roots);
-    }
-
-    fn adjoint(&self, samples: &[Complex<T>], image: &mut [Complex<T>]) {
-        let mut samples = samples.to_vec();
-        scale(&mut samples, &self.roots);
-        self.operator.adjoint(&samples, image);
-    }
-
-    fn normal(&self, image: &[Complex<T>], result: &mut [Complex<T>]) {
-        let mut samples = vec![Complex::default(); self.range()];
-        self.operator.forward(image, &mut samples);
-        scale(&mut samples, &self.weights);
-        self.operator.adjoint(&samples, result);
     }
 }
 
@@ -389,16 +317,6 @@ fn add_scaled<T: Real>(out: &mut [Complex<T>], part: &[Complex<T>], factor: Comp
         vectorised(
             #[inline(always)]
             || out.iter_mut().zip(part).for_each(|(o, p)| *o = *o + factor * p),
-        );
-    });
-}
-
-/// Multiplies each sample by its factor.
-fn scale<T: Real>(samples: &mut [Complex<T>], factors: &[T]) {
-    samples.par_chunks_mut(CHUNK).zip(factors.par_chunks(CHUNK)).for_each(|(samples, factors)| {
-        vectorised(
-            #[inline(always)]
-            || samples.iter_mut().zip(factors).for_each(|(s, &f)| *s = s.scale(f)),
         );
     });
 }

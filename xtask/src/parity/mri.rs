@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use limpid_mri::{
     CentredFft, Complex, ConjugateGradient, EspiritConfig, FieldMethod, FieldOperator, FieldPhase,
     FieldSign, Fista, GridOperator, JsenseConfig, LocallyLowRank, Nufft, Operator, PipeMenonConfig,
-    Prox, Segments, Sense, Shift, Toeplitz, Trajectory, WalshConfig, Wavelet, WaveletThreshold,
+    Prox, Segments, Sense, Shift, Trajectory, WalshConfig, Wavelet, WaveletThreshold,
     WaveletTransform, Weighted, calibration_images, compress, conjugate_gradient, crop, espirit,
     fista, jsense, noise_covariance, pad, pipe_menon, ramp, voronoi, walsh, whiten,
 };
@@ -93,8 +93,8 @@ pub(super) fn transforms(fixture: &Fixture) -> Result<Outcome, String> {
         samples.iter_mut().zip(&weights).for_each(|(sample, weight)| *sample *= weight);
         nufft.adjoint(&samples, &mut result);
         check(&mut worst, fixture, &key("normal"), &result)?;
-        let toeplitz = Toeplitz::<f64>::new(&trajectory, Some(&weights), matrix, TRANSFORM);
-        toeplitz.map_err(text)?.forward(&image, &mut result);
+        let toeplitz = Weighted::toeplitz(&trajectory, weights, matrix, TRANSFORM);
+        toeplitz.map_err(text)?.normal(&image, &mut result);
         check(&mut worst, fixture, &key("normal"), &result)?;
 
         let fft = CentredFft::new(matrix);
@@ -125,7 +125,7 @@ pub(super) fn transforms(fixture: &Fixture) -> Result<Outcome, String> {
     let matrix = dims(fixture, "grid_img")?;
     let targets = fixture.values("grid_target")?;
     let oversampling = oversampling(&targets)?;
-    let grid = GridOperator::<f64>::new(&targets, matrix, oversampling, None).map_err(text)?;
+    let grid = GridOperator::<f64>::new(&targets, matrix, oversampling).map_err(text)?;
     let index: Vec<f64> = grid.index().iter().map(|&i| i as f64).collect();
     worst.compare("grid_index", &index, &fixture.values("grid_index")?, absolute(0.0));
     let (mut samples, mut result) = (zeros(y.len()), zeros(image.len()));

@@ -13,7 +13,7 @@ mod spread;
 mod tests;
 mod toeplitz;
 
-pub use toeplitz::Toeplitz;
+pub(crate) use toeplitz::toeplitz;
 
 use crate::fft::fast_len;
 use crate::{CentredFft, Complex, Error, Operator, Real, Result, Trajectory};

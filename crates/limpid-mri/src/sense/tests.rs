@@ -1,6 +1,7 @@
 //! Operators of operators against their definitions.
 
 use super::*;
+use crate::Weighted;
 use crate::operator::tests::{check_adjoint, distance, random};
 use crate::real::turn;
 
