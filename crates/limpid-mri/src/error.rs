@@ -42,8 +42,24 @@ impl Error {
 
 /// Refuses a slice of another length than the shape, which `what` names, has elements.
 pub(crate) fn expect_len(op: &'static str, what: &str, shape: &[usize], len: usize) -> Result<()> {
-    if shape.iter().product::<usize>() == len {
+    if elements(shape) == Some(len) {
         return Ok(());
     }
     Err(Error::shape(op, format!("{what} of shape {shape:?}"), format!("{len} values")))
+}
+
+/// Refuses images that are not of two or three sizes above zero, or of more voxels than anyone means.
+pub(crate) fn expect_matrix(op: &'static str, matrix: &[usize]) -> Result<()> {
+    const MOST: usize = 1 << 32;
+    let voxels = elements(matrix);
+    if (2..=3).contains(&matrix.len()) && voxels.is_some_and(|v| (1..=MOST).contains(&v)) {
+        return Ok(());
+    }
+    let expected = format!("two or three sizes above zero, of at most {MOST} voxels");
+    Err(Error::shape(op, expected, format!("{matrix:?}")))
+}
+
+/// Elements of a shape, if they can be counted.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size))
 }

@@ -1,6 +1,7 @@
 //! Samples that lie on a Cartesian grid, finer than that of the image or the same: Fourier transforms are all
 //! that is left of the non-uniform transform.
 
+use crate::error::expect_matrix;
 use crate::fft::Filter;
 use crate::{CentredFft, Complex, Error, Operator, Real, Result};
 use rayon::prelude::*;
@@ -31,16 +32,14 @@ impl<T: Real> GridOperator<T> {
     /// of `1/oversampling`, on a grid of the sizes `round(oversampling · matrix)`.
     ///
     /// # Errors
-    /// If the rank is not two or three, the oversampling is below one or not finite, or a position is not at a
+    /// If the rank is not two or three, the oversampling is not 1 to 1000, the grid too large, or a position is not at a
     /// point of the grid.
     pub fn new(targets: &[f64], matrix: &[usize], oversampling: f64) -> Result<Self> {
         const OP: &str = "grid";
         let rank = matrix.len();
-        if !(2..=3).contains(&rank) || matrix.contains(&0) {
-            return Err(Error::shape(OP, "two or three sizes above zero", format!("{matrix:?}")));
-        }
+        expect_matrix(OP, matrix)?;
         if !(1.0..=1e3).contains(&oversampling) {
-            let problem = format!("the oversampling is {oversampling}, it must be 1 or more");
+            let problem = format!("the oversampling is {oversampling}, it must be 1 to 1000");
             return Err(Error::value(OP, problem));
         }
         if targets.is_empty() || !targets.len().is_multiple_of(rank) {
@@ -48,6 +47,7 @@ impl<T: Real> GridOperator<T> {
             return Err(Error::shape(OP, expected, format!("{} values", targets.len())));
         }
         let sizes = grid_sizes(matrix, oversampling);
+        expect_matrix(OP, &sizes)?;
         let index = indices(OP, targets, matrix, oversampling)?;
 
         let mut order: Vec<usize> = (0..index.len()).collect();

@@ -13,6 +13,7 @@
 //!
 //! Invariants: this crate knows no networks, tensors, files or terminal.
 
+mod cholesky;
 mod coils;
 mod density;
 mod error;

@@ -36,8 +36,8 @@ impl<T: Real, O: Operator<T>> Sense<T, O> {
     /// no whole number of images of those sizes.
     pub fn new(operator: O, coils: usize, dims: &[usize], maps: Vec<Complex<T>>) -> Result<Self> {
         const OP: &str = "sense";
-        let pixels: usize = dims.iter().product();
-        if coils == 0 || pixels == 0 {
+        let pixels = dims.iter().fold(1usize, |all, &size| all.saturating_mul(size));
+        if coils == 0 || pixels == 0 || maps.is_empty() {
             let got = format!("{coils} maps of {dims:?}");
             return Err(Error::shape(OP, "one coil map or more, none of them empty", got));
         }

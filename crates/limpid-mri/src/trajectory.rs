@@ -113,6 +113,7 @@ impl Trajectory {
             let expected = format!("an image of {} sizes above zero", self.rank);
             return Err(Error::shape(op, expected, format!("{matrix:?}")));
         }
+        crate::error::expect_matrix(op, matrix)?;
         for (axis, &size) in matrix.iter().enumerate() {
             let most = self.points.iter().skip(axis).step_by(self.rank);
             let most = most.fold(0f64, |most, point| most.max(point.abs()));

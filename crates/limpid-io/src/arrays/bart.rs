@@ -9,11 +9,11 @@
 use super::Array;
 use super::flaw::{self, Flaw};
 use super::values::{Stored, Values};
-use crate::atomic;
+use crate::atomic::AtomicFile;
 use crate::data::{DType, Kind};
 use crate::error::{Error, Result};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Dimensions that BART always writes.
@@ -66,9 +66,14 @@ pub fn read_cfl(path: impl AsRef<Path>) -> Result<Array> {
 /// precision is rounded, for BART knows no other type.
 ///
 /// # Errors
-/// The folder does not exist or cannot be written, or the disk is full.
+/// The folder does not exist or cannot be written, the disk is full, or the array has no numbers or more than 16
+/// dimensions.
 pub fn write_cfl(path: impl AsRef<Path>, array: &Array) -> Result<()> {
     let [data, header] = pair(path.as_ref());
+    if array.dims.contains(&0) || array.dims.len() > DIMS {
+        let message = format!("BART has up to {DIMS} dimensions above zero, not {:?}", array.dims);
+        return Err(Error::argument(&header, message));
+    }
     let complex: Values;
     let values = match &array.data {
         single @ Values::C64(_) => single,
@@ -77,10 +82,17 @@ pub fn write_cfl(path: impl AsRef<Path>, array: &Array) -> Result<()> {
             &complex
         }
     };
-    atomic::write(&data, |file| values.write_le(&mut |bytes| file.write_all(bytes)))?;
+    // both are on the disk before either takes its name
+    let [mut numbers, mut text] = [AtomicFile::create(&data)?, AtomicFile::create(&header)?];
+    values
+        .write_le(&mut |bytes| numbers.write_all(bytes))
+        .map_err(|e| Error::io("write", &data, e))?;
     let ones = std::iter::repeat_n(&1, DIMS.saturating_sub(array.dims.len()));
     let sizes: Vec<String> = array.dims.iter().rev().chain(ones).map(usize::to_string).collect();
-    atomic::write_bytes(&header, format!("{TITLE}\n{}\n", sizes.join(" ")).as_bytes())
+    let line = format!("{TITLE}\n{}\n", sizes.join(" "));
+    text.write_all(line.as_bytes()).map_err(|e| Error::io("write", &header, e))?;
+    numbers.commit()?;
+    text.commit()
 }
 
 /// The `.cfl` and the `.hdr` that belong to a path.

@@ -260,6 +260,12 @@ fn text(file: &mut Hdf5, at: u64) -> Parsed<String> {
 }
 
 fn parse_header(xml: &str) -> Parsed<IsmrmrdHeader> {
+    // headers are a few kB with a handful of namespaces; the parser's time grows with the cube of these
+    const MOST_BYTES: usize = 1 << 20;
+    const MOST_SPACES: usize = 64;
+    if xml.len() > MOST_BYTES || xml.matches("xmlns").nth(MOST_SPACES).is_some() {
+        return damaged(format!("a header of {} bytes, or with many namespaces", xml.len()));
+    }
     let document = match roxmltree::Document::parse(xml) {
         Ok(document) => document,
         Err(e) => return damaged(format!("the header is no XML: {e}")),
@@ -417,9 +423,10 @@ fn numbers(
     for (name, offset, kind) in members {
         let (name, at) = (format!("{prefix}{name}"), at + offset);
         match (&kind.class, kind.stored()) {
-            (_, Some(stored)) => _ = to.insert(name, (at, 1, stored)),
+            // a complex number is none of the fields of a head
+            (_, Some(stored)) if !stored.complex => _ = to.insert(name, (at, 1, stored)),
             (Class::Array(count, element), _) => {
-                if let Some(stored) = element.stored() {
+                if let Some(stored) = element.stored().filter(|stored| !stored.complex) {
                     to.insert(name, (at, *count, stored));
                 }
             }

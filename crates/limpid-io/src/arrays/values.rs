@@ -102,7 +102,7 @@ impl Values {
             let mut v = Vec::new();
             match v.try_reserve_exact(count) {
                 Ok(()) => Ok(v),
-                Err(_) => Err(Flaw::Unsupported(format!("no memory for {count} numbers"))),
+                Err(_) => Err(Flaw::Io(std::io::ErrorKind::OutOfMemory.into())),
             }
         }
         Ok(match (stored.is_double(), stored.complex) {

@@ -1,6 +1,7 @@
 //! The Cartesian centre of k-space from the samples of a scan.
 
-use super::{check_coils, check_dims, conjugate_gradients};
+use super::{check_coils, conjugate_gradients};
+use crate::error::expect_matrix;
 use crate::real::wide;
 use crate::{CentredFft, Complex, Error, Operator, Real, Result, Trajectory, error::expect_len};
 use limpid_kernels::rng::Stream;
@@ -38,7 +39,7 @@ impl Centre {
     /// # Errors
     /// If the region has not one size above zero for each coordinate, or holds no samples.
     pub fn of(trajectory: &Trajectory, region: &[usize]) -> Result<Self> {
-        check_dims(OP, region)?;
+        expect_matrix(OP, region)?;
         let rank = trajectory.rank();
         if region.len() != rank {
             let expected = format!("a region of {rank} sizes");
@@ -96,7 +97,7 @@ pub fn calibration<T: Real>(
     region: &[usize],
     config: &CalibrationConfig,
 ) -> Result<Vec<Complex<T>>> {
-    check_dims(OP, region)?;
+    expect_matrix(OP, region)?;
     expect_len(OP, "the image of the operator", region, operator.domain())?;
     expect_len(
         OP,
@@ -110,8 +111,8 @@ pub fn calibration<T: Real>(
         let problem = format!("the weight of sample {at} is {}, not zero or above", weights[at]);
         return Err(Error::value(OP, problem));
     }
-    if !(config.lambda >= 0.0 && config.lambda.is_finite()) {
-        let problem = format!("lambda is zero or above and finite, not {}", config.lambda);
+    if config.iterations == 0 || !(config.lambda >= 0.0 && config.lambda.is_finite()) {
+        let problem = format!("iterations are above 0, lambda 0 or above and finite: {config:?}");
         return Err(Error::value(OP, problem));
     }
     let weights: Vec<T> = weights.iter().map(|&w| T::of(w)).collect();
@@ -124,7 +125,12 @@ pub fn calibration<T: Real>(
         weigh(&mut samples);
         operator.adjoint(&samples, out);
     };
-    let lambda = T::of(config.lambda * largest_eigenvalue(&normal, operator.domain()));
+    let largest = largest_eigenvalue(&normal, operator.domain());
+    if !T::of(largest).f64().is_finite() {
+        let problem = "weighted samples are beyond the range of the numbers; scale the weights";
+        return Err(Error::value(OP, problem));
+    }
+    let lambda = T::of(config.lambda * largest);
     let regularised = |x: &[Complex<T>], out: &mut [Complex<T>]| {
         normal(x, out);
         out.iter_mut().zip(x).for_each(|(out, x)| *out = *out + x.scale(lambda));

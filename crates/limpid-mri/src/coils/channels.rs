@@ -1,6 +1,7 @@
 //! Linear mixtures of coils: compression and whitening.
 
 use super::check_coils;
+use crate::cholesky::cholesky;
 use crate::real::{narrow, wide};
 use crate::{Complex, Error, Real, Result};
 use nalgebra::{DMatrix, SymmetricEigen};
@@ -103,16 +104,8 @@ pub fn whiten(covariance: &DMatrix<Complex<f64>>) -> Result<Channels> {
         return Err(Error::shape(OP, "a covariance [coils, coils]", got));
     }
     let mut identity = DMatrix::identity(covariance.nrows(), covariance.nrows());
-    // the factors of a complex matrix are computed even of one that is not positive definite
-    let positive = |l: &DMatrix<Complex<f64>>| {
-        (0..l.nrows()).all(|i| {
-            let pivot = l[(i, i)];
-            pivot.re.is_finite() && pivot.re > 1e-8 * covariance[(i, i)].re.sqrt()
-        })
-    };
-    let lower = covariance.clone().cholesky().map(|factors| factors.l());
-    let solved =
-        lower.filter(positive).is_some_and(|lower| lower.solve_lower_triangular_mut(&mut identity));
+    let lower = cholesky(covariance.clone()).map(|factors| factors.l());
+    let solved = lower.is_some_and(|lower| lower.solve_lower_triangular_mut(&mut identity));
     if !solved {
         let problem = "the noise covariance is not positive definite; are there fewer noise samples than coils, \
                        or is a coil silent?";

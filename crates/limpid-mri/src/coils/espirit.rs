@@ -6,7 +6,8 @@
 //! of the eigenvalue one. The matrix is a trigonometric polynomial with `2·kernel − 1` coefficients along each
 //! axis, which is evaluated for a few voxels at a time: no memory grows with both voxels and pairs of coils.
 
-use super::{check, check_dims};
+use super::check;
+use crate::error::expect_matrix;
 use crate::fft::crop;
 use crate::real::{narrow, turn, wide};
 use crate::{Complex, Error, Real, Result};
@@ -58,7 +59,7 @@ pub fn espirit<T: Real>(
     config: &EspiritConfig,
 ) -> Result<Vec<Complex<T>>> {
     check(OP, kcal, coils, region)?;
-    check_dims(OP, matrix)?;
+    expect_matrix(OP, matrix)?;
     if matrix.len() != region.len() {
         return Err(Error::shape(OP, "as many axes as the calibration", format!("{matrix:?}")));
     }

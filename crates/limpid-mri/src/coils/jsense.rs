@@ -5,7 +5,8 @@
 //! MRM 60, 2008), instead of polynomials. Samples are then the convolution of those with the k-space of the
 //! image, and the two are estimated in turns by linear least squares.
 
-use super::{check, check_dims, conjugate_gradients};
+use super::{check, conjugate_gradients};
+use crate::error::expect_matrix;
 use crate::fft::{crop, pad};
 use crate::real::{narrow, wide};
 use crate::{CentredFft, Complex, Error, Real, Result};
@@ -47,15 +48,18 @@ pub fn jsense<T: Real>(
     config: &JsenseConfig,
 ) -> Result<Vec<Complex<T>>> {
     check(OP, kcal, coils, region)?;
-    check_dims(OP, matrix)?;
+    expect_matrix(OP, matrix)?;
     let fits = |size: &usize| (1..=*size).contains(&config.kernel);
     if matrix.len() != region.len() || !matrix.iter().all(fits) {
         let expected =
             format!("an image with axes as {region:?}, not below the kernel of {}", config.kernel);
         return Err(Error::shape(OP, expected, format!("{matrix:?}")));
     }
-    if config.calibration == 0 || !(config.lambda >= 0.0 && config.lambda.is_finite()) {
-        let problem = format!("calibration is above 0, lambda 0 or above and finite: {config:?}");
+    let counts = [config.calibration, config.iterations, config.inner_iterations];
+    if counts.contains(&0) || !(config.lambda >= 0.0 && config.lambda.is_finite()) {
+        let problem = format!(
+            "calibration and iterations are above 0, lambda 0 or above and finite: {config:?}"
+        );
         return Err(Error::value(OP, problem));
     }
     let used: Vec<usize> = region.iter().map(|&size| size.min(config.calibration)).collect();

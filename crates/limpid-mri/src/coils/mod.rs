@@ -15,7 +15,8 @@ pub use espirit::{EspiritConfig, espirit};
 pub use jsense::{JsenseConfig, jsense};
 pub use walsh::{WalshConfig, calibration_images, walsh};
 
-use crate::{Complex, Error, Real, Result, error::expect_len, real::wide};
+use crate::error::{expect_len, expect_matrix};
+use crate::{Complex, Error, Real, Result, real::wide};
 
 /// Refuses data that are not `[coils, dims…]` of two or three sizes, or that are not finite.
 fn check<T: Real>(
@@ -24,18 +25,10 @@ fn check<T: Real>(
     coils: usize,
     dims: &[usize],
 ) -> Result<()> {
-    check_dims(op, dims)?;
+    expect_matrix(op, dims)?;
     let shape: Vec<usize> = [coils].iter().chain(dims).copied().collect();
     expect_len(op, "data [coils, sizes…]", &shape, data.len())?;
     check_coils(op, data, coils)
-}
-
-/// Refuses sizes of anything but two or three axes, none of them zero.
-fn check_dims(op: &'static str, dims: &[usize]) -> Result<()> {
-    if (2..=3).contains(&dims.len()) && !dims.contains(&0) {
-        return Ok(());
-    }
-    Err(Error::shape(op, "two or three sizes above zero", format!("{dims:?}")))
 }
 
 /// Refuses data that are not `[coils, any number above zero]`, or whose energy is not finite.

@@ -1,7 +1,8 @@
 //! Sensitivities from the correlation of coil images (Walsh et al., "Adaptive reconstruction of phased array MR
 //! imagery", MRM 43, 2000).
 
-use super::{check, check_dims};
+use super::check;
+use crate::error::expect_matrix;
 use crate::fft::pad;
 use crate::real::{narrow, wide};
 use crate::{CentredFft, Complex, Error, Real, Result};
@@ -33,7 +34,7 @@ pub fn calibration_images<T: Real>(
 ) -> Result<Vec<Complex<T>>> {
     const OP: &str = "calibration_images";
     check(OP, kcal, coils, region)?;
-    check_dims(OP, matrix)?;
+    expect_matrix(OP, matrix)?;
     if matrix.len() != region.len() || matrix.iter().zip(region).any(|(whole, part)| whole < part) {
         let expected = format!("an image no smaller than the calibration of {region:?}");
         return Err(Error::shape(OP, expected, format!("{matrix:?}")));

@@ -165,7 +165,7 @@ fn replace_edge(trajectory: &Trajectory, areas: &mut [f64]) -> Result<()> {
     let svd = gram.svd(true, true);
     let eps = 1e-13 * svd.singular_values.max();
     let fit = svd.solve(&right, eps).map_err(|problem| Error::value(OP, problem))?;
-    for (area, &square) in areas.iter_mut().zip(&squares).filter(|(area, _)| area.is_infinite()) {
+    for (area, &square) in areas.iter_mut().zip(&squares).filter(|(area, _)| !area.is_finite()) {
         *area = fit.dot(&powers(square)).max(smallest);
     }
     Ok(())

@@ -11,6 +11,9 @@ use rayon::prelude::*;
 /// Eigenvalues below this part of the largest are left out of an inverse.
 const RELATIVE_CUT: f64 = 1e-10;
 
+/// Values to which a phase is quantised at most: some of the methods take the square of it.
+const MOST_NODES: usize = 1 << 14;
+
 /// Singular values below this part of the largest are rounding.
 const RELATIVE_NOISE: f64 = 1e-14;
 
@@ -53,7 +56,7 @@ impl<T: Real> Segments<T> {
     /// fitted to; its functions are those of each voxel and time.
     ///
     /// # Errors
-    /// If `terms` or `nodes` is zero.
+    /// If `terms` is not 1 to `nodes`, or `nodes` above 16384.
     pub fn new(
         phase: &FieldPhase,
         terms: usize,
@@ -61,8 +64,11 @@ impl<T: Real> Segments<T> {
         nodes: usize,
     ) -> Result<Self> {
         check_nodes(nodes)?;
-        if terms == 0 {
-            return Err(Error::value("field segments", "`terms` must be above zero"));
+        if nodes > MOST_NODES || !(1..=nodes).contains(&terms) {
+            let problem = format!(
+                "`terms` must be 1 to `nodes`, and those at most {MOST_NODES}: {terms} and {nodes}"
+            );
+            return Err(Error::value("field segments", problem));
         }
         Ok(match method {
             FieldMethod::ZeroOrder => Self::zero_order(phase, &centres(phase, terms)),

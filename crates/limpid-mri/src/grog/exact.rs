@@ -1,6 +1,7 @@
 //! Kernels of least squares by sums over all voxels: slow, and what the table is measured by.
 
 use super::calibration::Calibration;
+use crate::cholesky::cholesky;
 use crate::error::expect_len;
 use crate::real::{turn, wide};
 use crate::{Complex, Error, Real, Result};
@@ -51,7 +52,7 @@ pub fn exact_kernel<T: Real>(
         regular[(i, i)] += lam * calibration.power() / coils as f64;
     }
     let problem = "sources or coils depend on each other; the system needs regularisation (lam)";
-    let factor = regular.cholesky().ok_or_else(|| Error::value(OP, problem))?;
+    let factor = cholesky(regular).ok_or_else(|| Error::value(OP, problem))?;
     // what is kept column by column is the transpose, row by row
     let kernel = factor.solve(&target).iter().copied().collect();
     let rows = |matrix: &DMatrix<Complex<f64>>| matrix.transpose().iter().copied().collect();

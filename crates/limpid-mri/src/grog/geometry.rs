@@ -3,6 +3,9 @@
 use crate::error::expect_len;
 use crate::{Error, Result, Trajectory};
 
+/// Sources of a sample at most.
+const MOST_SOURCES: usize = 1024;
+
 /// How values between the samples of a readout are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadoutInterpolation {
@@ -88,12 +91,12 @@ impl Geometry {
             return Err(Error::value(OP, format!("time {at} is {}", times[at])));
         }
         let GeometryConfig { num_inputs: sources, kern_width: width, oversamp_grid, .. } = *config;
-        let problem = if sources == 0 {
-            Some("num_inputs must be above zero".into())
+        let problem = if !(1..=MOST_SOURCES).contains(&sources) {
+            Some(format!("num_inputs must be 1 to {MOST_SOURCES}, is {sources}"))
         } else if !(width >= 0.0 && width.is_finite()) {
             Some(format!("kern_width must be zero or more, is {width}"))
-        } else if !(oversamp_grid >= 1.0 && oversamp_grid.is_finite()) {
-            Some(format!("oversamp_grid must be one or more, is {oversamp_grid}"))
+        } else if !(1.0..=1e3).contains(&oversamp_grid) {
+            Some(format!("oversamp_grid must be 1 to 1000, is {oversamp_grid}"))
         } else {
             None
         };
@@ -151,10 +154,10 @@ impl Geometry {
     /// by what they change over half a step.
     ///
     /// # Errors
-    /// If the step is not above zero and finite.
+    /// If the step is not 1e-9 to 1000.
     pub fn quantised(mut self, step: f64) -> Result<Self> {
-        if !(step > 0.0 && step.is_finite()) {
-            let problem = format!("the step of offsets must be above zero, is {step}");
+        if !(1e-9..=1e3).contains(&step) {
+            let problem = format!("the step of offsets must be 1e-9 to 1000, is {step}");
             return Err(Error::value("quantised geometry", problem));
         }
         for offset in &mut self.offsets {

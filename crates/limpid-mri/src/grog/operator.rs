@@ -4,6 +4,7 @@
 use super::geometry::Geometry;
 use super::gridding::{Kernels, check_block, check_coils};
 use super::power::{Matrix, Powers};
+use crate::cholesky::cholesky;
 use crate::error::expect_len;
 use crate::real::{narrow, wide};
 use crate::{Complex, Error, Real, Result, Trajectory};
@@ -222,7 +223,7 @@ fn fit(from: &Matrix, to: &Matrix, lam: f64) -> Result<Matrix> {
     }
     let problem = "the calibration data are zero, not finite, or have coils that depend on each other; \
                    with more regularisation (lam) or fewer virtual coils there is a solution";
-    let factor = normal.cholesky().ok_or_else(|| Error::value(OP, problem))?;
+    let factor = cholesky(normal).ok_or_else(|| Error::value(OP, problem))?;
     Ok(factor.solve(&(from * to.adjoint())).adjoint())
 }
 

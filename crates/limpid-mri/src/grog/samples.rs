@@ -47,6 +47,13 @@ pub fn image_samples<T: Real>(
     if let Some(FieldShift { field, times }) = shift {
         expect_len(OP, "field", calibration.dims(), field.len())?;
         expect_len(OP, "times of targets", &[indices.len()], times.len())?;
+        if let Some(at) = field.iter().position(|b| !b.is_finite()) {
+            let problem = format!("the field is {} at voxel {at}; mask such voxels", field[at]);
+            return Err(crate::Error::value(OP, problem));
+        }
+        if let Some(at) = times.iter().position(|t| !t.is_finite()) {
+            return Err(crate::Error::value(OP, format!("time {at} is {}", times[at])));
+        }
     }
     let (coils, count) = (calibration.coils(), geometry.sources());
     let mut targets = vec![Complex::default(); indices.len() * coils];

@@ -1,6 +1,7 @@
 //! Sensitivities of a birdcage of receive coils.
 
-use super::{check_matrix, indices};
+use super::indices;
+use crate::error::expect_matrix;
 use crate::real::{narrow, turn};
 use crate::{Complex, Error, Real, Result};
 use rayon::prelude::*;
@@ -35,7 +36,7 @@ impl Birdcage {
     /// If there are no coils, or not two or three sizes above zero, or the radius is not above zero.
     pub fn maps<T: Real>(&self) -> Result<Vec<Complex<T>>> {
         const OP: &str = "birdcage maps";
-        check_matrix(OP, &self.matrix)?;
+        expect_matrix(OP, &self.matrix)?;
         if self.coils == 0 || self.ring == 0 || !(self.radius > 0.0 && self.radius.is_finite()) {
             let problem = format!(
                 "coils, coils of a ring and the radius must be above zero, they are {}, {} and {}",

@@ -1,6 +1,7 @@
 //! A brain-like phantom with a folded cortex.
 
-use super::{check_matrix, position};
+use super::position;
+use crate::error::expect_matrix;
 use crate::real::{narrow, turn};
 use crate::{Complex, Error, Real, Result};
 use limpid_kernels::rng::{Draws, Stream};
@@ -82,7 +83,7 @@ impl Brain {
     pub fn image<T: Real>(&self) -> Result<Vec<Complex<T>>> {
         const OP: &str = "brain phantom";
         const PARTS: usize = 4; // of a voxel's edge
-        check_matrix(OP, &self.matrix)?;
+        expect_matrix(OP, &self.matrix)?;
         if !self.phase.is_finite() {
             let problem = format!("the phase must be finite, it is {} radians", self.phase);
             return Err(Error::value(OP, problem));

@@ -1,7 +1,8 @@
 //! Sums of ellipsoids, on a grid and in k-space.
 
 use super::bessel::j1;
-use super::{check_matrix, indices, position};
+use super::{indices, position};
+use crate::error::expect_matrix;
 use crate::real::{narrow, turn};
 use crate::{Complex, Real, Result, Trajectory};
 use rayon::prelude::*;
@@ -71,7 +72,7 @@ pub fn phantom_image<T: Real, const D: usize>(
     ellipsoids: &[Ellipsoid<D>],
     matrix: [usize; D],
 ) -> Result<Vec<Complex<T>>> {
-    check_matrix("phantom on a grid", &matrix)?;
+    expect_matrix("phantom on a grid", &matrix)?;
     let at = |voxel: usize| {
         let voxel = indices::<D>(voxel, &matrix);
         let r = std::array::from_fn(|d| position(voxel[d], matrix[d]));
@@ -93,7 +94,7 @@ pub fn phantom_kspace<T: Real, const D: usize>(
     trajectory: &Trajectory,
 ) -> Result<Vec<Complex<T>>> {
     const OP: &str = "k-space of a phantom";
-    check_matrix(OP, &matrix)?;
+    expect_matrix(OP, &matrix)?;
     trajectory.check_matrix(OP, &matrix)?;
     let scale = matrix.iter().map(|&size| size as f64).product::<f64>().sqrt();
     let at = |k: &[f64; D]| {

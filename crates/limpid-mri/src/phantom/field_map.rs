@@ -1,6 +1,7 @@
 //! Maps of the deviation of the main field.
 
-use super::{check_matrix, indices, position};
+use super::{indices, position};
+use crate::error::expect_matrix;
 use crate::{Error, Result};
 use limpid_kernels::rng::Stream;
 use rayon::prelude::*;
@@ -36,7 +37,7 @@ impl FieldMap {
     /// not finite.
     pub fn values(&self) -> Result<Vec<f64>> {
         const OP: &str = "field map";
-        check_matrix(OP, &self.matrix)?;
+        expect_matrix(OP, &self.matrix)?;
         if self.degree > 8 {
             let problem = format!("a degree of {} is not smooth; eight is the most", self.degree);
             return Err(Error::value(OP, problem));

@@ -17,19 +17,6 @@ pub use field_map::FieldMap;
 pub use shepp_logan::{shepp_logan, shepp_logan_3d};
 pub use simulate::{Scene, add_noise, simulate_with};
 
-use crate::{Error, Result};
-
-/// Refuses images that are not of two or three sizes above zero, or too large to be meant.
-fn check_matrix(op: &'static str, matrix: &[usize]) -> Result<()> {
-    const MOST: usize = 1 << 32;
-    let voxels = matrix.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
-    if (2..=3).contains(&matrix.len()) && voxels.is_some_and(|v| (1..=MOST).contains(&v)) {
-        return Ok(());
-    }
-    let expected = format!("two or three sizes above zero, of at most {MOST} voxels");
-    Err(Error::shape(op, expected, format!("{matrix:?}")))
-}
-
 /// The position of voxel `n` of `size`.
 fn position(n: usize, size: usize) -> f64 {
     2.0 * (n as f64 - (size / 2) as f64) / size as f64

@@ -120,6 +120,7 @@ impl Epi {
         let size = self.matrix[0];
         edge(op, size)?;
         counts(op, self.shots, self.acceleration)?;
+        counts(op, 1, size)?;
         if !(self.partial_fourier > 0.5 && self.partial_fourier <= 1.0) {
             let part = self.partial_fourier;
             let problem = format!("partial Fourier must be above 0.5 and at most 1, it is {part}");

@@ -54,7 +54,7 @@ impl Index {
 }
 
 impl Hdf5 {
-    /// All stored chunks of a data set; `bytes` is the size of one before it is filtered.
+    /// All stored chunks of a data set that may grow to `dims`; `bytes` is the size of one before it is filtered.
     pub(super) fn chunks(
         &mut self,
         index: &Index,
@@ -71,7 +71,7 @@ impl Hdf5 {
                 chunks.push(Chunk { start: vec![0; dims.len()], at: *at, size, mask });
             }
             Index::Implicit(Some(first)) => {
-                for (i, start) in starts(dims, shape).enumerate() {
+                for (i, start) in starts(dims, shape)?.enumerate() {
                     let at = (i as u64).checked_mul(bytes).and_then(|n| n.checked_add(*first));
                     match at.filter(|at| *at < self.length) {
                         Some(at) => chunks.push(Chunk { start, at, size: bytes, mask: 0 }),
@@ -150,10 +150,23 @@ impl Hdf5 {
             false => Some(0),
         };
         let Some(width) = width else { return damaged(format!("entries of {each} bytes")) };
-        let mut starts = starts(dims, shape);
+        // a page that was never written has no content, and a bit says so
+        let written = match pages {
+            0 => vec![0x80],
+            _ => self.block(block.saturating_add(6 + self.offsets as u64), pages.div_ceil(8))?,
+        };
+        let mut starts = starts(dims, shape)?;
         let mut left = entries;
-        while left > 0 {
+        for page in 0..pages.max(1) as usize {
             let here = left.min(per_page);
+            left -= here;
+            if written[page / 8] & (0x80 >> (page % 8)) == 0 {
+                for _ in 0..here {
+                    starts.next();
+                }
+                next = next.saturating_add(here.saturating_mul(each.into())).saturating_add(4);
+                continue;
+            }
             let page = self.block(next, here.saturating_mul(each.into()))?;
             let mut fields = Fields::new(&page);
             for _ in 0..here {
@@ -167,26 +180,31 @@ impl Hdf5 {
                     chunks.push(Chunk { start, at, size, mask });
                 }
             }
-            next += page.len() as u64 + 4; // checksum
-            left -= here;
+            next = next.saturating_add(page.len() as u64 + 4); // checksum
         }
         Ok(())
     }
 }
 
 /// The first element of each chunk, in row-major order.
-fn starts(dims: &[usize], shape: &[usize]) -> impl Iterator<Item = Vec<usize>> {
+fn starts(dims: &[usize], shape: &[usize]) -> Parsed<impl Iterator<Item = Vec<usize>> + use<>> {
     let counts: Vec<usize> = dims.iter().zip(shape).map(|(n, chunk)| n.div_ceil(*chunk)).collect();
+    let Some(all) = counts.iter().try_fold(1usize, |all, n| all.checked_mul(*n)) else {
+        return damaged(format!("chunks {shape:?} of {dims:?}"));
+    };
     let shape = shape.to_vec();
-    (0..counts.iter().product()).map(move |flat: usize| {
+    Ok((0..all).map(move |flat: usize| {
         let (mut rest, mut start) = (flat, vec![0; counts.len()]);
         for i in (0..counts.len()).rev() {
             start[i] = rest % counts[i] * shape[i];
             rest /= counts[i];
         }
         start
-    })
+    }))
 }
+
+/// Steps of packing that the format allows.
+const MOST_FILTERS: u8 = 32;
 
 /// One step of packing.
 pub(super) enum Filter {
@@ -202,6 +220,9 @@ impl Filter {
         let mut fields = Fields::new(body);
         let (version, count) = (fields.u8()?, fields.u8()?);
         fields.take(if version == 1 { 6 } else { 0 })?;
+        if count > MOST_FILTERS {
+            return damaged(format!("{count} filters, expected at most {MOST_FILTERS}"));
+        }
         let mut filters = Vec::new();
         for _ in 0..count {
             let id = fields.u16()?;
@@ -220,6 +241,10 @@ impl Filter {
                     ));
                 }
             });
+        }
+        // twice deflated, one byte would stand for a million
+        if filters.iter().filter(|f| matches!(f, Self::Deflate)).count() > 1 {
+            return damaged("chunks that are deflated twice");
         }
         Ok(filters)
     }

@@ -10,6 +10,8 @@ use super::types::{Type, dataspace};
 pub(in crate::arrays) struct Dataset {
     /// The size along each axis, slowest first.
     pub(in crate::arrays) dims: Vec<usize>,
+    /// The size to which each may grow.
+    most: Vec<usize>,
     pub(in crate::arrays) kind: Type,
     layout: Layout,
     filters: Vec<Filter>,
@@ -45,7 +47,10 @@ impl Dataset {
         };
         let kind = Type::parse(&mut Fields::new(part(header::DATATYPE, "a type")?))?;
         let space = dataspace(part(header::DATASPACE, "a shape")?, file.lengths)?;
-        let dims = space.unwrap_or_else(|| vec![0]);
+        let [dims, most] = space.unwrap_or_else(|| [vec![0], vec![0]]);
+        if messages.iter().any(|message| message.kind == header::EXTERNAL) {
+            return unsupported("data in other files; rewrite the file with `h5repack`");
+        }
         let layout = Layout::parse(file, part(header::LAYOUT, "a layout")?, &dims, kind.size)?;
         let filters = match header::find(messages, header::FILTERS)? {
             Some(body) => Filter::parse(body)?,
@@ -55,7 +60,7 @@ impl Dataset {
             Some(body) => fill_value(body)?.filter(|fill| fill.len() == kind.size),
             None => None,
         };
-        Ok(Self { dims, kind, layout, filters, fill: fill.unwrap_or_default() })
+        Ok(Self { dims, most, kind, layout, filters, fill: fill.unwrap_or_default() })
     }
 
     /// The bytes of all elements, in row-major order.
@@ -71,7 +76,7 @@ impl Dataset {
             Layout::Contiguous(None) => self.unwritten(file, total),
             Layout::Chunked(shape, index) => {
                 let chunk_bytes = count(shape, size)? * size;
-                let chunks = file.chunks(index, &self.dims, shape, chunk_bytes)?;
+                let chunks = file.chunks(index, &self.most, shape, chunk_bytes)?;
                 let stored = chunks.iter().fold(0u64, |n, chunk| n.saturating_add(chunk.size));
                 let most = stored.saturating_mul(super::chunks::most_per_byte(&self.filters));
                 let whole = chunks.len().saturating_mul(chunk_bytes) as u64;

@@ -8,6 +8,8 @@ pub(super) const LINK_INFO: u16 = 2;
 pub(super) const DATATYPE: u16 = 3;
 pub(super) const FILL_VALUE: u16 = 5;
 pub(super) const LINK: u16 = 6;
+/// Where data in other files lie.
+pub(super) const EXTERNAL: u16 = 7;
 pub(super) const LAYOUT: u16 = 8;
 pub(super) const FILTERS: u16 = 11;
 const ATTRIBUTE: u16 = 12;

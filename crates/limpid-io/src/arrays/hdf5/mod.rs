@@ -4,7 +4,7 @@
 //! 2, groups by symbol table or by links in the header; numbers, compounds, arrays and
 //! variable-length sequences; compact, contiguous and chunked data sets with deflate, shuffle and
 //! Fletcher-32. Not read: soft and external links, dense groups, the chunk indices that only files of
-//! `libver="latest"` with growing data sets have, virtual data sets. Checksums are not compared.
+//! `libver="latest"` with growing data sets have, virtual data sets, data in other files. Checksums are not compared.
 //!
 //! Every block that is read counts against what the file holds, so that a damaged file, however its
 //! parts point at each other, takes no more time and memory than one of its length may.

@@ -215,10 +215,11 @@ fn padded_text(fields: &mut Fields, version: u8) -> Parsed<String> {
     Ok(name)
 }
 
-/// The size along each axis, slowest first; `None` for a space without elements.
-pub(super) fn dataspace(body: &[u8], lengths: usize) -> Parsed<Option<Vec<usize>>> {
+/// The size along each axis, slowest first, and the size to which each may grow, by which chunks are numbered;
+/// `None` for a space without elements.
+pub(super) fn dataspace(body: &[u8], lengths: usize) -> Parsed<Option<[Vec<usize>; 2]>> {
     let mut fields = Fields::new(body);
-    let (version, rank, _flags) = (fields.u8()?, fields.u8()?, fields.u8()?);
+    let (version, rank, flags) = (fields.u8()?, fields.u8()?, fields.u8()?);
     match version {
         1 => fields.take(5).map(|_| ())?,
         2 if fields.u8()? == 2 => return Ok(None),
@@ -228,5 +229,11 @@ pub(super) fn dataspace(body: &[u8], lengths: usize) -> Parsed<Option<Vec<usize>
     if rank > 32 {
         return damaged(format!("{rank} dimensions, expected at most 32"));
     }
-    (0..rank).map(|_| fields.size(lengths)).collect::<Parsed<_>>().map(Some)
+    let mut sizes = || (0..rank).map(|_| fields.size(lengths)).collect::<Parsed<Vec<_>>>();
+    let dims = sizes()?;
+    let most = if flags & 1 != 0 { sizes()? } else { dims.clone() };
+    if most.iter().zip(&dims).any(|(most, size)| most < size) {
+        return damaged(format!("a shape {dims:?} beyond its largest, {most:?}"));
+    }
+    Ok(Some([dims, most]))
 }
