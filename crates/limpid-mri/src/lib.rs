@@ -13,6 +13,7 @@
 //!
 //! Invariants: this crate knows no networks, tensors, files or terminal.
 
+mod bessel;
 mod cholesky;
 mod coils;
 mod density;

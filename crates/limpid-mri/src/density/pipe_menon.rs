@@ -184,7 +184,8 @@ fn kaiser_bessel(x: f64, beta: f64) -> f64 {
     if x.abs() > 1.0 { 0.0 } else { bessel_i0(beta * (1.0 - x * x).sqrt()) }
 }
 
-/// The modified Bessel function `I₀` of `x ≥ 0` to 2e-7 (Abramowitz & Stegun, 9.8.1 and 9.8.2).
+/// The modified Bessel function `I₀` of `x ≥ 0` to 2e-7 (Abramowitz & Stegun, 9.8.1 and 9.8.2): not the exact one
+/// of the other windows, for published weights were computed with it.
 fn bessel_i0(x: f64) -> f64 {
     const SMALL: [f64; 7] = [1.0, 3.5156229, 3.0899424, 1.2067492, 0.2659732, 0.0360768, 0.0045813];
     const LARGE: [f64; 9] = [

@@ -1,7 +1,7 @@
 //! Cross images: transforms of the products of two coils at any point of k-space, from a table.
 
 use super::calibration::Calibration;
-use super::readout::bessel_i0;
+use crate::bessel::bessel_i0;
 use crate::real::turn;
 use crate::{Complex, Error, Real, Result};
 use limpid_kernels::vectorised;

@@ -1,6 +1,7 @@
 //! Values of samples at places between them, along their readout.
 
 use super::geometry::{Geometry, ReadoutInterpolation};
+use crate::bessel::bessel_i0;
 use crate::{Complex, Real};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -24,19 +25,6 @@ static FILTER: LazyLock<[f64; 2 * HALF + 1]> = LazyLock::new(|| {
     let sum: f64 = taps.iter().sum();
     taps.map(|tap| tap * RATE as f64 / sum)
 });
-
-/// The modified Bessel function of order zero.
-pub(super) fn bessel_i0(x: f64) -> f64 {
-    let (mut sum, mut term) = (1.0, 1.0);
-    for n in 1.. {
-        term *= (x / (2.0 * f64::from(n))).powi(2);
-        sum += term;
-        if term < 1e-17 * sum {
-            break;
-        }
-    }
-    sum
-}
 
 /// How a value depends on the samples of its readout.
 #[derive(Clone)]

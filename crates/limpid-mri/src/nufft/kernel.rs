@@ -3,6 +3,7 @@
 //! P. J. Beatty, D. G. Nishimura, J. M. Pauly, Rapid gridding reconstruction with a minimal oversampling ratio,
 //! IEEE Trans. Med. Imaging 24 (2005): the shape that belongs to a width and an oversampling, and the transform.
 
+use crate::bessel::bessel_i0_of_root;
 use std::f64::consts::PI;
 
 /// Widths from which one is taken.
@@ -25,7 +26,7 @@ impl Kernel {
     pub(super) fn new(width: usize, oversampling: f64) -> Self {
         let span = width as f64 * (1.0 - 0.5 / oversampling);
         let beta = PI * (span * span - 0.8).max(0.0).sqrt();
-        Self { width, oversampling, beta, peak: bessel(beta * beta) }
+        Self { width, oversampling, beta, peak: bessel_i0_of_root(beta * beta) }
     }
 
     /// The narrowest window whose error in images of `rank` axes is below the tolerance, for numbers with
@@ -43,7 +44,7 @@ impl Kernel {
     /// The window at a distance of at most half its width, 1 in the middle.
     pub(super) fn value(&self, x: f64) -> f64 {
         let t = 2.0 * x / self.width as f64;
-        bessel(self.beta * self.beta * (1.0 - t * t).max(0.0)) / self.peak
+        bessel_i0_of_root(self.beta * self.beta * (1.0 - t * t).max(0.0)) / self.peak
     }
 
     /// Its Fourier transform, at a frequency in cycles per point.
@@ -116,17 +117,6 @@ impl Kernel {
             terms.sum::<f64>() * if k == 0 { 1.0 } else { 2.0 } / TERMS as f64
         })
     }
-}
-
-/// The modified Bessel function of order zero of the root of `square`.
-fn bessel(square: f64) -> f64 {
-    let (mut sum, mut term, mut k) = (1.0, 1.0, 1.0);
-    while term > sum * 1e-17 {
-        term *= square / (4.0 * k * k);
-        sum += term;
-        k += 1.0;
-    }
-    sum
 }
 
 /// The coefficients of the powers of the sum of Chebyshev polynomials `Σ cₖ Tₖ`.
