@@ -45,7 +45,7 @@ pub use error::{Error, Result};
 pub use fft::{CentredFft, crop, pad};
 pub use field::{
     FieldAccuracy, FieldMethod, FieldOperator, FieldPhase, FieldSign, PROTON, Segments,
-    concomitant_bases, concomitant_phase, spherical_harmonics,
+    concomitant_bases, concomitant_phase, segment_centres, spherical_harmonics,
 };
 pub use grid::GridOperator;
 pub use grog::{

@@ -17,4 +17,4 @@ mod tests;
 pub use bases::{PROTON, concomitant_bases, concomitant_phase, spherical_harmonics};
 pub use operator::FieldOperator;
 pub use phase::{FieldPhase, FieldSign};
-pub use segments::{FieldAccuracy, FieldMethod, Segments};
+pub use segments::{FieldAccuracy, FieldMethod, Segments, segment_centres};

@@ -227,16 +227,43 @@ fn centres(phase: &FieldPhase, terms: usize) -> Vec<Vec<f64>> {
         let clusters = Nodes::time_clusters(phase, terms);
         return (0..clusters.len()).map(|l| clusters.point(l).to_vec()).collect();
     }
-    let ends = (f64::INFINITY, f64::NEG_INFINITY);
-    let times = phase.temporal().iter();
-    let (low, high) = times.fold(ends, |(low, high), t| (low.min(*t), high.max(*t)));
-    let width = (high - low) / terms as f64;
-    (0..terms).map(|l| vec![low + width * (l as f64 + 0.5)]).collect()
+    even_centres(phase.temporal(), terms).into_iter().map(|centre| vec![centre]).collect()
 }
 
-/// The largest magnitude of each spatial basis, in which times are compared.
+/// The centres of even parts of the range of times.
+fn even_centres(times: &[f64], terms: usize) -> Vec<f64> {
+    let ends = (f64::INFINITY, f64::NEG_INFINITY);
+    let (low, high) = times.iter().fold(ends, |(low, high), t| (low.min(*t), high.max(*t)));
+    let width = (high - low) / terms as f64;
+    (0..terms).map(|l| low + width * (l as f64 + 0.5)).collect()
+}
+
+/// The largest magnitude of each of several spatial bases, in which times are compared.
 fn scales(phase: &FieldPhase) -> Vec<f64> {
+    if phase.bases() == 1 {
+        return vec![1.0];
+    }
     super::nodes::spread(phase.spatial(), phase.bases())
+}
+
+/// The centre of the segment of every time, of so many segments of even width: the time at which
+/// [zero-order](FieldMethod::ZeroOrder) segments of an off-resonance take a sample to be taken. Samples that
+/// [kernels](crate::ClosedForm::with_field) have moved to it are as these segments say.
+///
+/// # Errors
+/// If there is no segment or no time, or a time is not finite.
+pub fn segment_centres(times: &[f64], segments: usize) -> Result<Vec<f64>> {
+    const OP: &str = "segment centres";
+    if segments == 0 || times.is_empty() {
+        let got = format!("{segments} segments of {} times", times.len());
+        return Err(Error::shape(OP, "one segment and one time or more", got));
+    }
+    if let Some(at) = times.iter().position(|t| !t.is_finite()) {
+        return Err(Error::value(OP, format!("time {at} is {}", times[at])));
+    }
+    let centres = even_centres(times, segments);
+    let own = |time: &f64| centres[nearest(&[*time], centres.chunks(1)).0];
+    Ok(times.iter().map(own).collect())
 }
 
 /// The phase of all voxels at each centre.

@@ -55,6 +55,23 @@ fn segments_follow_the_fixture() {
 }
 
 #[test]
+fn centres_are_those_of_zero_order() {
+    let (b0, times) = field([6, 7], 101);
+    let phase = FieldPhase::off_resonance(&b0, &times, FieldSign::Negative).unwrap();
+    for terms in [1, 2, 5] {
+        let segments = Segments::<f64>::new(&phase, terms, FieldMethod::ZeroOrder, NODES).unwrap();
+        for (i, centre) in segment_centres(&times, terms).unwrap().into_iter().enumerate() {
+            let (spatial, temporal) = (segments.spatial().chunks(42), segments.temporal());
+            let at = spatial.zip(temporal.chunks(101)).map(|(b, h)| b[13] * h[i]);
+            let gap = (at.sum::<Complex<f64>>() - turn::<f64>(-b0[13] * centre)).norm();
+            assert!(gap < 1e-12, "{terms} {i}: {gap:e}");
+        }
+    }
+    assert!(segment_centres(&times, 0).is_err() && segment_centres(&[], 1).is_err());
+    assert!(segment_centres(&[0.0, f64::NAN], 1).unwrap_err().to_string().contains("time 1"));
+}
+
+#[test]
 fn singular_values_follow_the_fixture() {
     let Some(fixture) = load("unit/cg_sense") else { return };
     let expected = fixture.values("field_singular_values");

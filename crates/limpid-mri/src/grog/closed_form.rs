@@ -4,14 +4,19 @@
 //! With `A` the coils at the offsets of the sources and `B` those at the target, over all voxels, the kernel
 //! is the transpose of `(AᴴA + μ I)⁻¹ AᴴB`. Both products are cross images at differences of offsets, which
 //! a table gives.
+//!
+//! Kernels that also move the phase of a field have one time for all their sources. The field then cancels in
+//! `AᴴA`, and `AᴴB` are cross images under its phase.
 
 use super::calibration::Calibration;
 use super::clusters::Clusters;
 use super::cross::CrossImages;
 use super::geometry::Geometry;
 use super::gridding::{Kernels, check_block, check_coils};
+use super::moves::PhaseMoves;
+use super::samples::FieldShift;
 use super::systems::{LANES, Lanes, Systems, zero};
-use crate::{Complex, Error, Real, Result};
+use crate::{Complex, Error, FieldSign, Real, Result};
 use limpid_kernels::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -31,6 +36,7 @@ pub struct ClosedForm<T: Real> {
     cross: CrossImages<T>,
     /// `X(0)`.
     centre: Vec<T>,
+    moves: Option<PhaseMoves<T>>,
 }
 
 impl<T: Real> ClosedForm<T> {
@@ -54,7 +60,31 @@ impl<T: Real> ClosedForm<T> {
         let cross = CrossImages::new(calibration, reach)?;
         let mut centre = vec![T::default(); cross.numbers()];
         cross.lookup([0.0; 3], &mut centre);
-        Ok(Self { coils, rank, lam, reach, cross, centre })
+        Ok(Self { coils, rank, lam, reach, cross, centre, moves: None })
+    }
+
+    /// Kernels that move samples in time as well: from their own in the readout to those of `shift`, one a
+    /// sample of the geometry, at which the target then has the phase of the field. With the
+    /// [centres](crate::segment_centres) of segments, the targets are what
+    /// [zero-order](crate::FieldMethod::ZeroOrder) segments say of them. A kernel takes its sources to be
+    /// sampled when its sample was. Voxels that no coil sees do not count.
+    ///
+    /// They serve geometries of as many samples, moved in time by no more than those of this one.
+    ///
+    /// # Errors
+    /// As [`ClosedForm::new`], whose memory is that of all tables here, a few more than one; or if the field has
+    /// not one finite value a voxel, the times are not one a sample and finite, or kernels would turn voxels from
+    /// each other by more than about ten turns.
+    pub fn with_field(
+        calibration: &Calibration<T>,
+        geometry: &Geometry,
+        lam: f64,
+        shift: FieldShift,
+        sign: FieldSign,
+    ) -> Result<Self> {
+        let mut form = Self::new(calibration, geometry, lam)?;
+        form.moves = Some(PhaseMoves::new(calibration, geometry, form.reach, shift, sign)?);
+        Ok(form)
     }
 
     fn check(&self, geometry: &Geometry) -> Result<()> {
@@ -71,7 +101,17 @@ impl<T: Real> ClosedForm<T> {
             );
             return Err(Error::value(OP, problem));
         }
-        Ok(())
+        self.moves.as_ref().map_or(Ok(()), |moves| moves.check(geometry))
+    }
+
+    #[cfg(test)]
+    pub(super) fn moves(&self) -> Option<&PhaseMoves<T>> {
+        self.moves.as_ref()
+    }
+
+    /// By how much time the kernel of a sample moves it, in seconds.
+    fn moved(&self, geometry: &Geometry, sample: usize) -> f64 {
+        self.moves.as_ref().map_or(0.0, |moves| moves.time(geometry, sample))
     }
 }
 
@@ -108,11 +148,11 @@ impl<T: Real> Kernels<T> for ClosedForm<T> {
     }
 
     /// As the trait says, but no kernels are made: the values of the target follow from one solution for the
-    /// values of the sources. Samples of equal offsets share their factors.
+    /// values of the sources. Samples of equal offsets, and moves in time, share their factors.
     fn grid(&self, samples: &[Complex<T>], geometry: &Geometry) -> Result<Vec<Complex<T>>> {
         self.check(geometry)?;
         check_coils(OP, self.coils, samples, geometry)?;
-        let clusters = Clusters::of(geometry);
+        let clusters = Clusters::of(geometry, |sample| self.moved(geometry, sample));
         let mut moved = vec![Complex::default(); samples.len()];
         let (mut rest, mut groups) = (&mut moved[..], Vec::new());
         for clusters in clusters.groups(LANES) {
@@ -148,7 +188,8 @@ struct Group<'a, T: Real> {
     form: &'a ClosedForm<T>,
     geometry: &'a Geometry,
     systems: Systems<T>,
-    /// `X(−d)` of every lane and source, `[LANES, S, 2, C²]`: the right-hand sides `AᴴB`.
+    /// `X(−d)` of every lane and source, under the phase of a field if there is one, `[LANES, S, 2, C²]`: the
+    /// right-hand sides `AᴴB`.
     targets: Vec<T>,
     /// A right-hand side, and then the solution.
     values: Vec<Lanes<T>>,
@@ -175,7 +216,7 @@ impl<'a, T: Real> Group<'a, T> {
     #[inline(always)]
     fn prepare(&mut self, sample: impl Fn(usize) -> usize) {
         for lane in 0..LANES {
-            self.assemble(lane, self.geometry.offsets_of(sample(lane)));
+            self.assemble(lane, sample(lane));
         }
         // cross images are relative to the mean power of a coil, and so is the regularisation
         self.systems.factor(T::of(self.form.lam));
@@ -183,9 +224,10 @@ impl<'a, T: Real> Group<'a, T> {
 
     /// Fills one lane of the systems.
     #[inline(always)]
-    fn assemble(&mut self, lane: usize, offsets: &[f64]) {
-        let ClosedForm { coils, rank, ref cross, lam, ref centre, .. } = *self.form;
-        let square = coils * coils;
+    fn assemble(&mut self, lane: usize, sample: usize) {
+        let ClosedForm { coils, rank, ref cross, lam, ref centre, ref moves, .. } = *self.form;
+        let (square, offsets) = (coils * coils, self.geometry.offsets_of(sample));
+        let phase = moves.as_ref().map(|moves| moves.phase(self.geometry, sample));
         for (s, row) in offsets.chunks_exact(rank).enumerate() {
             let row_near = is_near(row);
             for (other, column) in offsets.chunks_exact(rank).take(s).enumerate() {
@@ -212,10 +254,11 @@ impl<'a, T: Real> Group<'a, T> {
             }
             let sources = self.geometry.sources();
             let target = &mut self.targets[(lane * sources + s) * 2 * square..][..2 * square];
-            if row_near {
-                cross.lookup(difference(&[0.0; 3][..rank], row), target);
-            } else {
-                target.fill(T::default());
+            let u = difference(&[0.0; 3][..rank], row);
+            match &phase {
+                _ if !row_near => target.fill(T::default()),
+                Some(phase) => phase.lookup(u, target),
+                None => cross.lookup(u, target),
             }
         }
     }

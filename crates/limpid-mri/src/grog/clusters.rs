@@ -1,9 +1,9 @@
-//! Samples of equal offsets, whose kernels are the same.
+//! Samples of equal offsets and moves in time, whose kernels are the same.
 
 use super::geometry::Geometry;
 use rayon::prelude::*;
 
-/// Samples, those of equal offsets side by side.
+/// Samples, those of equal kernels side by side.
 pub(super) struct Clusters {
     members: Vec<usize>,
     /// Where in the members each cluster begins, and the end of the last.
@@ -11,9 +11,12 @@ pub(super) struct Clusters {
 }
 
 impl Clusters {
-    /// In the order of their first samples.
-    pub(super) fn of(geometry: &Geometry) -> Self {
-        let key = |sample: usize| geometry.offsets_of(sample).iter().map(|d| d.to_bits());
+    /// In the order of their first samples. `moved` says by how much time a kernel moves its sample.
+    pub(super) fn of(geometry: &Geometry, moved: impl Fn(usize) -> f64 + Sync) -> Self {
+        let key = |sample: usize| {
+            let offsets = geometry.offsets_of(sample).iter().copied();
+            offsets.chain(std::iter::once(moved(sample))).map(f64::to_bits)
+        };
         let mut sorted: Vec<usize> = (0..geometry.len()).collect();
         sorted.par_sort_unstable_by(|&a, &b| key(a).cmp(key(b)).then(a.cmp(&b)));
         let mut clusters: Vec<&[usize]> = sorted.chunk_by(|&a, &b| key(a).eq(key(b))).collect();

@@ -2,7 +2,7 @@
 
 use super::calibration::Calibration;
 use crate::bessel::bessel_i0;
-use crate::real::turn;
+use crate::real::{turn, wide};
 use crate::{Complex, Error, Real, Result};
 use limpid_kernels::vectorised;
 use rayon::prelude::*;
@@ -33,27 +33,73 @@ pub(super) struct CrossImages<T> {
 impl<T: Real> CrossImages<T> {
     /// For points of at most `reach` cycles per field of view in every coordinate.
     pub(super) fn new(calibration: &Calibration<T>, reach: f64) -> Result<Self> {
+        Self::check_room(calibration, reach, 1)?;
+        let coils = calibration.coils();
+        let pairs: Vec<[usize; 2]> =
+            (0..coils).flat_map(|b| (0..=b).map(move |a| [a, b])).collect();
+        let one = |_| Complex::from(1.0);
+        Ok(Self::of_pairs(calibration, reach, &pairs, one, |table, [a, b], at, re, im| {
+            // the other way round it is the conjugate at the opposite point
+            let mirrored = table[0].len() - 1 - at;
+            re[b * coils + a] = table[0][mirrored];
+            im[b * coils + a] = -table[1][mirrored];
+            re[a * coils + b] = table[0][at];
+            im[a * coils + b] = table[1][at];
+        }))
+    }
+
+    /// The same with a factor of each voxel in the sum.
+    pub(super) fn with_factor(
+        calibration: &Calibration<T>,
+        reach: f64,
+        factor: impl Fn(usize) -> Complex<f64> + Sync,
+    ) -> Self {
+        let coils = calibration.coils();
+        let pairs: Vec<[usize; 2]> =
+            (0..coils).flat_map(|b| (0..coils).map(move |a| [a, b])).collect();
+        Self::of_pairs(calibration, reach, &pairs, factor, |table, [a, b], at, re, im| {
+            re[a * coils + b] = table[0][at];
+            im[a * coils + b] = table[1][at];
+        })
+    }
+
+    /// Refuses tables that take too much memory together.
+    pub(super) fn check_room(
+        calibration: &Calibration<T>,
+        reach: f64,
+        tables: usize,
+    ) -> Result<()> {
         let (coils, rank) = (calibration.coils(), calibration.dims().len());
-        let half = (reach * STEPS as f64).ceil() as usize + WIDTH / 2;
-        let side = 2 * half + 1;
-        let (points, numbers) = (side.pow(rank as u32), 2 * coils * coils);
-        if points.saturating_mul(numbers * size_of::<T>()) > MOST {
+        let side = 2 * half(reach) + 1;
+        let numbers = side.pow(rank as u32).saturating_mul(2 * coils * coils * size_of::<T>());
+        if numbers.saturating_mul(tables) > MOST {
             let problem = format!(
-                "the table of {coils} coils and {side} points along {rank} axes takes more than 2 GiB; compress \
-                 the coils to fewer virtual ones or make the kernels narrower (kern_width)"
+                "cross images of {coils} coils at {side} points along {rank} axes, in {tables} tables, take more \
+                 than 2 GiB; compress the coils to fewer virtual ones, make the kernels narrower (kern_width), \
+                 or move phases by shorter times"
             );
             return Err(Error::value("closed form", problem));
         }
-        let pairs: Vec<[usize; 2]> =
-            (0..coils).flat_map(|b| (0..=b).map(move |a| [a, b])).collect();
+        Ok(())
+    }
+
+    /// From the transforms of the products of some pairs, which `fill` writes to the values of a point.
+    fn of_pairs(
+        calibration: &Calibration<T>,
+        reach: f64,
+        pairs: &[[usize; 2]],
+        factor: impl Fn(usize) -> Complex<f64> + Sync,
+        fill: impl Fn(&[Vec<T>; 2], [usize; 2], usize, &mut [T], &mut [T]) + Sync,
+    ) -> Self {
+        let (coils, rank, half) = (calibration.coils(), calibration.dims().len(), half(reach));
+        let side = 2 * half + 1;
         let waves: Vec<_> = calibration.dims().iter().map(|&size| wave(size, half)).collect();
         let scale = coils as f64 / calibration.power();
         let transform = |&[a, b]: &[usize; 2]| {
             let pair = calibration.image(a).iter().zip(calibration.image(b));
-            let product = pair.map(|(a, b)| {
-                let [a, b] = [a, b].map(|v| Complex::new(v.re.f64(), v.im.f64()));
-                a.conj() * b * scale
-            });
+            let product = pair
+                .enumerate()
+                .map(|(voxel, (a, b))| wide(*a).conj() * wide(*b) * scale * factor(voxel));
             let mut planes = split(product);
             for wave in &waves {
                 planes = vectorised(
@@ -64,23 +110,17 @@ impl<T: Real> CrossImages<T> {
             planes.map(|plane| plane.into_iter().map(T::of).collect::<Vec<T>>())
         };
         let tables: Vec<[Vec<T>; 2]> = pairs.par_iter().map(transform).collect();
-        let mut values = vec![T::default(); points * numbers];
+        let numbers = 2 * coils * coils;
+        let mut values = vec![T::default(); side.pow(rank as u32) * numbers];
         values.par_chunks_mut(numbers).enumerate().with_min_len(16).for_each(|(at, values)| {
             let (re, im) = values.split_at_mut(coils * coils);
-            for (&[a, b], table) in pairs.iter().zip(&tables) {
-                // the other way round it is the conjugate at the opposite point
-                let mirrored = points - 1 - at;
-                re[b * coils + a] = table[0][mirrored];
-                im[b * coils + a] = -table[1][mirrored];
-                re[a * coils + b] = table[0][at];
-                im[a * coils + b] = table[1][at];
-            }
+            pairs.iter().zip(&tables).for_each(|(&pair, table)| fill(table, pair, at, re, im));
         });
         let row = |i: usize| {
             let fraction = i as f64 / FINE as f64;
             std::array::from_fn(|j| T::of(window(fraction + WIDTH as f64 / 2.0 - 1.0 - j as f64)))
         };
-        Ok(Self { coils, rank, half, values, weights: (0..=FINE).map(row).collect() })
+        Self { coils, rank, half, values, weights: (0..=FINE).map(row).collect() }
     }
 
     /// Numbers of a lookup.
@@ -91,6 +131,13 @@ impl<T: Real> CrossImages<T> {
     /// `X(u)`, `[2, C²]`, of a point within reach.
     #[inline(always)]
     pub(super) fn lookup(&self, u: [f64; 3], out: &mut [T]) {
+        out.fill(T::default());
+        self.add(T::one(), u, out);
+    }
+
+    /// Adds `scale` times `X(u)` to what is there.
+    #[inline(always)]
+    pub(super) fn add(&self, scale: T, u: [f64; 3], out: &mut [T]) {
         let side = 2 * self.half + 1;
         let (mut first, mut weights) = ([0; 3], [[T::one(); WIDTH]; 3]);
         for d in 0..self.rank {
@@ -99,8 +146,8 @@ impl<T: Real> CrossImages<T> {
             first[d] = place as usize - WIDTH / 2;
             weights[d] = self.weights_at(place.fract());
         }
+        weights[0] = weights[0].map(|weight| weight * scale);
         let depth = if self.rank == 3 { WIDTH } else { 1 };
-        out.fill(T::default());
         for i in 0..WIDTH {
             for j in 0..WIDTH {
                 for k in 0..depth {
@@ -125,6 +172,11 @@ impl<T: Real> CrossImages<T> {
         let (a, b) = (&self.weights[low], &self.weights[low + 1]);
         std::array::from_fn(|j| a[j] + between * (b[j] - a[j]))
     }
+}
+
+/// Points on each side of the middle of a table.
+fn half(reach: f64) -> usize {
+    (reach * STEPS as f64).ceil() as usize + WIDTH / 2
 }
 
 /// The window at a distance in steps.

@@ -29,6 +29,16 @@ pub fn exact_kernel<T: Real>(
     offsets: &[f64],
     lam: f64,
 ) -> Result<KernelSystem> {
+    exact_moved_kernel(calibration, offsets, lam, |_| 0.0)
+}
+
+/// The same of sources that a field has turned by so many turns at each voxel, relative to the target.
+pub(super) fn exact_moved_kernel<T: Real>(
+    calibration: &Calibration<T>,
+    offsets: &[f64],
+    lam: f64,
+    turned: impl Fn(usize) -> f64,
+) -> Result<KernelSystem> {
     const OP: &str = "exact kernel";
     let (coils, rank) = (calibration.coils(), calibration.dims().len());
     expect_len(OP, "offsets", &[(offsets.len() / rank).max(1), rank], offsets.len())?;
@@ -43,7 +53,7 @@ pub fn exact_kernel<T: Real>(
     let sources = DMatrix::from_fn(calibration.voxels(), size, |voxel, column| {
         let offset = &offsets[column / coils * rank..][..rank];
         let turns: f64 = offset.iter().zip(calibration.position(voxel)).map(|(d, r)| d * r).sum();
-        value(voxel, column) * turn::<f64>(-turns)
+        value(voxel, column) * turn::<f64>(turned(voxel) - turns)
     });
     let targets = DMatrix::from_fn(calibration.voxels(), coils, value);
     let (normal, target) = (sources.ad_mul(&sources), sources.ad_mul(&targets));

@@ -71,6 +71,7 @@ pub struct Geometry {
     pub(super) places: Vec<f64>,
     offsets: Vec<f64>,
     times: Vec<f64>,
+    readout_times: Vec<f64>,
     targets: Vec<f64>,
     report: GeometryReport,
 }
@@ -112,6 +113,7 @@ impl Geometry {
             places: Vec::with_capacity(total),
             offsets: Vec::with_capacity(total * rank),
             times: Vec::with_capacity(total),
+            readout_times: times.to_vec(),
             targets: Vec::with_capacity(trajectory.len() * rank),
             report: report_of(trajectory),
         };
@@ -205,6 +207,11 @@ impl Geometry {
     /// When the sources were sampled, `[M, S]`, in seconds.
     pub fn times(&self) -> &[f64] {
         &self.times
+    }
+
+    /// When the samples of a readout were taken themselves, as many as a readout has, in seconds.
+    pub fn readout_times(&self) -> &[f64] {
+        &self.readout_times
     }
 
     /// Targets `[M, rank]`, in cycles per field of view.

@@ -11,6 +11,7 @@ mod cross;
 mod exact;
 mod geometry;
 mod gridding;
+mod moves;
 mod operator;
 mod power;
 mod radial;

@@ -26,6 +26,23 @@ pub struct FieldShift<'a> {
     pub times: &'a [f64],
 }
 
+impl FieldShift<'_> {
+    /// Refuses fields of other sizes than `dims`, other numbers of targets, and what is not finite.
+    pub(super) fn check(&self, op: &'static str, dims: &[usize], targets: usize) -> Result<()> {
+        let Self { field, times } = self;
+        expect_len(op, "field", dims, field.len())?;
+        expect_len(op, "times of targets", &[targets], times.len())?;
+        if let Some(at) = field.iter().position(|b| !b.is_finite()) {
+            let problem = format!("the field is {} at voxel {at}; mask such voxels", field[at]);
+            return Err(Error::value(op, problem));
+        }
+        if let Some(at) = times.iter().position(|t| !t.is_finite()) {
+            return Err(Error::value(op, format!("time {at} is {}", times[at])));
+        }
+        Ok(())
+    }
+}
+
 /// Pairs of a geometry and a voxel: the target is what the coils see of a point there, the sources what
 /// they see at the offsets. Over all voxels these are the least squares of all shifts in k-space. Targets
 /// have the phase of the field at the time that they are moved to, to which the phase of sources is
@@ -44,16 +61,8 @@ pub fn image_samples<T: Real>(
     check(OP, calibration, geometry, indices)?;
     expect_len(OP, "voxels", &[indices.len()], voxels.len())?;
     expect_below(OP, "voxel", voxels, calibration.voxels())?;
-    if let Some(FieldShift { field, times }) = shift {
-        expect_len(OP, "field", calibration.dims(), field.len())?;
-        expect_len(OP, "times of targets", &[indices.len()], times.len())?;
-        if let Some(at) = field.iter().position(|b| !b.is_finite()) {
-            let problem = format!("the field is {} at voxel {at}; mask such voxels", field[at]);
-            return Err(crate::Error::value(OP, problem));
-        }
-        if let Some(at) = times.iter().position(|t| !t.is_finite()) {
-            return Err(crate::Error::value(OP, format!("time {at} is {}", times[at])));
-        }
+    if let Some(shift) = shift {
+        shift.check(OP, calibration.dims(), indices.len())?;
     }
     let (coils, count) = (calibration.coils(), geometry.sources());
     let mut targets = vec![Complex::default(); indices.len() * coils];

@@ -7,7 +7,7 @@ use crate::real::{narrow, wide};
 use crate::{CentredFft, Complex, Real, Trajectory};
 
 /// A curve of slowly growing speed through a plane or a volume.
-fn curve(shots: usize, samples: usize, rank: usize) -> Trajectory {
+pub(super) fn curve(shots: usize, samples: usize, rank: usize) -> Trajectory {
     let mut points = Vec::new();
     for shot in 0..shots {
         for i in 0..samples {
@@ -26,7 +26,7 @@ fn geometry(trajectory: &Trajectory, readout: ReadoutInterpolation) -> Geometry 
 }
 
 /// Smooth maps of different coils.
-fn maps<T: Real>(coils: usize, dims: &[usize]) -> Calibration<T> {
+pub(super) fn maps<T: Real>(coils: usize, dims: &[usize]) -> Calibration<T> {
     let voxels: usize = dims.iter().product();
     let flat = Calibration::new(1, dims, vec![Complex::new(1.0, 0.0); voxels]).unwrap();
     let value = |c: usize, v: usize| {
@@ -103,7 +103,7 @@ fn table_gives_the_kernels_of_all_voxels() {
 }
 
 /// The trait's own way, with kernels in memory.
-struct Stored<'a, T: Real>(&'a ClosedForm<T>);
+pub(super) struct Stored<'a, T: Real>(pub(super) &'a ClosedForm<T>);
 
 impl<T: Real> Kernels<T> for Stored<'_, T> {
     fn coils(&self) -> usize {
@@ -147,7 +147,10 @@ fn equal_offsets_are_solved_once_and_alike() {
     let points = one.points().repeat(3);
     let trajectory = Trajectory::new(3, 40, 2, points).unwrap();
     let all = geometry(&trajectory, ReadoutInterpolation::Nearest);
-    assert_eq!(clusters::Clusters::of(&all).groups(40).map(|g| g.len()).sum::<usize>(), 40);
+    assert_eq!(
+        clusters::Clusters::of(&all, |_| 0.0).groups(40).map(|g| g.len()).sum::<usize>(),
+        40
+    );
     let samples = random::<f32>(3, 4 * 40);
     let repeated: Vec<_> = samples.chunks(40).flat_map(|coil| coil.repeat(3)).collect();
     let form = ClosedForm::new(&maps, &all, 1e-3).unwrap();
