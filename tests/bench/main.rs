@@ -13,6 +13,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod mri;
 mod networks;
 mod ops;
 mod step;
@@ -125,6 +126,9 @@ fn work(words: &[String]) -> Result<Work> {
     let shape = |word: &String| word.split('x').map(|size| size.parse().ok()).collect();
     let shapes: Option<Vec<Vec<usize>>> = shapes.iter().map(shape).collect();
     let shapes = shapes.ok_or_else(unknown)?;
+    if let Some(work) = mri::work(mode, name, &shapes)? {
+        return Ok(work);
+    }
     if let Some(work) = networks::work(mode, name, &shapes)? {
         return Ok(work);
     }

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import mri
 from networks import NETWORKS, GrogMlp, PatchGan, Pix2pixUnet
 
 REPETITION = 0.3  # seconds that a repetition lasts at least
@@ -47,6 +48,8 @@ class Peer:
 
     def work(self, mode, name, shapes):
         """Trained numbers, and what is measured."""
+        if name.startswith("mri_"):
+            return mri.work(mode, name, shapes)
         if name == "pix2pix":
             return self.pix2pix(*shapes)
         if name == "grog_mlp":

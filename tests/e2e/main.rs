@@ -5,5 +5,6 @@
 mod bad_input;
 mod diffusion;
 mod journey;
+mod mri;
 mod resume;
 mod weights;

@@ -37,6 +37,9 @@ const FILES: &[Generated] = &[
         text: || said("emdiffuse", "config"),
     },
     Generated { path: "docs/src/reference/vemdiffuse-cli.md", text: || said("vemdiffuse", "cli") },
+    Generated { path: "configs/igrog.schema.json", text: || said("igrog", "schema") },
+    Generated { path: "docs/src/reference/igrog-cli.md", text: || said("igrog", "cli") },
+    Generated { path: "docs/src/reference/igrog-config.md", text: || said("igrog", "config") },
 ];
 
 /// What a program says of itself.

@@ -121,6 +121,14 @@ pub struct RunArgs {
     #[arg(long, help_heading = RUN)]
     pub fresh: bool,
 
+    /// Go on with this run, whatever its name
+    #[arg(long, value_name = "DIR", conflicts_with = "fresh", help_heading = RUN)]
+    pub run: Option<PathBuf>,
+
+    /// Go on although configuration or data have changed
+    #[arg(long, help_heading = RUN)]
+    pub allow_changed: bool,
+
     /// All else.
     #[command(flatten)]
     pub common: CommonArgs,

@@ -13,8 +13,8 @@ use limpid_datamodule::split::SplitConfig;
 use limpid_datamodule::{Data, DataConfig};
 use limpid_engine::callback::{Callback, Control, Hook};
 use limpid_engine::{
-    Checkpoints, Error, Event, Model, Outcome, Result as Done, RunDir, Sink, TrainConfig,
-    TrainState, Trainer,
+    Checkpoints, DataModule, Error, Event, Model, Outcome, Result as Done, RunDir, Sink,
+    TrainConfig, TrainState, Trainer,
 };
 use limpid_export::{Bundle, Card, CardNetwork};
 use limpid_models::Measure;
@@ -31,12 +31,6 @@ use std::sync::Arc;
 pub struct TrainArgs {
     /// Configuration file
     pub config: PathBuf,
-    /// Go on with this run, whatever its name
-    #[arg(long, value_name = "DIR", conflicts_with = "fresh")]
-    pub run: Option<PathBuf>,
-    /// Go on although configuration or data have changed
-    #[arg(long)]
-    pub allow_changed: bool,
     /// All else.
     #[command(flatten)]
     pub run_args: RunArgs,
@@ -45,7 +39,7 @@ pub struct TrainArgs {
 /// A run that is about to begin or to go on.
 pub struct Training<'a, N> {
     /// The command line.
-    pub args: &'a TrainArgs,
+    pub args: &'a RunArgs,
     /// Name of the runs.
     pub name: &'a str,
     /// Seed of everything random.
@@ -58,6 +52,8 @@ pub struct Training<'a, N> {
     pub shown: [String; 2],
     /// What the model file will say, but for steps and score.
     pub card: Card<N>,
+    /// What the user should know of the data.
+    pub warnings: Vec<String>,
     /// What happens around the steps besides the usual.
     pub callbacks: Vec<Box<dyn Callback>>,
     /// Name and version of the program.
@@ -69,14 +65,14 @@ impl<N: CardNetwork + 'static> Training<'_, N> {
     ///
     /// # Errors
     /// The folder belongs to another configuration or cannot be written; those of training.
-    pub fn run(self, model: &mut dyn Model, data: &Data) -> Result<(), Failure> {
+    pub fn run(self, model: &mut dyn Model, data: &dyn DataModule) -> Result<(), Failure> {
         let Self { args, train, digest, .. } = &self;
-        let common = &args.run_args.common;
+        let common = &args.common;
         let talk = common.verbosity() > Verbosity::Quiet;
         let root = common.out.clone().unwrap_or_else(|| PathBuf::from("runs"));
         let mut run = match &args.run {
             Some(dir) => RunDir::open(dir),
-            None => RunDir::open_or_create(&root, self.name, digest, args.run_args.fresh),
+            None => RunDir::open_or_create(&root, self.name, digest, args.fresh),
         }
         .map_err(failure)?;
         if args.run.is_some() && run.status().config != *digest && !args.allow_changed {
@@ -96,7 +92,7 @@ impl<N: CardNetwork + 'static> Training<'_, N> {
         run.write("env.json", environment(self.program).to_string().as_bytes()).map_err(failure)?;
         if talk {
             report(format!("run {}", run.path().display()));
-            for warning in data.warnings().map_err(Failure::data)? {
+            for warning in &self.warnings {
                 report(format!("warning: {warning}"));
             }
         }
@@ -140,8 +136,13 @@ pub fn digest_of<C: Clone + Serialize>(
     let mut config = config.clone();
     let data = data_of(&mut config);
     (data.workers, data.prefetch, data.cache_mib, data.prefetch_mib) = (1, 1, 0, 1);
-    let text = toml::to_string(&config).map_err(Failure::run)?;
-    Ok(Sha256::digest(text.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect())
+    Ok(digest(&toml::to_string(&config).map_err(Failure::run)?))
+}
+
+/// Identifies a text.
+#[must_use]
+pub fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
 /// How validation measures: in the unit of the files where normalisation is one for all of them.

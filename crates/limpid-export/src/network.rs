@@ -1,6 +1,6 @@
 //! The configurations of networks that a model card can hold.
 
-use limpid_arch::{AnyConfig, Architecture, NetworkConfig, guided_unet, sr_unet3d};
+use limpid_arch::{AnyConfig, Architecture, NetworkConfig, grog_mlp, guided_unet, sr_unet3d};
 use limpid_config::Validate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,5 +35,13 @@ impl CardNetwork for sr_unet3d::Config {
 
     fn is(found: &AnyConfig) -> bool {
         matches!(found, AnyConfig::SrUnet3d(_))
+    }
+}
+
+impl CardNetwork for grog_mlp::Config {
+    const WHAT: &'static str = "the network `grog_mlp`";
+
+    fn is(found: &AnyConfig) -> bool {
+        matches!(found, AnyConfig::GrogMlp(_))
     }
 }

@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 
 use crate::process::root;
 use speaker::{LAYOUTS, Programs, Speaker, number};
-use works::{FIRST_STEP, GROUPS, MEMORY, SINGLE, START, Section, WORKS, Work};
+use works::{
+    FIRST_STEP, GRIDDING, GRIDDING_MS, GROUPS, ITERATION, ITERATIONS, MEMORY, SINGLE, START,
+    Section, WORKS, Work,
+};
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -181,15 +184,21 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         std::fs::write(path, format!("{all:#}\n"))
             .map_err(|e| format!("{}: {e}", path.display()))?;
     }
+    let promises = promises(&measured);
+    promises.iter().for_each(|(line, _)| println!("{line}"));
     for section in Section::ALL.into_iter().filter(|_| args.doc) {
         let own: Vec<_> = measured.iter().filter(|m| m.work.section() == section).collect();
         let start = start.as_ref().filter(|_| section == Section::Networks);
         if !own.is_empty() {
-            let text = format!("{about}\n\n{}", table::tables(&own, start));
+            let mut text = format!("{about}\n\n{}", table::tables(&own, start));
+            if section == Section::Reconstruction {
+                promises.iter().for_each(|(line, _)| text += &format!("\n- {line}"));
+            }
             table::write_page(&page, &named(section), &text)?;
         }
     }
-    let slow = measured.iter().filter(|m| m.fast_enough() == Some(false)).count();
+    let slow = measured.iter().filter(|m| m.fast_enough() == Some(false)).count()
+        + promises.iter().filter(|(_, kept)| !kept).count();
     let large = measured.iter().filter(|m| m.small_enough() == Some(false)).count();
     let late = usize::from(start.is_some_and(|s| !s.ok()));
     match slow + large + late {
@@ -198,6 +207,23 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
             Err(format!("{n} short of target: {slow} in time, {large} in memory, {late} in start"))
         }
     }
+}
+
+/// What reconstruction promises of itself, if it was measured, and whether it is kept.
+fn promises(measured: &[Measured]) -> Vec<(String, bool)> {
+    let time = |words: &str| measured.iter().find(|m| m.work.words == words).map(|m| m.ours.wall());
+    let iteration = time(ITERATIONS[0]).zip(time(ITERATIONS[1])).map(|(nufft, grid)| {
+        let ratio = nufft / grid;
+        let line = format!(
+            "an iteration on the grid is {ratio:.1} times as fast as from samples (≥ {ITERATION})"
+        );
+        (line, ratio >= ITERATION)
+    });
+    let gridding = time(GRIDDING).map(|ms| {
+        let line = format!("a whole scan is on the grid in {ms:.0} ms (< {GRIDDING_MS})");
+        (line, ms < GRIDDING_MS)
+    });
+    iteration.into_iter().chain(gridding).collect()
 }
 
 fn multiplies_bf16() -> bool {
@@ -213,7 +239,7 @@ fn measure(work: &'static Work, programs: &Programs, rounds: u32) -> Result<Meas
     ours.ask("warm")?;
     let mut times = Times::default();
     let mut best: Option<Pair> = None;
-    if programs.compares() {
+    if programs.compares() && work.has_peer() {
         let layouts = if work.has_layouts() { &LAYOUTS[..] } else { &LAYOUTS[..1] };
         for layout in layouts {
             let pair = compare(work, layout, programs, &mut ours, rounds)?;

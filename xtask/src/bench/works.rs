@@ -18,7 +18,7 @@ pub(super) const FIRST_STEP: f64 = 0.3;
 pub(super) const START: Work = work("start", "train dncnn_small 4x1x32x32", 0.0);
 
 /// Names of the groups. Those from [`SINGLE`] on run only when named.
-pub(super) const GROUPS: [&str; 13] = [
+pub(super) const GROUPS: [&str; 14] = [
     "emdiffuse",
     "basic_unet",
     "dncnn",
@@ -32,9 +32,10 @@ pub(super) const GROUPS: [&str; 13] = [
     "options",
     "conv",
     "ops",
+    "igrog",
 ];
-/// Groups of options that are off by themselves, and of single operations.
-pub(super) const SINGLE: [&str; 3] = ["options", "conv", "ops"];
+/// Groups of options that are off by themselves, of single operations, and of reconstruction.
+pub(super) const SINGLE: [&str; 4] = ["options", "conv", "ops", "igrog"];
 
 /// The parts of the page that have tables of their own, so that one can be measured again alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,11 +43,13 @@ pub(super) enum Section {
     Networks,
     Options,
     Operations,
+    Reconstruction,
 }
 
 impl Section {
     /// In the order of the page.
-    pub(super) const ALL: [Self; 3] = [Self::Networks, Self::Options, Self::Operations];
+    pub(super) const ALL: [Self; 4] =
+        [Self::Networks, Self::Options, Self::Operations, Self::Reconstruction];
 
     /// Its name in the markers on the page.
     pub(super) fn name(self) -> &'static str {
@@ -54,6 +57,7 @@ impl Section {
             Self::Networks => "networks",
             Self::Options => "options",
             Self::Operations => "operations",
+            Self::Reconstruction => "reconstruction",
         }
     }
 }
@@ -64,6 +68,7 @@ impl Work {
         match self.group {
             "options" => Section::Options,
             "conv" | "ops" => Section::Operations,
+            "igrog" => Section::Reconstruction,
             _ => Section::Networks,
         }
     }
@@ -74,11 +79,26 @@ impl Work {
         !self.words.contains(" attention ") && self.words.split(' ').any(image)
     }
 
+    /// Whether there is something to compare it with.
+    pub(super) fn has_peer(&self) -> bool {
+        self.words != GRIDDING
+    }
+
     /// Whether it is a training step.
     pub(super) fn trains(&self) -> bool {
         ["train ", "recompute "].iter().any(|mode| self.words.starts_with(mode))
     }
 }
+
+/// An iteration of conjugate gradients from samples as they are, and on the grid.
+pub(super) const ITERATIONS: [&str; 2] =
+    ["infer mri_nufft_iteration 8x4x5600 160x160", "infer mri_grid_iteration 8x4x5600 160x160"];
+/// How many times as fast the latter is to be.
+pub(super) const ITERATION: f64 = 4.0;
+/// The gridding of a whole scan, which no one else offers.
+pub(super) const GRIDDING: &str = "infer mri_gridding 8x4x5600 160x160";
+/// Milliseconds that it may take.
+pub(super) const GRIDDING_MS: f64 = 700.0;
 
 const fn work(group: &'static str, words: &'static str, target: f64) -> Work {
     Work { group, words, target }
@@ -175,4 +195,12 @@ pub(super) const WORKS: &[Work] = &[
     work("ops", "infer attention 8x1024x64", 0.0),
     work("ops", "backward attention 8x1024x64", 0.0),
     work("ops", "infer attention 64x6x64x10", 0.0),
+    // coils × shots × samples, image; beside FINUFFT, and for kernels PyTorch
+    work("igrog", "infer mri_nufft 8x4x5600 160x160", 1.0),
+    work("igrog", ITERATIONS[0], 1.0),
+    work("igrog", ITERATIONS[1], 3.0),
+    work("igrog", "infer mri_nufft_field 8x4x5600 160x160", 0.0),
+    work("igrog", "infer mri_grid_field 8x4x5600 160x160", 10.0),
+    work("igrog", "train mri_kernels 8x4x5600 160x160", 3.0),
+    work("igrog", GRIDDING, 0.0),
 ];

@@ -30,13 +30,14 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         &shown[0],
     );
     let training = Training {
-        args,
+        args: &args.run_args,
         name: &config.name,
         seed: config.seed,
         train: &config.train,
         digest: digest_of(config, |config| &mut config.data)?,
         shown,
         card,
+        warnings: data.warnings().map_err(Failure::data)?,
         callbacks: Vec::new(),
         program: [env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")],
     };

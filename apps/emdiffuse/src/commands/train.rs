@@ -94,13 +94,14 @@ impl Begun<'_> {
     ) -> Result<(), Failure> {
         let Self { args, config, data, shown, program } = self;
         let training = Training {
-            args,
+            args: &args.run_args,
             name: &config.name,
             seed: config.seed,
             train: &config.train,
             digest: digest_of(config, |config| &mut config.data)?,
             shown,
             card,
+            warnings: data.warnings().map_err(Failure::data)?,
             callbacks,
             program: [program, env!("CARGO_PKG_VERSION")],
         };

@@ -4,7 +4,7 @@
 //! header. A file holds a group, usually `dataset`, with the header as `xml` and the readouts as `data`.
 
 use super::flaw::{Parsed, damaged, unsupported};
-use super::hdf5::{Class, Dataset, Hdf5, Type};
+use super::hdf5::{Class, Dataset, Hdf5, Type, is_hdf5};
 use super::values::{Stored, Values};
 use super::{Array, Arrays};
 use crate::data::{DType, Kind};
@@ -193,8 +193,15 @@ fn stack(readouts: &[&Acquisition]) -> Result<Array> {
     Array::new(vec![channels, readouts.len(), samples], Values::C64(values))
 }
 
-/// Whether an HDF5 file holds raw data of this format.
-pub(super) fn is_ismrmrd(path: &Path) -> Result<bool> {
+/// Whether a file is HDF5 with raw data of this format.
+///
+/// # Errors
+/// The file is HDF5, but damaged.
+pub fn is_ismrmrd(path: impl AsRef<Path>) -> Result<bool> {
+    let path = path.as_ref();
+    if !is_hdf5(path) {
+        return Ok(false);
+    }
     let mut file = Hdf5::open(path)?;
     Ok(members(&mut file).map_err(|flaw| flaw.in_file("hdf5", path))?.is_some())
 }

@@ -20,7 +20,8 @@ mod values;
 pub use bart::{read_cfl, write_cfl};
 pub use hdf5::read_hdf5;
 pub use ismrmrd::{
-    Acquisition, AcquisitionHead, EncodedSpace, Encoding, Ismrmrd, IsmrmrdHeader, read_ismrmrd,
+    Acquisition, AcquisitionHead, EncodedSpace, Encoding, Ismrmrd, IsmrmrdHeader, is_ismrmrd,
+    read_ismrmrd,
 };
 pub use matlab::read_mat;
 pub use numpy::{read_npy, read_npz, write_npy, write_npz};
@@ -99,7 +100,7 @@ pub fn open_arrays(path: impl AsRef<Path>) -> Result<Arrays> {
     } else if matlab::is_mat(&head) {
         read_mat(path)
     } else if hdf5::is_hdf5(path) {
-        match ismrmrd::is_ismrmrd(path)? {
+        match is_ismrmrd(path)? {
             true => {
                 read_ismrmrd(path)?.arrays().map_err(|e| Error::unsupported("ismrmrd", path, e))
             }

@@ -1,0 +1,30 @@
+//! `inspect`: what a model, a run or an image holds.
+
+use crate::learn::TrainedKernels;
+use limpid_arch::grog_mlp;
+use limpid_cli::Failure;
+use limpid_cli::inspect::{InspectArgs, card};
+
+/// Says what a file holds.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn run(args: &InspectArgs) -> Result<(), Failure> {
+    args.run::<grog_mlp::Config>("igrog", |path, bundle| {
+        let trained = TrainedKernels::of(&bundle).map_err(|e| super::failure(e).file(&path))?;
+        let parameters = bundle.weights.values().map(candle_core::Tensor::elem_count).sum();
+        let geometry = trained.card.geometry;
+        let mut text = format!(
+            "kernels        {} sources over {} cycles, grid ×{}, {} coils, {} dimensions\n",
+            geometry.num_inputs,
+            geometry.kern_width,
+            geometry.oversamp_grid,
+            trained.coils(),
+            trained.card.rank
+        );
+        if let Some(peak) = trained.card.peak {
+            text += &format!("field          up to {peak:.1} Hz\n");
+        }
+        Ok(card(&bundle.card, parameters, &text))
+    })
+}

@@ -1,0 +1,225 @@
+//! Pairs of sources and targets as the training's data.
+
+use super::{Place, SamplesConfig, features};
+use crate::error::{Error, Result};
+use candle_core::{Device, Tensor};
+use limpid_engine::{Batch, Batches, BoxError, DataModule, Loader, SampleId};
+use limpid_kernels::rng::Stream;
+use limpid_mri::{Calibration, Complex, FieldShift, Geometry, image_samples, kspace_samples};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// A field, and the times to which kernels move its phase.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phase {
+    /// Turns per second at every voxel of the calibration, of the sign of `exp(−2πi b t)`.
+    pub field: Vec<f64>,
+    /// Seconds of every sample, `[M]`.
+    pub times: Vec<f64>,
+    /// Seconds to which its phase is moved, `[M]`.
+    pub targets: Vec<f64>,
+    /// What networks measure times by: the largest field of the training, in hertz.
+    pub peak: f64,
+}
+
+impl Phase {
+    /// The time over which the phase of a sample is moved, in turns of the largest field.
+    pub(super) fn turns(&self, sample: usize) -> f64 {
+        (self.times[sample] - self.targets[sample]) * self.peak
+    }
+}
+
+/// Pairs of sources and targets.
+pub struct KernelData {
+    geometry: Geometry,
+    calibration: Calibration<f32>,
+    phase: Option<Phase>,
+    config: SamplesConfig,
+    seed: u64,
+    /// Voxels that are looked at, or points of k-space along each axis.
+    voxels: Vec<usize>,
+    points: Vec<[i64; 2]>,
+}
+
+impl KernelData {
+    /// Pairs of the geometries of a trajectory and the coils of a calibration, whose images are as large as
+    /// the calibrated region for `from = "kspace"`.
+    ///
+    /// # Errors
+    /// If the ranks differ, a field does not fit or goes with `from = "kspace"`, or no voxel or point is left.
+    pub fn new(
+        geometry: Geometry,
+        calibration: Calibration<f32>,
+        phase: Option<Phase>,
+        config: SamplesConfig,
+        seed: u64,
+    ) -> Result<Self> {
+        let calibration = calibration.normalised();
+        let mut data = Self {
+            geometry,
+            calibration,
+            phase,
+            config,
+            seed,
+            voxels: Vec::new(),
+            points: Vec::new(),
+        };
+        match data.config.from {
+            Place::Image => data.voxels = data.calibration.support(data.config.support),
+            Place::Kspace => {
+                if data.phase.is_some() {
+                    return Err(Error::scan(
+                        "kernels that move a field's phase cannot be learnt from k-space alone",
+                        "set `samples.from = \"image\"`, or `field.correct = \"segments\"`",
+                    ));
+                }
+                data.points = data.points()?;
+            }
+        }
+        // what is wrong with the parts shows before the training does
+        data.pairs(Stream::new(seed, "check"), 1)?;
+        Ok(data)
+    }
+
+    /// The first and last target along each axis, whose sources are all within the region.
+    fn points(&self) -> Result<Vec<[i64; 2]>> {
+        let buffer = self.config.buffer.max(self.geometry.report().reach.min(4.0)).ceil() as i64;
+        let axis = |&size: &usize| {
+            let size = size as i64;
+            let (low, high) = (-(size / 2) + buffer, size - 1 - size / 2 - buffer);
+            if low <= high {
+                return Ok([low, high]);
+            }
+            let message =
+                format!("a calibration of {size} points leaves no targets {buffer} from its edge");
+            Err(Error::scan(message, "calibrate a larger region: `coils.region`"))
+        };
+        self.calibration.dims().iter().map(axis).collect()
+    }
+
+    /// `count` pairs: features, sources and targets.
+    fn pairs(&self, stream: Stream, count: usize) -> Result<Pairs> {
+        let mut draws = stream.draws();
+        let mut below = |n: usize| draws.below(n as u64) as usize;
+        let indices: Vec<usize> = (0..count).map(|_| below(self.geometry.len())).collect();
+        let mut samples = match self.config.from {
+            Place::Image => {
+                let voxels: Vec<usize> =
+                    (0..count).map(|_| self.voxels[below(self.voxels.len())]).collect();
+                let times: Option<Vec<f64>> = self
+                    .phase
+                    .as_ref()
+                    .map(|phase| indices.iter().map(|&i| phase.targets[i]).collect());
+                let shift = self.phase.as_ref().zip(times.as_ref());
+                let shift = shift.map(|(p, times)| FieldShift { field: &p.field, times });
+                image_samples(&self.calibration, &self.geometry, &indices, &voxels, shift)?
+            }
+            Place::Kspace => {
+                let mut point =
+                    |[low, high]: [i64; 2]| (low + below((high - low + 1) as usize) as i64) as f64;
+                let points: Vec<f64> =
+                    (0..count).flat_map(|_| self.points.clone()).map(&mut point).collect();
+                kspace_samples(&self.calibration, &self.geometry, &indices, &points)?
+            }
+        };
+        if self.config.normalise {
+            normalise(&mut samples.sources, &mut samples.targets, count);
+        }
+        let parts = |values: Vec<Complex<f32>>| values.iter().flat_map(|v| [v.re, v.im]).collect();
+        Ok(Pairs {
+            features: features(&self.geometry, self.phase.as_ref(), indices.into_iter()),
+            sources: parts(samples.sources),
+            targets: parts(samples.targets),
+        })
+    }
+
+    fn batch(&self, stream: Stream, count: usize, first: u64) -> Result<Batch, BoxError> {
+        let Pairs { features, sources, targets } = self.pairs(stream, count)?;
+        let (s, c) = (self.geometry.sources(), self.calibration.coils());
+        let tensor = |values: Vec<f32>, shape: &[usize]| {
+            Tensor::from_vec(values, shape, &Device::Cpu).map_err(|e| Box::new(e) as BoxError)
+        };
+        let width = features.len() / count;
+        let tensors = BTreeMap::from([
+            ("dk".to_owned(), tensor(features, &[count, width])?),
+            ("source_ksp".to_owned(), tensor(sources, &[count, s, c, 2])?),
+            ("target_ksp".to_owned(), tensor(targets, &[count, c, 2])?),
+        ]);
+        let id =
+            |i| SampleId { file: "calibration".to_owned(), index: first + i, region: Vec::new() };
+        Ok(Batch { tensors, ids: (0..count as u64).map(id).collect() })
+    }
+}
+
+struct Pairs {
+    features: Vec<f32>,
+    sources: Vec<f32>,
+    targets: Vec<f32>,
+}
+
+/// Divides each pair by the root mean square of its sources.
+fn normalise(sources: &mut [Complex<f32>], targets: &mut [Complex<f32>], count: usize) {
+    let (s, t) = (sources.len() / count, targets.len() / count);
+    for (sources, targets) in sources.chunks_mut(s).zip(targets.chunks_mut(t)) {
+        let power = sources.iter().map(|v| v.norm_sqr()).sum::<f32>() / s as f32;
+        let scale = power.max(f32::MIN_POSITIVE).sqrt().recip();
+        sources.iter_mut().chain(targets).for_each(|v| *v *= scale);
+    }
+}
+
+impl DataModule for KernelData {
+    fn train(&self) -> Result<Box<dyn Loader + '_>, BoxError> {
+        let SamplesConfig { batch, steps_per_epoch, .. } = self.config;
+        let stream = Stream::new(self.seed, "kernels");
+        Ok(Box::new(Draws { data: self, stream, batch, batches: steps_per_epoch, fixed: false }))
+    }
+
+    fn validation(&self) -> Result<Vec<(String, Box<dyn Loader + '_>)>, BoxError> {
+        let batch = self.config.batch.min(self.config.validation);
+        let batches = (self.config.validation / batch) as u64;
+        let stream = Stream::new(self.seed, "kernels to validate");
+        let loader = Draws { data: self, stream, batch, batches, fixed: true };
+        Ok(vec![("calibration".to_owned(), Box::new(loader))])
+    }
+
+    fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for value in self.geometry.offsets() {
+            hash.update(value.to_le_bytes());
+        }
+        for value in self.calibration.images() {
+            hash.update(value.re.to_le_bytes());
+            hash.update(value.im.to_le_bytes());
+        }
+        if let Some(phase) = &self.phase {
+            for value in phase.field.iter().chain(&phase.times).chain(&phase.targets) {
+                hash.update(value.to_le_bytes());
+            }
+        }
+        hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// Pairs that a stream draws.
+struct Draws<'a> {
+    data: &'a KernelData,
+    stream: Stream,
+    batch: usize,
+    batches: u64,
+    /// The same pairs in every epoch.
+    fixed: bool,
+}
+
+impl Loader for Draws<'_> {
+    fn batches(&self) -> u64 {
+        self.batches
+    }
+
+    fn epoch(&self, epoch: u64, first: u64) -> Batches<'_> {
+        let epoch = if self.fixed { 0 } else { epoch };
+        Box::new((first..self.batches).map(move |index| {
+            let first = index * self.batch as u64;
+            self.data.batch(self.stream.at(epoch, index), self.batch, first)
+        }))
+    }
+}
