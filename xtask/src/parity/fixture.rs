@@ -32,8 +32,12 @@ pub(crate) fn text(error: impl Display) -> String {
 }
 
 impl Fixture {
-    /// Reads a file; of JSON each entry becomes metadata.
+    /// Reads a file; of JSON each entry becomes metadata. A folder is known by its path alone.
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
+        if path.is_dir() {
+            let (tensors, metadata) = (BTreeMap::new(), BTreeMap::new());
+            return Ok(Self { path: path.to_path_buf(), tensors, metadata });
+        }
         let at = |e: &dyn Display| format!("{e}: `{}`", path.display());
         let bytes = std::fs::read(path).map_err(|e| at(&e))?;
         if path.extension().is_some_and(|e| e == "json") {
@@ -159,6 +163,7 @@ pub(crate) struct Worst {
     gradients: Option<f64>,
     values: Option<f64>,
     failures: Vec<String>,
+    left_out: Vec<String>,
 }
 
 /// How far off one value is.
@@ -243,6 +248,11 @@ impl Worst {
         }
     }
 
+    /// Says that `what` is not compared.
+    pub(crate) fn leave_out(&mut self, what: &str) {
+        self.left_out.push(what.to_string());
+    }
+
     /// Whether everything agreed, and there was anything to compare.
     pub(crate) fn passed(&self) -> bool {
         self.failures.is_empty() && self.checks > 0
@@ -258,8 +268,16 @@ impl Worst {
         (self.values, self.gradients)
     }
 
-    /// How many comparisons, and what failed or came closest to failing.
+    /// How many comparisons, what failed or came closest to failing, and what was not compared.
     pub(crate) fn detail(&self) -> String {
+        let mut detail = self.verdict();
+        if !self.left_out.is_empty() {
+            detail += &format!("; not compared: {}", self.left_out.join(", "));
+        }
+        detail
+    }
+
+    fn verdict(&self) -> String {
         const SHOWN: usize = 4;
         match self.failures.len() {
             0 if self.checks == 0 => "nothing in the file that could be compared".into(),
@@ -318,6 +336,7 @@ mod tests {
         assert!(!Worst::default().passed());
         let mut worst = Worst::default();
         worst.require("it does not hold", false);
-        assert!(!worst.passed() && worst.detail().contains("it does not hold"));
+        worst.leave_out("y");
+        assert!(!worst.passed() && worst.detail().contains("it does not hold; not compared: y"));
     }
 }

@@ -3,7 +3,8 @@
 //! A folder holds safetensors (or JSON) files of inputs and expected results, each of a kind that its name
 //! begins with: `losses`, `losses_s7` and `losses-b` are all of the kind `losses`. The longest
 //! known kind wins. A handler per kind computes and compares; sizes come from the tensors and
-//! parameters from names and metadata, so that files of other seeds and shapes are compared too.
+//! parameters from names and metadata, so that files of other seeds and shapes are compared too. Files of
+//! no known kind may be known by what they hold.
 
 mod checkpoints;
 mod classical;
@@ -22,7 +23,12 @@ mod losses;
 mod losses_em;
 mod metrics;
 mod mri;
+mod mri_data;
+mod mri_formats;
 mod mri_grog;
+mod mri_networks;
+mod mri_real;
+mod mri_results;
 mod networks;
 mod optim;
 mod raft;
@@ -151,6 +157,9 @@ const HANDLERS: &[(&str, Handler)] = &[
 /// The kinds that are lists in JSON; other such files describe a fixture of the same name.
 const LISTS: &[&str] = &["tiling"];
 
+/// Folders of one data set in many formats, which are compared as if they were a file.
+const FOLDERS: &[&str] = &["io"];
+
 /// Blocks of networks by themselves, of whichever reference.
 fn blocks(fixture: &Fixture) -> Result<Outcome, String> {
     if gan_networks::has_blocks(fixture) {
@@ -158,6 +167,9 @@ fn blocks(fixture: &Fixture) -> Result<Outcome, String> {
     }
     guided::blocks(fixture)
 }
+
+/// What is said of a file of no kind that is known.
+const UNKNOWN: &str = "nothing of ours to compare with it yet";
 
 /// What became of one file.
 struct Line {
@@ -198,8 +210,9 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 
 /// Stem and path of the files of a folder, sorted, or of one file.
 fn fixtures(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
-    if dir.is_file() {
-        let stem = dir.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = dir.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let is_set = |path: &Path, stem: &str| path.is_dir() && FOLDERS.contains(&stem);
+    if dir.is_file() || is_set(dir, &stem) {
         return Ok(vec![(stem, dir.to_path_buf())]);
     }
     let entries = std::fs::read_dir(dir).map_err(|e| format!("{e}: `{}`", dir.display()))?;
@@ -210,7 +223,7 @@ fn fixtures(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
         let wanted = match path.extension() {
             Some(ending) if ending == "safetensors" => true,
             Some(ending) if ending == "json" => LISTS.contains(&stem.as_str()),
-            _ => false,
+            _ => is_set(&path, &stem),
         };
         if wanted {
             files.push((stem, path));
@@ -238,11 +251,14 @@ fn compare(stem: String, path: &Path) -> Line {
         largest: (None, None),
         about: String::new(),
         parameters: 0,
-        detail: "nothing of ours to compare with it yet".into(),
+        detail: String::new(),
     };
-    let Some(handler) = handler(&line.stem) else { return line };
+    let known = handler(&line.stem);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let fixture = Fixture::load(path)?;
+        let Some(handler) = known.or_else(|| mri_data::handler(&fixture)) else {
+            return Ok(Outcome::Skipped(UNKNOWN.into()));
+        };
         line.about = fixture.about();
         line.parameters = fixture.parameters();
         autograd::record(|| handler(&fixture))
