@@ -65,6 +65,11 @@ def fastest(make):
     return best[1]
 
 
+def size(result):
+    """Something to say the size of."""
+    return torch.tensor([result.size])
+
+
 def work(mode, name, shapes):
     (coils, shots, length), matrix = shapes
     points = spiral(shots, length, matrix)
@@ -76,12 +81,12 @@ def work(mode, name, shapes):
 
     def transforms(threads):
         t = Transforms(points, matrix, coils, threads)
-        return lambda: torch.from_numpy(t.adjoint(t.forward(images)))
+        return lambda: size(t.adjoint(t.forward(images)))
 
     def iteration(threads):
         t = Transforms(points, matrix, coils, threads)
         normal = lambda x: (maps.conj() * t.adjoint(weights * t.forward(maps * x))).sum(0)
-        return lambda: torch.from_numpy(normal(image))
+        return lambda: size(normal(image))
 
     def field(threads):
         t = Transforms(points, matrix, coils, threads)
@@ -93,7 +98,7 @@ def work(mode, name, shapes):
             back = lambda l: (maps.conj() * t.adjoint(h[l].conj() * weights * y)).sum(0)
             return sum(b[l].conj() * back(l) for l in range(SEGMENTS))
 
-        return lambda: torch.from_numpy(normal(image))
+        return lambda: size(normal(image))
 
     makes = {
         "mri_nufft": transforms,

@@ -252,14 +252,15 @@ fn methods_are_compared_in_a_report() {
 fn volumes_and_other_trajectories_are_reconstructed() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    for (kind, most, more) in [
-        ("spiral", 0.12, vec!["--set", "matrix=[48,48]"]),
-        ("rosette", 0.12, vec!["--set", "matrix=[48,48]"]),
-        ("epi", 0.02, vec!["--set", "matrix=[48,48]"]),
-        ("cartesian", 0.05, vec!["--set", "matrix=[49,48]"]),
+    for (kind, [most, gap], more) in [
+        ("spiral", [0.12, 0.03], vec!["--set", "matrix=[48,48]"]),
+        ("rosette", [0.12, 0.03], vec!["--set", "matrix=[48,48]"]),
+        ("epi", [0.02, 0.03], vec!["--set", "matrix=[48,48]"]),
+        ("cartesian", [0.05, 0.03], vec!["--set", "matrix=[49,48]"]),
         (
             "koosh",
-            0.25,
+            // the corners of k-space, half of it, are not measured
+            [0.5, 0.06],
             vec![
                 "--set",
                 "matrix=[24,24,24]",
@@ -276,6 +277,6 @@ fn volumes_and_other_trajectories_are_reconstructed() {
         igrog(at, &args).ok();
         let got = nrmse(at, &["image-based", "recon", "scan.npz", "image.npy"]);
         let nufft = nrmse(at, &["recon", "scan.npz", "n.npy", "--method", "nufft"]);
-        assert!(got < most && got < nufft + 0.03, "{kind}: {got} {nufft}");
+        assert!(got < most && got < nufft + gap, "{kind}: {got} {nufft}");
     }
 }

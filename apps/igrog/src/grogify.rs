@@ -38,6 +38,8 @@ pub enum KernelChoice<'a> {
 pub struct Gridded {
     /// Where the samples came from, and their [targets](Geometry::targets).
     pub geometry: Geometry,
+    /// Points of the grid per cycle per field of view.
+    pub oversampling: f64,
     /// Samples `[coils, shots, samples]` in the order of the scan: several may lie at one point.
     pub samples: Vec<Complex<f32>>,
     /// What of the trajectory may spoil them.
@@ -90,7 +92,7 @@ pub fn grogify(
     kernels: KernelChoice<'_>,
     phase: Option<&Phase>,
 ) -> Result<Gridded> {
-    let sources = KernelGeometry::from(geometry);
+    let (sources, oversampling) = (KernelGeometry::from(geometry), geometry.oversamp_grid);
     let geometry = Geometry::new(trajectory, times, geometry)?;
     let needed = || {
         calibration.ok_or_else(|| {
@@ -123,7 +125,7 @@ pub fn grogify(
         KernelChoice::Nearest => kspace.to_vec(),
     };
     let findings = geometry_findings(&geometry);
-    Ok(Gridded { geometry, samples, findings })
+    Ok(Gridded { geometry, oversampling, samples, findings })
 }
 
 /// How a network of kernels is trained.
@@ -170,7 +172,7 @@ impl Learning {
         let says = KernelsCard {
             geometry: sources,
             rank: geometry.rank(),
-            peak: phase.as_ref().map(|phase| phase.peak),
+            span: phase.as_ref().map(|phase| phase.span),
         };
         let mut card = Card::new("igrog", &network, "", serde_json::Value::Null, 1.0, "");
         let says = serde_json::to_value(says).map_err(|e| {

@@ -132,18 +132,22 @@ fn maps_of(
     config: MapsConfig,
 ) -> Result<Vec<Complex<f32>>> {
     let (coils, matrix) = (scan.coils, &scan.matrix);
+    // all of the region that was asked for
+    let whole = sizes.iter().copied().max().unwrap_or(0);
+    let espirit = |config| espirit(kspace, coils, sizes, matrix, &config);
+    let usual = EspiritConfig { calibration: whole, ..EspiritConfig::default() };
     Ok(match config {
-        MapsConfig::Auto => espirit(kspace, coils, sizes, matrix, &EspiritConfig::default())?,
+        MapsConfig::Auto => espirit(usual)?,
         MapsConfig::Espirit { kernel, threshold, crop } => {
-            let config = EspiritConfig { kernel, threshold, crop, ..EspiritConfig::default() };
-            espirit(kspace, coils, sizes, matrix, &config)?
+            espirit(EspiritConfig { kernel, threshold, crop, ..usual })?
         }
         MapsConfig::Walsh { window } => {
             let images = calibration_images(kspace, coils, sizes, matrix)?;
             walsh(&images, coils, matrix, &WalshConfig { window })?
         }
         MapsConfig::Jsense { width } => {
-            let config = JsenseConfig { kernel: width, ..JsenseConfig::default() };
+            let config =
+                JsenseConfig { kernel: width, calibration: whole, ..JsenseConfig::default() };
             jsense(kspace, coils, sizes, matrix, &config)?
         }
     })

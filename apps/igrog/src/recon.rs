@@ -185,6 +185,15 @@ pub fn grid(
         )
     };
     if let Some(trained) = trained.filter(|_| method == Method::Igrog) {
+        if trained.coils() != scan.coils {
+            let message = format!(
+                "the network is for {} coils, the scan has {}",
+                trained.coils(),
+                scan.coils
+            );
+            let hint = "train it on this scan, with the same `coils.compress`";
+            return Err(Error::scan(message, hint));
+        }
         let geometry = trained.card.geometry.config();
         let trained = trained.with_phase(phase.clone())?;
         return moved(&geometry, None, KernelChoice::Trained(&trained));
@@ -224,7 +233,7 @@ pub fn phase(prepared: &Prepared, config: &FieldConfig, method: Method) -> Resul
         field: field.iter().map(|b| sign * b).collect(),
         times: all(&scan.times),
         targets: all(&centres),
-        peak: field.iter().fold(0f64, |most, b| most.max(b.abs())),
+        span: 2.0 * field.iter().fold(0f64, |most, b| most.max(b.abs())),
     }))
 }
 
@@ -264,8 +273,8 @@ pub fn reconstruct(
         let timing = (began, Vec::new());
         return solve(prepared, config, weighted, samples, segments, timing, observe);
     }
-    let Gridded { geometry, samples, findings } = grid(prepared, config, method, trained)?;
-    let oversampling = config.geometry.oversamp_grid;
+    let Gridded { geometry, oversampling, samples, findings } =
+        grid(prepared, config, method, trained)?;
     let operator = GridOperator::new(geometry.targets(), &scan.matrix, oversampling)?;
     let weighted = Weighted::on_grid(operator, prepared.weights.clone())?;
     let segments = segments(prepared, &config.field, method)?;

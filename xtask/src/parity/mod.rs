@@ -208,7 +208,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} files differ from their reference")) }
 }
 
-/// Stem and path of the files of a folder, sorted, or of one file.
+/// Stem and path of the files of a folder and of those in it, sorted, or of one file.
 fn fixtures(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     let stem = dir.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let is_set = |path: &Path, stem: &str| path.is_dir() && FOLDERS.contains(&stem);
@@ -220,6 +220,11 @@ fn fixtures(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     for entry in entries {
         let path = entry.map_err(|e| format!("{e}: `{}`", dir.display()))?.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !is_set(&path, &stem) {
+            // one without such files is something else
+            files.extend(fixtures(&path).unwrap_or_default());
+            continue;
+        }
         let wanted = match path.extension() {
             Some(ending) if ending == "safetensors" => true,
             Some(ending) if ending == "json" => LISTS.contains(&stem.as_str()),

@@ -22,8 +22,8 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
             trained.coils(),
             trained.card.rank
         );
-        if let Some(peak) = trained.card.peak {
-            text += &format!("field          up to {peak:.1} Hz\n");
+        if let Some(span) = trained.card.span {
+            text += &format!("field          up to {:.1} Hz\n", span / 2.0);
         }
         Ok(card(&bundle.card, parameters, &text))
     })

@@ -385,7 +385,7 @@ fn readouts(config: &SimulateConfig) -> crate::Result<Readouts> {
         }
         .readouts()?,
         TrajectoryConfig::Koosh { spokes } => {
-            Koosh { spoke: spoke(1.0, 4e-6), spokes, order: SphereOrder::GoldenMeans }.readouts()?
+            Koosh { spoke: spoke(2.0, 2e-6), spokes, order: SphereOrder::GoldenMeans }.readouts()?
         }
         TrajectoryConfig::StackOfSpirals { interleaves, acceleration } => {
             let plane = spiral(interleaves, acceleration, 1.0, 4e-6).readouts()?;

@@ -18,14 +18,14 @@ pub struct Phase {
     pub times: Vec<f64>,
     /// Seconds to which its phase is moved, `[M]`.
     pub targets: Vec<f64>,
-    /// What networks measure times by: the largest field of the training, in hertz.
-    pub peak: f64,
+    /// What networks measure times by: twice the largest field of the training, in hertz.
+    pub span: f64,
 }
 
 impl Phase {
-    /// The time over which the phase of a sample is moved, in turns of the largest field.
+    /// The time over which the phase of a sample is moved, in turns of twice the largest field.
     pub(super) fn turns(&self, sample: usize) -> f64 {
-        (self.times[sample] - self.targets[sample]) * self.peak
+        (self.times[sample] - self.targets[sample]) * self.span
     }
 }
 

@@ -124,7 +124,7 @@ pub fn network(
 }
 
 /// What the network is told of samples: the offsets of their sources in cycles per field of view, and with a
-/// phase the time over which it is moved, in turns of the largest field. `[samples, F]`.
+/// phase the time over which it is moved, in turns of twice the largest field. `[samples, F]`.
 pub(crate) fn features(
     geometry: &Geometry,
     phase: Option<&Phase>,

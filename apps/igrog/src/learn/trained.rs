@@ -25,7 +25,7 @@ pub struct KernelsCard {
     /// Dimensions of k-space.
     pub rank: usize,
     /// For networks that move the phase of a field: the hertz that times are measured by.
-    pub peak: Option<f64>,
+    pub span: Option<f64>,
 }
 
 /// A trained network of kernels.
@@ -81,8 +81,8 @@ impl TrainedKernels {
     /// # Errors
     /// If the network needs a phase and there is none, or the other way round.
     pub fn with_phase(mut self, phase: Option<Phase>) -> Result<Self> {
-        self.phase = match (self.card.peak, phase) {
-            (Some(peak), Some(phase)) => Some(Phase { peak, ..phase }),
+        self.phase = match (self.card.span, phase) {
+            (Some(span), Some(phase)) => Some(Phase { span, ..phase }),
             (None, None) => None,
             (Some(_), None) => {
                 return Err(Error::scan(

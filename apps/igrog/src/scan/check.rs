@@ -163,7 +163,7 @@ fn centre(scan: &mut Scan) {
     let distance = |i: usize| -> f64 {
         scan.trajectory.points()[i * rank..][..rank].iter().map(|k| k * k).sum::<f64>().sqrt()
     };
-    // where half of the energy is
+    // the thousandth of the samples with the most energy
     let mut order: Vec<usize> = (0..len).collect();
     let powers: Vec<f64> = (0..len).map(power).collect();
     order.sort_by(|&a, &b| powers[b].total_cmp(&powers[a]));
