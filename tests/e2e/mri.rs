@@ -38,9 +38,10 @@ fn changed(dir: &Path, name: &str, change: impl FnOnce(&mut Arrays)) {
 
 /// Changes the complex numbers of the samples, `[coils, shots, samples]`.
 fn samples(arrays: &mut Arrays, change: impl FnOnce(&[usize], &mut Vec<[f32; 2]>)) {
-    let (dims, values) = arrays.remove("ksp").unwrap().into_parts();
+    let (mut dims, values) = arrays.remove("ksp").unwrap().into_parts();
     let mut values = values.into_c64();
     change(&dims, &mut values);
+    dims[1] = values.len() / dims[0] / dims[2];
     arrays.insert("ksp".into(), Array::new(dims, Values::C64(values)).unwrap());
 }
 
@@ -133,6 +134,8 @@ fn trainings_go_on_with_the_same_bits() {
         let steps = format!("train.steps={steps}");
         let mut args = vec!["image-based", "train", "scan.npz", "--out", out, "--set", &steps];
         args.extend(["--set", "samples.batch=32", "--set", "samples.validation=64"]);
+        // a schedule that ends with the run would be another for other steps
+        args.extend(["--set", "schedule.kind=constant"]);
         args.extend(small);
         args.extend(more);
         igrog(at, &args).ok();
@@ -170,6 +173,49 @@ fn fields_are_corrected_and_signs_are_told_apart() {
     assert!(check.ok().out.contains("field.sign=negative"), "{check:?}");
     changed(at, "untimed.npz", |arrays| drop(arrays.remove("t")));
     igrog(at, &["image-based", "recon", "untimed.npz", "x.npy"]).fails(3, &["times", "scan.dwell"]);
+}
+
+#[test]
+fn a_constant_field_and_samples_taken_twice_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    simulated(at, &[]);
+    let recon = |file: &str, more: &[&str]| {
+        let args = [&["image-based", "recon", file, "image.npy"], more].concat();
+        nrmse(at, &args)
+    };
+    let plain = recon("scan.npz", &[]);
+    changed(at, "constant.npz", |arrays| {
+        let times = arrays["t"].clone().into_parts().1.into_f64().unwrap();
+        samples(arrays, |dims, values| {
+            for (i, value) in values.iter_mut().enumerate() {
+                let (sin, cos) = (-std::f64::consts::TAU * 90.0 * times[i % dims[2]]).sin_cos();
+                let [re, im] = value.map(f64::from);
+                *value = [(re * cos - im * sin) as f32, (re * sin + im * cos) as f32];
+            }
+        });
+        let field = Values::F64(vec![90.0; 48 * 48]);
+        arrays.insert("b0_hz".into(), Array::new(vec![48, 48], field).unwrap());
+    });
+    let corrected = recon("constant.npz", &[]);
+    let moved = recon("constant.npz", &["--set", "field.correct=kernels"]);
+    let ignored = recon("constant.npz", &["--set", "field.correct=none"]);
+    assert!((corrected - plain).abs() < 1e-3, "{corrected} {plain}");
+    assert!((moved - plain).abs() < 1e-2, "{moved} {plain}");
+    assert!(ignored > 2.0 * plain, "{ignored} {plain}");
+
+    changed(at, "twice.npz", |arrays| {
+        samples(arrays, |dims, values| {
+            let coil = dims[1] * dims[2];
+            *values = values.chunks(coil).flat_map(|coil| coil.repeat(2)).collect();
+        });
+        let (mut dims, positions) = arrays.remove("trj").unwrap().into_parts();
+        let positions = positions.into_f64().unwrap().repeat(2);
+        dims[0] *= 2;
+        arrays.insert("trj".into(), Array::new(dims, Values::F64(positions)).unwrap());
+    });
+    let twice = recon("twice.npz", &[]);
+    assert!((twice - plain).abs() < 1e-3, "{twice} {plain}");
 }
 
 #[test]

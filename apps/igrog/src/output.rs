@@ -22,11 +22,14 @@ pub fn write_image(
     let name = path.to_string_lossy().to_lowercase();
     if [".npy", ".npz", ".cfl"].iter().any(|ending| name.ends_with(ending)) {
         let array = complex(image, matrix)?;
-        return Ok(match &name[name.len() - 4..] {
-            ".npy" => write_npy(path, &array)?,
-            ".npz" => write_npz(path, &[("img".to_owned(), array)].into(), Compression::None)?,
-            _ => write_cfl(path, &array)?,
-        });
+        if name.ends_with(".npy") {
+            write_npy(path, &array)?;
+        } else if name.ends_with(".npz") {
+            write_npz(path, &[("img".to_owned(), array)].into(), Compression::None)?;
+        } else {
+            write_cfl(path, &array)?;
+        }
+        return Ok(());
     }
     let magnitudes: Vec<f32> = image.iter().map(|v| v.norm()).collect();
     let axes = Axes::of_rank(matrix.len()).ok_or_else(|| {

@@ -5,6 +5,9 @@ use std::thread;
 
 use crate::failure::Failure;
 
+/// Threads beyond which a number is a slip of the keyboard.
+const MOST: usize = 4096;
+
 /// Bytes of the big stack. Only pages that are touched count as memory.
 const BIG_STACK: usize = 256 << 20;
 
@@ -16,13 +19,17 @@ const BIG_STACK: usize = 256 << 20;
 /// which is why a pool of one is a thread of its own.
 ///
 /// # Errors
-/// [`Kind::Run`](crate::Kind::Run) if the threads cannot be started, or a pool of another size runs
-/// already.
+/// [`Kind::Config`](crate::Kind::Config) for more than 4096; [`Kind::Run`](crate::Kind::Run) if the threads
+/// cannot be started, or a pool of another size runs already.
 pub fn init_threads(threads: Option<NonZeroUsize>) -> Result<usize, Failure> {
     let threads = match threads {
         Some(n) => n.get(),
         None => thread::available_parallelism().map_or(1, NonZeroUsize::get),
     };
+    if threads > MOST {
+        return Err(Failure::config(format!("{threads} threads are more than the {MOST} at most"))
+            .hint("leave `--threads` out for one per core"));
+    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("compute-{i}"));

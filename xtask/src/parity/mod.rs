@@ -6,6 +6,7 @@
 //! parameters from names and metadata, so that files of other seeds and shapes are compared too. Files of
 //! no known kind may be known by what they hold.
 
+mod callbacks;
 mod checkpoints;
 mod classical;
 mod diffusion;
@@ -69,6 +70,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("coil_maps", mri::coil_maps),
     ("closed_form", mri_grog::closed_form),
     ("cg_sense", mri::solvers),
+    ("callbacks", callbacks::order),
     ("aleatoric", diffusion_train::aleatoric),
     ("amp", optim::amp),
     ("baselines", classical::baselines),
@@ -155,7 +157,7 @@ const HANDLERS: &[(&str, Handler)] = &[
 ];
 
 /// The kinds that are lists in JSON; other such files describe a fixture of the same name.
-const LISTS: &[&str] = &["tiling"];
+const LISTS: &[&str] = &["tiling", "callbacks"];
 
 /// Folders of one data set in many formats, which are compared as if they were a file.
 const FOLDERS: &[&str] = &["io"];

@@ -87,7 +87,8 @@ pub trait Callback {
     }
 }
 
-/// Orders callbacks so that each comes after its dependencies, otherwise as they were given.
+/// Orders callbacks depth first: in the order they were given, each right after the dependencies that are not
+/// there yet, in the order in which it names them.
 ///
 /// # Errors
 /// [`Error::UnknownDependency`], [`Error::DependencyCycle`], [`Error::DuplicateCallback`].
@@ -112,22 +113,37 @@ pub fn order(callbacks: &mut Vec<Box<dyn Callback + '_>>) -> Result<()> {
                 .collect::<Result<Vec<_>>>()
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut rank = vec![None; callbacks.len()];
-    for placed in 0..callbacks.len() {
-        let ready = (0..callbacks.len())
-            .find(|&i| rank[i].is_none() && needs[i].iter().all(|&d| rank[d].is_some()));
-        let Some(i) = ready else {
-            let names: Vec<_> = (0..callbacks.len())
-                .filter(|&i| rank[i].is_none())
-                .map(|i| callbacks[i].name())
-                .collect();
-            return Err(Error::DependencyCycle(names.join(", ")));
-        };
-        rank[i] = Some(placed);
+    let (mut placed, mut path) = (Vec::with_capacity(needs.len()), Vec::new());
+    for i in 0..needs.len() {
+        place(i, &needs, &mut path, &mut placed).map_err(|circle| {
+            let names: Vec<_> = circle.iter().map(|&i| callbacks[i].name()).collect();
+            Error::DependencyCycle(names.join(", "))
+        })?;
     }
-    let mut ranked: Vec<_> = rank.into_iter().zip(callbacks.drain(..)).collect();
-    ranked.sort_by_key(|(rank, _)| *rank);
-    callbacks.extend(ranked.into_iter().map(|(_, c)| c));
+    let mut given: Vec<_> = callbacks.drain(..).map(Some).collect();
+    callbacks.extend(placed.into_iter().filter_map(|i| given[i].take()));
+    Ok(())
+}
+
+/// Places a callback after what it needs; `path` leads to it. An error is the circle that it is part of.
+fn place(
+    i: usize,
+    needs: &[Vec<usize>],
+    path: &mut Vec<usize>,
+    placed: &mut Vec<usize>,
+) -> Result<(), Vec<usize>> {
+    if placed.contains(&i) {
+        return Ok(());
+    }
+    if let Some(first) = path.iter().position(|&p| p == i) {
+        return Err(path[first..].to_vec());
+    }
+    path.push(i);
+    for &need in &needs[i] {
+        place(need, needs, path, placed)?;
+    }
+    path.pop();
+    placed.push(i);
     Ok(())
 }
 
@@ -159,7 +175,9 @@ mod tests {
     #[test]
     fn dependencies_come_first_and_the_given_order_is_kept_otherwise() {
         let names = ordered(&[("d", &["b"]), ("a", &[]), ("b", &["c"]), ("c", &[])]).unwrap();
-        assert_eq!(names, ["a", "c", "b", "d"]);
+        assert_eq!(names, ["c", "b", "d", "a"]);
+        let names = ordered(&[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &["c", "b"])]).unwrap();
+        assert_eq!(names, ["a", "b", "c", "d"]);
     }
 
     #[test]
