@@ -87,12 +87,28 @@ fn gridded_samples_reconstruct_as_the_scan_does() {
     igrog(at, &["image-based", "grid", "scan.npz", "gridded.cfl"]).ok();
     let positions = read_cfl(at.join("gridded_trj.cfl")).unwrap();
     assert_eq!(positions.dims(), [48, 96, 3]);
+    // as bart reads them: x before y, and an unused first dimension of samples
+    let header = std::fs::read_to_string(at.join("gridded_ksp.hdr")).unwrap();
+    assert!(header.contains("\n1 96 48 6 1"), "{header}");
+    let header = std::fs::read_to_string(at.join("gridded_mps.hdr")).unwrap();
+    assert!(header.contains("\n48 48 1 6 1"), "{header}");
     let files = ["scan.trajectory=gridded_trj.cfl", "scan.maps=gridded_mps.cfl"];
     let files = [files[0], files[1], "scan.density=gridded_dcf.cfl", "scan.truth=gridded_img.cfl"];
     let mut args = vec!["recon", "gridded_ksp.cfl", "c.npy", "--method", "nearest"];
     files.iter().for_each(|file| args.extend(["--set", file]));
     let pairs = nrmse(at, &args);
     assert!((whole - pairs).abs() < 1e-5, "{whole} {pairs}");
+    // what is read is not replaced, by none of its names
+    let before = std::fs::read(at.join("gridded_mps.cfl")).unwrap();
+    args[2] = "gridded_mps.cfl";
+    igrog(at, &args).fails(3, &["replace a file that is read"]);
+    assert!(std::fs::read(at.join("gridded_mps.cfl")).unwrap() == before);
+    // a finer grid is known by its file
+    let finer = ["--set", "geometry.oversamp_grid=1.5"];
+    igrog(at, &[&["image-based", "grid", "scan.npz", "finer.npz"], &finer[..]].concat()).ok();
+    let direct = nrmse(at, &[&["image-based", "recon", "scan.npz", "d.npy"], &finer[..]].concat());
+    let apart = nrmse(at, &["recon", "finer.npz", "e.npy", "--method", "nearest"]);
+    assert!((direct - apart).abs() < 1e-5, "{direct} {apart}");
 }
 
 #[test]
@@ -279,6 +295,25 @@ fn mistakes_are_named_with_their_cause() {
     let key = ["image-based", "recon", "scan.npz", "x.npy", "--set", "geometry.kern_with=1"];
     igrog(at, &key).fails(2, &["kern_width"]);
     igrog(at, &["image-based", "recon", "scan.npz", "x.doc"]).fails(3, &[".nii"]);
+    igrog(at, &["image-based", "recon", "scan.npz", "gone/x.npy"]).fails(3, &["no such folder"]);
+    igrog(at, &["fieldcorr", "recon", "scan.npz", "x.npy"]).fails(3, &["no field"]);
+    changed(at, "ms.npz", |arrays| {
+        let (dims, values) = arrays.remove("t").unwrap().into_parts();
+        let values = values.into_f64().unwrap().iter().map(|t| t * 1e3).collect();
+        arrays.insert("t".into(), Array::new(dims, Values::F64(values)).unwrap());
+    });
+    recon("ms.npz").fails(3, &["milliseconds"]);
+    changed(at, "scalar.npz", |arrays| {
+        arrays.insert("mps".into(), Array::new(vec![], Values::F64(vec![1.0])).unwrap());
+    });
+    recon("scalar.npz").fails(3, &["maps"]);
+    changed(at, "images.npz", |arrays| {
+        let (dims, values) = arrays.remove("ksp").unwrap().into_parts();
+        let dims = [&[2, 3], &dims[1..]].concat();
+        arrays.insert("ksp".into(), Array::new(dims, values).unwrap());
+        arrays.remove("mps");
+    });
+    recon("images.npz").fails(3, &["several images"]);
 }
 
 #[test]

@@ -309,7 +309,8 @@ pub struct FieldConfig {
     pub correct: Correction,
     /// Which way a positive field turns samples.
     pub sign: Sign,
-    /// Products of a function of place and one of time that stand for the phase.
+    /// Products of a function of place and one of time that stand for the phase; 0: two for each turn
+    /// by which the field turns voxels apart over a readout, and two more.
     pub segments: usize,
     /// How they are found, for `correct = "segments"`.
     pub method: Method,
@@ -322,7 +323,7 @@ impl Default for FieldConfig {
         Self {
             correct: Correction::Segments,
             sign: Sign::Negative,
-            segments: 8,
+            segments: 0,
             method: Method::LeastSquares,
             nodes: 256,
         }
@@ -422,14 +423,40 @@ impl Validate for Config {
             }
             _ => {}
         }
+        if num_inputs > 1 && kern_width == 0.0 {
+            at.problem("geometry.kern_width", "must be above 0 for more than one source");
+        }
+        if self.field.correct == Correction::Kernels
+            && !matches!(self.kernels, KernelsConfig::ClosedForm { .. })
+        {
+            at.problem("kernels.kind", "of one source does not move the phase of a field")
+                .hint("set `field.correct = \"segments\"`");
+        }
+        match self.coils.maps {
+            MapsConfig::Espirit { kernel, threshold, crop } => {
+                let fine = |v: f64| (0.0..1.0).contains(&v);
+                if kernel == 0 || !fine(threshold) || !fine(crop) {
+                    let problem =
+                        "needs a kernel of 1 or more, a threshold and a crop of 0 to below 1";
+                    at.problem("coils.maps", problem);
+                }
+            }
+            MapsConfig::Walsh { window } if window % 2 == 0 || window > 101 => {
+                at.problem(
+                    "coils.maps.window",
+                    format!("must be odd and at most 101, got {window}"),
+                );
+            }
+            _ => {}
+        }
         let NetConfig { layers, hidden, latent, .. } = self.network;
         if layers == 0 || hidden == 0 || latent == 0 {
             at.problem("network", "needs at least one layer, and features in each");
         }
         let FieldConfig { segments, nodes, .. } = self.field;
-        if !(2..=16_384).contains(&nodes) || !(1..=nodes).contains(&segments) {
+        if !(2..=16_384).contains(&nodes) || segments > nodes {
             let problem = format!(
-                "must be 1 to `field.nodes`, and those 2 to 16384; got {segments} and {nodes}"
+                "must be at most `field.nodes`, and those 2 to 16384; got {segments} and {nodes}"
             );
             at.problem("field.segments", problem);
         }

@@ -40,6 +40,8 @@ pub struct Gridded {
     pub geometry: Geometry,
     /// Points of the grid per cycle per field of view.
     pub oversampling: f64,
+    /// Seconds to which the phase of a field was moved, for the samples of a readout.
+    pub times: Option<Vec<f64>>,
     /// Samples `[coils, shots, samples]` in the order of the scan: several may lie at one point.
     pub samples: Vec<Complex<f32>>,
     /// What of the trajectory may spoil them.
@@ -94,6 +96,13 @@ pub fn grogify(
 ) -> Result<Gridded> {
     let (sources, oversampling) = (KernelGeometry::from(geometry), geometry.oversamp_grid);
     let geometry = Geometry::new(trajectory, times, geometry)?;
+    if phase.is_some() && matches!(kernels, KernelChoice::Grog(_) | KernelChoice::Nearest) {
+        return Err(Error::scan(
+            "kernels of one source do not move the phase of a field",
+            "set `field.correct = \"segments\"`, or use other kernels",
+        ));
+    }
+    let moved_to = phase.map(|phase| phase.targets[..trajectory.samples()].to_vec());
     let needed = || {
         calibration.ok_or_else(|| {
             Error::scan(
@@ -125,7 +134,7 @@ pub fn grogify(
         KernelChoice::Nearest => kspace.to_vec(),
     };
     let findings = geometry_findings(&geometry);
-    Ok(Gridded { geometry, oversampling, samples, findings })
+    Ok(Gridded { geometry, oversampling, times: moved_to, samples, findings })
 }
 
 /// How a network of kernels is trained.
@@ -173,6 +182,8 @@ impl Learning {
             geometry: sources,
             rank: geometry.rank(),
             span: phase.as_ref().map(|phase| phase.span),
+            turns: phase.as_ref().map(Phase::range),
+            sign: phase.as_ref().map(|phase| phase.sign),
         };
         let mut card = Card::new("igrog", &network, "", serde_json::Value::Null, 1.0, "");
         let says = serde_json::to_value(says).map_err(|e| {

@@ -65,11 +65,14 @@ pub fn write_gridded(path: &Path, gridded: &Gridded, prepared: &Prepared) -> Res
         ("ksp".to_owned(), complex(&gridded.samples, &[coils, shots, length])?),
         ("trj".to_owned(), real(targets, &[shots, length, rank])?),
         ("mps".to_owned(), complex(&prepared.maps, &[&[coils], &scan.matrix[..]].concat())?),
+        ("oversampling".to_owned(), real(vec![gridded.oversampling], &[1])?),
     ]);
     let weights = prepared.weights.iter().map(|&w| f64::from(w)).collect();
     arrays.insert("dcf".to_owned(), real(weights, &[shots, length])?);
     if scan.timed {
-        arrays.insert("t".to_owned(), real(scan.times.clone(), &[length])?);
+        // to which kernels have moved the phase of a field
+        let times = gridded.times.as_ref().unwrap_or(&scan.times);
+        arrays.insert("t".to_owned(), real(times.clone(), &[length])?);
     }
     if let Some(field) = &scan.field {
         arrays.insert("b0_hz".to_owned(), real(field.clone(), &scan.matrix)?);
@@ -91,22 +94,14 @@ pub fn write_arrays(path: &Path, arrays: Arrays) -> Result<Vec<PathBuf>> {
             write_npz(path, &arrays, Compression::None)?;
             Ok(vec![path.to_owned()])
         }
-        "cfl" => {
-            let stem = path.with_extension("");
-            let named = |name: &str| {
-                let mut file = stem.clone().into_os_string();
-                file.push(format!("_{name}.cfl"));
-                PathBuf::from(file)
-            };
-            arrays
-                .into_iter()
-                .map(|(name, array)| {
-                    let array = bart(&name, array)?;
-                    write_cfl(named(&name), &array)?;
-                    Ok(named(&name))
-                })
-                .collect()
-        }
+        "cfl" => arrays
+            .into_iter()
+            .map(|(name, array)| {
+                let array = bart(&name, array)?;
+                write_cfl(named(path, &name), &array)?;
+                Ok(named(path, &name))
+            })
+            .collect(),
         _ => Err(Error::scan(
             "samples cannot be written to this kind of file",
             "the name must end in .npz, or in .cfl for pairs of BART",
@@ -115,18 +110,90 @@ pub fn write_arrays(path: &Path, arrays: Arrays) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Positions of BART have three coordinates.
+/// An array as BART wants it: three coordinates, that of the fastest axis of images first; one sample of the
+/// unused first dimension; maps with a third axis.
 fn bart(name: &str, array: Array) -> Result<Array> {
-    if name != "trj" || array.dims().last() != Some(&2) {
-        return Ok(array);
-    }
     let (mut dims, values) = array.into_parts();
-    let values = values.into_f64().unwrap_or_default();
-    let points = values.as_chunks::<2>().0.iter().flat_map(|p| [p[0], p[1], 0.0]).collect();
-    if let Some(last) = dims.last_mut() {
-        *last = 3;
+    let plane = dims.len() == 3;
+    match name {
+        "trj" => {
+            let rank = dims.pop().unwrap_or(3);
+            dims.push(3);
+            let values = values.into_f64().unwrap_or_default();
+            let point = |p: &[f64]| {
+                let of = |axis: usize| p.get(axis).copied().unwrap_or(0.0);
+                if rank == 2 { [of(1), of(0), 0.0] } else { [of(2), of(1), of(0)] }
+            };
+            return Ok(Array::new(
+                dims,
+                Values::F64(values.chunks(rank).flat_map(point).collect()),
+            )?);
+        }
+        "ksp" | "dcf" | "t" => dims.push(1),
+        "mps" if plane => dims.insert(1, 1),
+        _ => {}
     }
-    Ok(Array::new(dims, Values::F64(points))?)
+    Ok(Array::new(dims, values)?)
+}
+
+/// Refuses a file that cannot be written because of its ending or folder, before anything is computed.
+///
+/// # Errors
+/// If the ending is none of those, or there is no such folder.
+pub(crate) fn check_place(path: &Path, endings: &[&str]) -> Result<()> {
+    let name = path.to_string_lossy().to_lowercase();
+    if !endings.iter().any(|ending| name.ends_with(ending)) {
+        let hint = format!("the name must end in {}", endings.join(", "));
+        return Err(Error::scan("this kind of file cannot be written", hint).at(path));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(Error::scan("there is no such folder", "make it, or check the name").at(path));
+    }
+    Ok(())
+}
+
+/// Endings of images: of volumes without `.png`.
+pub(crate) const IMAGES: &[&str] =
+    &[".nii", ".nii.gz", ".tif", ".tiff", ".npy", ".npz", ".cfl", ".png"];
+/// Endings of samples.
+pub(crate) const SAMPLES: &[&str] = &[".npz", ".cfl"];
+/// What samples on the grid are written with.
+const NAMES: [&str; 8] = ["ksp", "trj", "mps", "dcf", "t", "b0_hz", "img", "oversampling"];
+
+/// The files that samples go to.
+pub(crate) fn sample_files(path: &Path) -> Vec<PathBuf> {
+    if path.extension().is_none_or(|ending| ending != "cfl") {
+        return vec![path.to_owned()];
+    }
+    NAMES.iter().map(|name| named(path, name)).collect()
+}
+
+/// `NAME_trj.cfl` of `NAME.cfl`.
+fn named(path: &Path, name: &str) -> PathBuf {
+    let mut file = path.with_extension("").into_os_string();
+    file.push(format!("_{name}.cfl"));
+    PathBuf::from(file)
+}
+
+/// Refuses to replace a file that was read.
+///
+/// # Errors
+/// If one of `written` is one of `read`; pairs of BART count as one, whichever of their names is used.
+pub(crate) fn check_apart(read: &[PathBuf], written: &[PathBuf]) -> Result<()> {
+    let place = |path: &PathBuf| {
+        let pair = path.extension().is_none_or(|e| e == "cfl" || e == "hdr");
+        let path = if pair { path.with_extension("cfl") } else { path.clone() };
+        path.canonicalize().unwrap_or_else(|_| std::path::absolute(&path).unwrap_or(path))
+    };
+    let read: Vec<PathBuf> = read.iter().map(place).collect();
+    match written.iter().find(|path| read.contains(&place(path))) {
+        Some(path) => {
+            let message = "the result would replace a file that is read";
+            Err(Error::scan(message, "write it to another file or folder").at(path))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Complex numbers as an array.

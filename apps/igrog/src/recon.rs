@@ -167,10 +167,11 @@ pub fn grid(
 ) -> Result<Gridded> {
     let scan = &prepared.scan;
     let one = GeometryConfig { num_inputs: 1, kern_width: 0.0, ..config.geometry.config() };
-    let kernels = match method {
-        Method::Grog => KernelsConfig::Grog { lam: 1e-4 },
-        Method::Nearest => KernelsConfig::Nearest {},
-        _ => config.kernels,
+    let kernels = match (method, config.kernels) {
+        (Method::Grog, own @ KernelsConfig::Grog { .. }) => own,
+        (Method::Grog, _) => KernelsConfig::Grog { lam: 1e-4 },
+        (Method::Nearest, _) => KernelsConfig::Nearest {},
+        (_, own) => own,
     };
     let phase = phase(prepared, &config.field, method)?;
     let moved = |geometry: &GeometryConfig, calibration, choice| {
@@ -194,7 +195,13 @@ pub fn grid(
             let hint = "train it on this scan, with the same `coils.compress`";
             return Err(Error::scan(message, hint));
         }
-        let geometry = trained.card.geometry.config();
+        let own = &trained.card.geometry;
+        if config.geometry != *own && config.geometry != crate::config::KernelGeometry::default() {
+            let message = "`geometry` is another than that of the network";
+            let hint = "leave its keys out: a network has the geometry that it was trained for";
+            return Err(Error::scan(message, hint));
+        }
+        let geometry = own.config();
         let trained = trained.with_phase(phase.clone())?;
         return moved(&geometry, None, KernelChoice::Trained(&trained));
     }
@@ -209,7 +216,11 @@ pub fn grid(
             let operators = GrappaOperators::fit(scan.coils, sizes, kspace, lam)?;
             moved(&one, None, KernelChoice::Grog(&operators))
         }
-        KernelsConfig::Nearest {} => moved(&one, None, KernelChoice::Nearest),
+        KernelsConfig::Nearest {} => {
+            // samples that are on a grid already stay there
+            let oversamp_grid = scan.oversampling.unwrap_or(one.oversamp_grid);
+            moved(&GeometryConfig { oversamp_grid, ..one }, None, KernelChoice::Nearest)
+        }
     }
 }
 
@@ -227,9 +238,10 @@ pub fn phase(prepared: &Prepared, config: &FieldConfig, method: Method) -> Resul
     }
     timed(prepared)?;
     let sign = if config.sign == crate::config::Sign::Negative { 1.0 } else { -1.0 };
-    let centres = segment_centres(&scan.times, config.segments)?;
+    let centres = segment_centres(&scan.times, terms(prepared, config)?)?;
     let all = |times: &[f64]| times.iter().copied().cycle().take(scan.len()).collect();
     Ok(Some(Phase {
+        sign: config.sign,
         field: field.iter().map(|b| sign * b).collect(),
         times: all(&scan.times),
         targets: all(&centres),
@@ -273,7 +285,7 @@ pub fn reconstruct(
         let timing = (began, Vec::new());
         return solve(prepared, config, weighted, samples, segments, timing, observe);
     }
-    let Gridded { geometry, oversampling, samples, findings } =
+    let Gridded { geometry, oversampling, samples, findings, .. } =
         grid(prepared, config, method, trained)?;
     let operator = GridOperator::new(geometry.targets(), &scan.matrix, oversampling)?;
     let weighted = Weighted::on_grid(operator, prepared.weights.clone())?;
@@ -292,11 +304,38 @@ fn segments(
         return Ok(None);
     };
     timed(prepared)?;
+    let terms = terms(prepared, config)?;
     let phase = FieldPhase::off_resonance(field, &scan.times, config.sign.into())?;
     let phase = phase.with_weights(seen(prepared))?;
     let by_kernels = config.correct == Correction::Kernels && method == Method::Igrog;
     let method = if by_kernels { FieldMethod::ZeroOrder } else { config.method.into() };
-    Ok(Some(Segments::new(&phase, config.segments, method, config.nodes)?))
+    Ok(Some(Segments::new(&phase, terms, method, config.nodes)?))
+}
+
+/// By how many turns the field turns voxels that are seen apart, over a readout.
+fn turns(prepared: &Prepared) -> f64 {
+    let scan = &prepared.scan;
+    let duration = scan.times.last().unwrap_or(&0.0) - scan.times.first().unwrap_or(&0.0);
+    let ends = (f64::INFINITY, f64::NEG_INFINITY);
+    let seen = seen(prepared);
+    let field = scan.field.iter().flatten().zip(&seen).filter(|(_, seen)| **seen > 0.0);
+    let (low, high) = field.fold(ends, |(low, high), (&b, _)| (low.min(b), high.max(b)));
+    ((high - low) * duration).max(0.0)
+}
+
+/// Turns that no scan has: the field or the times are in another unit.
+const MOST_TURNS: f64 = 100.0;
+
+/// The number of segments: as the user says, or two for each turn and two more, with which fitted ones are as
+/// good as they get.
+fn terms(prepared: &Prepared, config: &FieldConfig) -> Result<usize> {
+    let turns = turns(prepared);
+    if turns > MOST_TURNS {
+        let message = format!("the field turns voxels {turns:.0} turns apart over a readout");
+        return Err(Error::scan(message, "is the field in hertz, and are times in seconds?"));
+    }
+    let needed = (2.0 * turns).ceil() as usize + 2;
+    Ok(if config.segments == 0 { needed.min(config.nodes) } else { config.segments })
 }
 
 /// One where a coil sees a voxel, and zero elsewhere.

@@ -41,13 +41,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut messages: Vec<String> = scan.findings.iter().map(|f| f.message.clone()).collect();
     messages.extend(geometry_findings(&geometry).into_iter().map(|f| f.message));
     if scan.field.is_some() && scan.timed {
-        let prepared = Prepared::new(scan, config).map_err(failure)?;
+        let prepared = Prepared::new(scan, config).map_err(|e| failure(e).file(&args.scan.scan))?;
         let (line, problem) = sign(&prepared, config).map_err(failure)?;
         text += &line;
         messages.extend(problem);
     }
     if args.output.json {
-        return print(format!("{}\n", serde_json::json!({ "warnings": messages })));
+        return print(format!("{}\n", serde_json::json!({ "facts": text, "warnings": messages })));
     }
     for message in &messages {
         let _ = writeln!(text, "warning     {message}");

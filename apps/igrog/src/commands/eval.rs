@@ -49,10 +49,13 @@ struct Row {
 /// If the scan cannot be read, its parts do not go together, or the report cannot be written.
 pub fn run(args: &Args) -> Result<(), Failure> {
     args.output.apply()?;
+    std::fs::create_dir_all(&args.out).map_err(|e| {
+        Failure::data(e).hint("name a folder, or one that can be made").file(&args.out)
+    })?;
     let loaded = args.scan.load(None)?;
     let config = &loaded.value;
     let quiet = args.output.quiet || args.output.json;
-    let prepared = args.scan.prepare(config, quiet)?;
+    let prepared = args.scan.prepare(config, quiet, &[])?;
     let mut jobs: Vec<(String, Method, Option<&PathBuf>)> =
         args.methods.iter().map(|method| (method.name().to_owned(), *method, None)).collect();
     for model in &args.model {
@@ -92,7 +95,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         "iteration",
     ];
     let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    std::fs::create_dir_all(&args.out).map_err(|e| Failure::data(e).file(&args.out))?;
     let file = args.out.join("report.html");
     let page = page(args, &prepared, &rows, &cells, &head, &against, &reference);
     let page = Report { texts: vec![("configuration".to_owned(), loaded.show(false))], ..page };

@@ -1,9 +1,8 @@
 //! `grid`: samples to the points of a grid.
 
 use super::{OutputArgs, Preset, ScanArgs, failure, say, seconds, trained};
-use crate::output::write_gridded;
+use crate::output::{SAMPLES, check_place, sample_files, write_gridded};
 use crate::recon::{Method, grid};
-use limpid_cli::prediction::apart;
 use limpid_cli::{Failure, HELP, print, report};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +19,7 @@ use std::time::Instant;
 pub struct Args {
     #[command(flatten)]
     scan: ScanArgs,
-    /// What to write: `.npz`, or `.cfl` for pairs of BART named NAME_ksp, NAME_trj, NAME_dcf, NAME_mps
+    /// What to write: `.npz`, or `.cfl` for pairs of BART named NAME_ksp, NAME_trj and so on
     out: PathBuf,
     /// Trained kernels to use instead of those of least squares: a run, the name of runs, or a file
     #[arg(short, long, value_name = "MODEL")]
@@ -35,10 +34,10 @@ pub struct Args {
 /// If the scan cannot be read, its parts do not go together, or the result cannot be written.
 pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
     args.output.apply()?;
-    apart(&args.scan.scan, &[&args.out])?;
+    check_place(&args.out, SAMPLES).map_err(failure)?;
     let loaded = args.scan.load(Some(preset))?;
     let trained = trained(args.model.as_deref())?;
-    let prepared = args.scan.prepare(&loaded.value, args.output.quiet)?;
+    let prepared = args.scan.prepare(&loaded.value, args.output.quiet, &sample_files(&args.out))?;
     let began = Instant::now();
     let gridded = grid(&prepared, &loaded.value, Method::Igrog, trained).map_err(failure)?;
     let took = began.elapsed().as_secs_f64();

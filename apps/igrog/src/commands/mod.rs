@@ -8,9 +8,10 @@ pub mod recon;
 pub mod simulate;
 pub mod train;
 
-use crate::config::Config;
+use crate::config::{Config, Correction};
 use crate::error::Error;
 use crate::learn::TrainedKernels;
+use crate::output::check_apart;
 use crate::prepare::Prepared;
 use crate::scan::{self, Finding};
 use limpid_cli::{ComputeArgs, Failure, RequestArgs, find_model, report};
@@ -61,12 +62,27 @@ impl ScanArgs {
         Ok(load(&request)?)
     }
 
-    /// The scan, ready to be reconstructed; what is noteworthy is said.
+    /// The scan, ready to be reconstructed; what is noteworthy is said. `written` are the files that results
+    /// go to.
     ///
     /// # Errors
     /// If it cannot be read or prepared.
-    pub fn prepare(&self, config: &Config, quiet: bool) -> Result<Prepared, Failure> {
+    pub fn prepare(
+        &self,
+        config: &Config,
+        quiet: bool,
+        written: &[PathBuf],
+    ) -> Result<Prepared, Failure> {
         let scan = scan::open(&self.scan, &config.scan).map_err(failure)?;
+        check_apart(&scan.files, written).map_err(failure)?;
+        if config.name == FIELDCORR.name
+            && config.field.correct == Correction::Kernels
+            && scan.field.is_none()
+        {
+            return Err(Failure::data("the scan has no field to correct")
+                .hint("name it with `scan.field`, or use `igrog image-based`")
+                .file(&self.scan));
+        }
         if !quiet {
             say(&scan.findings);
         }

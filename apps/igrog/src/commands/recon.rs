@@ -3,10 +3,9 @@
 use super::{OutputArgs, Preset, ScanArgs, failure, say, seconds, trained};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::output::write_image;
+use crate::output::{IMAGES, check_place, write_image};
 use crate::prepare::Prepared;
 use crate::recon::{Method, Reconstruction, reconstruct};
-use limpid_cli::prediction::apart;
 use limpid_cli::{Failure, HELP, interrupt, print, report};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -79,10 +78,15 @@ impl Own {
         model: Option<&PathBuf>,
     ) -> Result<(), Failure> {
         self.output.apply()?;
-        apart(&self.scan.scan, &[&self.out])?;
+        check_place(&self.out, IMAGES).map_err(failure)?;
         let loaded = self.scan.load(preset)?;
         let trained = trained(model.map(PathBuf::as_path))?;
-        let prepared = self.scan.prepare(&loaded.value, self.output.quiet)?;
+        let prepared =
+            self.scan.prepare(&loaded.value, self.output.quiet, std::slice::from_ref(&self.out))?;
+        if prepared.scan.matrix.len() == 3 && self.out.extension().is_some_and(|e| e == "png") {
+            let failure = Failure::data("a volume cannot be written as .png");
+            return Err(failure.hint("write .nii.gz or .tif").file(&self.out));
+        }
         let found = watched(&prepared, &loaded.value, method, trained)?;
         let scan = &prepared.scan;
         write_image(&self.out, &found.image, &scan.matrix, scan.voxel_mm.as_deref())

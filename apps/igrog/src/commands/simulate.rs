@@ -1,8 +1,8 @@
 //! `simulate`: the scan of a phantom, to try and to measure with.
 
 use super::{OutputArgs, failure, seconds};
-use crate::output::{complex, write_arrays};
-use limpid_cli::{Failure, HELP, RequestArgs, report};
+use crate::output::{SAMPLES, check_place, complex, write_arrays};
+use limpid_cli::{Failure, HELP, RequestArgs, print, report};
 use limpid_config::{Check, Validate, load};
 use limpid_io::arrays::{Array, Arrays, Values};
 use limpid_mri::{
@@ -218,6 +218,21 @@ impl Validate for SimulateConfig {
             let problem = format!("must be two or three sizes of 8 or more, got {:?}", self.matrix);
             at.problem("matrix", problem);
         }
+        let round = !matches!(
+            self.trajectory,
+            TrajectoryConfig::Epi { .. } | TrajectoryConfig::Cartesian { .. }
+        );
+        let plane = if self.matrix.len() == 3
+            && !matches!(self.trajectory, TrajectoryConfig::Koosh { .. })
+        {
+            &self.matrix[1..]
+        } else {
+            &self.matrix[..]
+        };
+        if round && plane.iter().any(|n| *n != plane[0]) {
+            let problem = format!("must be as large along each axis, got {:?}", self.matrix);
+            at.problem("matrix", problem).hint("such trajectories cover circles and spheres");
+        }
         if self.coils == 0 {
             at.problem("coils", "must be at least 1");
         }
@@ -248,12 +263,20 @@ impl Validate for SimulateConfig {
 /// If a number is out of range, or the file cannot be written.
 pub fn run(args: &Args) -> Result<(), Failure> {
     args.output.apply()?;
+    check_place(&args.out, SAMPLES).map_err(failure)?;
     let loaded = load::<SimulateConfig>(&args.request.request(args.config.clone()))?;
     let began = Instant::now();
     let (arrays, counts) = simulate(&loaded.value).map_err(failure)?;
     let files = write_arrays(&args.out, arrays).map_err(failure)?;
+    let [coils, shots, samples] = counts;
+    if args.output.json {
+        let files: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
+        let line = serde_json::json!({
+            "coils": coils, "shots": shots, "samples": samples, "files": files,
+        });
+        return print(format!("{line}\n"));
+    }
     if !args.output.quiet {
-        let [coils, shots, samples] = counts;
         let names: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
         report(format!(
             "{coils} coils, {shots} shots of {samples} samples in {} → {}",

@@ -48,7 +48,7 @@ pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
         return print(loaded.show(true));
     }
     let quiet = common.verbosity() == Verbosity::Quiet;
-    let prepared = scan.prepare(config, quiet)?;
+    let prepared = scan.prepare(config, quiet, &[])?;
     let params = params(config);
     let Learning { data, mut model, mut card } =
         learning(&prepared, config, &params).map_err(failure)?;

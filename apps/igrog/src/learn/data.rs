@@ -1,6 +1,7 @@
 //! Pairs of sources and targets as the training's data.
 
 use super::{Place, SamplesConfig, features};
+use crate::config::Sign;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 use limpid_engine::{Batch, Batches, BoxError, DataModule, Loader, SampleId};
@@ -12,6 +13,8 @@ use std::collections::BTreeMap;
 /// A field, and the times to which kernels move its phase.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phase {
+    /// Which way the scan says that its field turns samples.
+    pub sign: Sign,
     /// Turns per second at every voxel of the calibration, of the sign of `exp(−2πi b t)`.
     pub field: Vec<f64>,
     /// Seconds of every sample, `[M]`.
@@ -23,6 +26,13 @@ pub struct Phase {
 }
 
 impl Phase {
+    /// The least and the largest of [`Phase::turns`].
+    pub(crate) fn range(&self) -> [f64; 2] {
+        let ends = [f64::INFINITY, f64::NEG_INFINITY];
+        let turns = (0..self.times.len()).map(|i| self.turns(i));
+        turns.fold(ends, |[low, high], t| [low.min(t), high.max(t)])
+    }
+
     /// The time over which the phase of a sample is moved, in turns of twice the largest field.
     pub(super) fn turns(&self, sample: usize) -> f64 {
         (self.times[sample] - self.targets[sample]) * self.span

@@ -1,7 +1,7 @@
 //! A trained network as kernels, and its file.
 
 use super::{Phase, features};
-use crate::config::KernelGeometry;
+use crate::config::{KernelGeometry, Sign};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use limpid_arch::grog_mlp::{self, GrogMlp};
@@ -26,6 +26,10 @@ pub struct KernelsCard {
     pub rank: usize,
     /// For networks that move the phase of a field: the hertz that times are measured by.
     pub span: Option<f64>,
+    /// The times over which they move it, in turns of that, from the least to the largest.
+    pub turns: Option<[f64; 2]>,
+    /// Which way the field turned its samples.
+    pub sign: Option<Sign>,
 }
 
 /// A trained network of kernels.
@@ -82,7 +86,28 @@ impl TrainedKernels {
     /// If the network needs a phase and there is none, or the other way round.
     pub fn with_phase(mut self, phase: Option<Phase>) -> Result<Self> {
         self.phase = match (self.card.span, phase) {
-            (Some(span), Some(phase)) => Some(Phase { span, ..phase }),
+            (Some(span), Some(phase)) => {
+                let phase = Phase { span, ..phase };
+                let ([low, high], [least, most]) =
+                    (phase.range(), self.card.turns.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]));
+                if self.card.sign.is_some_and(|sign| sign != phase.sign) {
+                    return Err(Error::scan(
+                        "the network has learnt a field of the other sign",
+                        "use it with the `field.sign` that it was trained with, or train it again",
+                    ));
+                }
+                let slack = 0.05 * (most - least);
+                if low < least - slack || high > most + slack {
+                    return Err(Error::scan(
+                        format!(
+                            "phases are to be moved over {low:.2} to {high:.2} turns, the network has learnt {least:.2} \
+                             to {most:.2}"
+                        ),
+                        "use it with the `field.segments`, times and field that it was trained with",
+                    ));
+                }
+                Some(phase)
+            }
             (None, None) => None,
             (Some(_), None) => {
                 return Err(Error::scan(

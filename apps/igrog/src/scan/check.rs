@@ -87,6 +87,21 @@ pub(super) fn values(scan: &mut Scan) -> Result<()> {
             return Err(Error::scan(message, "write zeros where it is not known"));
         }
     }
+    times(&scan.times)?;
+    let useless = |truth: &Vec<Complex<f32>>| {
+        let power: f32 = truth.iter().map(|v| v.norm_sqr()).sum();
+        !(power > 0.0 && power.is_finite())
+    };
+    if scan.truth.as_ref().is_some_and(useless) {
+        scan.truth = None;
+        scan.findings
+            .push(Finding::new("the image to compare with is zero or not finite, and is left out"));
+    }
+    if scan.field.is_some() && !scan.timed {
+        scan.findings.push(Finding::new(
+            "the scan has a field, but no times of its samples: it cannot be corrected without `scan.dwell`",
+        ));
+    }
     if scan.samples.iter().all(|v| v.norm_sqr() == 0.0) {
         return Err(Error::scan("all samples are zero", "is it another array of the file?"));
     }
@@ -94,6 +109,24 @@ pub(super) fn values(scan: &mut Scan) -> Result<()> {
     empty_coils(scan)?;
     centre(scan);
     coverage(scan);
+    Ok(())
+}
+
+/// Refuses times that no readout has.
+fn times(times: &[f64]) -> Result<()> {
+    if let Some(at) = times.iter().position(|t| !t.is_finite()) {
+        let message = format!("time {at} of the readout is {}", times[at]);
+        return Err(Error::scan(message, "times are seconds since the excitation"));
+    }
+    if times.windows(2).any(|pair| pair[1] < pair[0]) {
+        let hint = "times are seconds since the excitation, in the order of the samples";
+        return Err(Error::scan("the times of the readout decrease", hint));
+    }
+    let length = times.last().unwrap_or(&0.0) - times.first().unwrap_or(&0.0);
+    if length > 1.0 {
+        let message = format!("a readout takes {length:.4} s");
+        return Err(Error::scan(message, "are times in milliseconds or microseconds?"));
+    }
     Ok(())
 }
 

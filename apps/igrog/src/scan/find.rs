@@ -2,17 +2,32 @@
 
 use crate::error::{Error, Result};
 use limpid_io::arrays::{Array, Arrays, open_arrays};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 /// The arrays of a scan's file, and those of other files by name.
 pub(super) struct Finder<'a> {
     path: &'a Path,
     arrays: Arrays,
+    /// All files that were read.
+    files: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Finder<'a> {
     pub(super) fn new(path: &'a Path, arrays: Arrays) -> Self {
-        Self { path, arrays }
+        Self { path, arrays, files: RefCell::new(vec![path.to_owned()]) }
+    }
+
+    /// All files that were read.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
+    }
+
+    /// Whether the trajectory that `key` names is in a file of BART.
+    pub(super) fn is_bart(&self, key: &str) -> bool {
+        let file = if key.is_empty() { self.path } else { Path::new(key) };
+        let named = file.extension().is_some_and(|e| e == "cfl" || e == "hdr");
+        named || (!file.exists() && file.with_extension("hdr").exists())
     }
 
     /// The array that `key` names, or if it is empty one of the usual names.
@@ -40,6 +55,7 @@ impl<'a> Finder<'a> {
             return Err(Error::scan(message, hint).at(self.path));
         };
         let mut arrays = open_arrays(&file)?;
+        self.files.borrow_mut().push(file.clone());
         let names: Vec<String> = arrays.keys().cloned().collect();
         let name = match member {
             Some(member) => self.member(&arrays, member).map(|_| member.to_owned()),

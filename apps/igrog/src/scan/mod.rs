@@ -12,6 +12,7 @@ use limpid_config::{Check, Validate};
 use limpid_mri::{Complex, Trajectory};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Which arrays of a scan are what. Each is named `KEY`, an array of the scan's file; `FILE`, a file of one
 /// array; or `FILE:KEY`. Empty: the usual names are looked for.
@@ -55,6 +56,12 @@ pub struct ScanConfig {
     /// Only the readouts of this repetition, for ISMRMRD files of several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repetition: Option<u16>,
+    /// Only the readouts of this phase of the heart, for ISMRMRD files of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<u16>,
+    /// Only the readouts of this set, for ISMRMRD files of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<u16>,
 }
 
 /// The unit of positions in k-space.
@@ -119,6 +126,10 @@ pub struct Scan {
     pub truth: Option<Vec<Complex<f32>>>,
     /// Edge of a voxel along each axis in millimetres.
     pub voxel_mm: Option<Vec<f64>>,
+    /// Points of the grid per cycle per field of view, of samples that are on one.
+    pub oversampling: Option<f64>,
+    /// The files that it was read from.
+    pub files: Vec<PathBuf>,
     /// What the user should know.
     pub findings: Vec<Finding>,
 }

@@ -23,6 +23,8 @@ pub fn open(path: &Path, config: &ScanConfig) -> Result<Scan> {
 struct Header {
     /// Positions are in cycles per voxel.
     per_voxel: bool,
+    /// Coordinates begin with that of the fastest axis of images.
+    slowest_last: bool,
     matrix: Vec<usize>,
     fov_mm: Vec<f64>,
     dwell: Option<f64>,
@@ -45,8 +47,9 @@ fn load(path: &Path, config: &ScanConfig) -> Result<(Arrays, Header)> {
     };
     let header = Header {
         per_voxel: true,
-        matrix: space.map_or_else(Vec::new, |space| space.matrix[..rank].to_vec()),
-        fov_mm: space.map_or_else(Vec::new, |space| space.fov_mm[..rank].to_vec()),
+        slowest_last: true,
+        matrix: space.map_or_else(Vec::new, |s| s.matrix[..rank].iter().rev().copied().collect()),
+        fov_mm: space.map_or_else(Vec::new, |s| s.fov_mm[..rank].iter().rev().copied().collect()),
         dwell: head.map(|h| f64::from(h.sample_time_us) * 1e-6).filter(|dwell| *dwell > 0.0),
     };
     Ok((raw.arrays()?, header))
@@ -94,12 +97,17 @@ fn assemble(finder: &Finder<'_>, config: &ScanConfig, header: Header) -> Result<
     let field = finder.find("field", &config.field, &["b0", "b0_hz", "field"])?;
     let truth = finder.find("truth", &config.truth, &["img", "image", "truth"])?;
     let (mut shape, mut points) = positions(trajectory)?;
+    if header.slowest_last || finder.is_bart(&config.trajectory) {
+        // their axes of images run from the fastest on, ours from the slowest
+        points.chunks_mut(shape[2]).for_each(<[f64]>::reverse);
+    }
 
+    let sizes = |dims: &[usize]| dims.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
     let given = [
         (!config.matrix.is_empty()).then(|| config.matrix.clone()),
-        maps.as_ref().map(|maps| complex_dims(maps)[1..].to_vec()),
-        field.as_ref().map(|field| field.dims().to_vec()),
-        truth.as_ref().map(complex_dims),
+        maps.as_ref().map(|maps| sizes(complex_dims(maps).get(1..).unwrap_or_default())),
+        field.as_ref().map(|field| sizes(field.dims())),
+        truth.as_ref().map(|truth| sizes(&complex_dims(truth))),
         (!header.matrix.is_empty()).then(|| header.matrix.clone()),
     ];
     let matrix = given.into_iter().flatten().find(|m| (2..=3).contains(&m.len()));
@@ -111,7 +119,7 @@ fn assemble(finder: &Finder<'_>, config: &ScanConfig, header: Header) -> Result<
     flatten(&mut shape, &mut points, matrix.len())?;
     let [shots, length, rank] = shape;
 
-    let expected_coils = maps.as_ref().map(|maps| complex_dims(maps)[0]);
+    let expected_coils = maps.as_ref().and_then(|maps| complex_dims(maps).first().copied());
     let (coils, samples) = samples(&mut ksp, [shots, length], expected_coils)?;
     check::unit(&points, &matrix, unit(config, &header))?;
     let unit = unit(config, &header);
@@ -151,10 +159,19 @@ fn assemble(finder: &Finder<'_>, config: &ScanConfig, header: Header) -> Result<
         truth: truth.map(|t| complex("truth", t, &matrix)).transpose()?,
         voxel_mm: (!fov.is_empty()).then_some(voxel),
         matrix,
+        oversampling: oversampling(finder)?,
+        files: finder.files(),
         findings: Vec::new(),
     };
     check::values(&mut scan)?;
     Ok(scan)
+}
+
+/// Points of the grid per cycle per field of view, of samples that `grid` has written.
+fn oversampling(finder: &Finder<'_>) -> Result<Option<f64>> {
+    let found = finder.find("oversampling", "", &["oversampling"])?;
+    let values = found.map(|array| array.into_parts().1.into_f64().unwrap_or_default());
+    Ok(values.and_then(|values| values.first().copied()).filter(|os| (1.0..=8.0).contains(os)))
 }
 
 fn unit(config: &ScanConfig, header: &Header) -> limpid_mri::Unit {
@@ -223,13 +240,15 @@ fn flatten(shape: &mut [usize; 3], points: &mut Vec<f64>, rank: usize) -> Result
     if shape[2] == rank {
         return Ok(());
     }
-    let flat = shape[2] == 3 && points.iter().skip(2).step_by(3).all(|z| *z == 0.0);
-    if !flat {
+    let is_zero = |axis: usize| points.iter().skip(axis).step_by(3).all(|z| *z == 0.0);
+    let flat = [2, 0].into_iter().find(|&axis| shape[2] == 3 && rank == 2 && is_zero(axis));
+    let Some(flat) = flat else {
         let message = format!("positions have {} coordinates, the image {rank} sizes", shape[2]);
         let hint = "is `scan.matrix` that of a slice, or the trajectory that of a volume?";
         return Err(Error::scan(message, hint));
-    }
-    *points = points.as_chunks::<3>().0.iter().flat_map(|p| [p[0], p[1]]).collect();
+    };
+    let first = usize::from(flat == 0);
+    *points = points.as_chunks::<3>().0.iter().flat_map(|p| [p[first], p[first + 1]]).collect();
     shape[2] = 2;
     Ok(())
 }
@@ -245,6 +264,10 @@ fn samples(
     let readouts: Vec<usize> = [shots, length].into_iter().filter(|&n| n != 1).collect();
     let taken = std::mem::replace(ksp, Array::new(vec![0], Values::F32(Vec::new()))?);
     let (front, back) = dims.split_at(dims.len().saturating_sub(readouts.len()));
+    if back == readouts && front.len() > 1 && coils.is_none() {
+        let message = format!("samples of shape {all:?} are of several images");
+        return Err(Error::scan(message, "choose one, as [coils, shots, samples]"));
+    }
     if back == readouts || (dims.len() == 2 && dims[1] == shots * length) {
         let own = if back == readouts { front } else { &dims[..1] };
         let own: usize = own.iter().product();
