@@ -1,6 +1,7 @@
 //! The configuration of a denoising task: the crates' own structs, put together.
 
 use limpid_arch::{ImageArchitecture, NetworkConfig};
+use limpid_cli::training::check_name;
 use limpid_config::{Check, Validate};
 use limpid_datamodule::DataConfig;
 use limpid_datamodule::dataset::DatasetConfig;
@@ -59,11 +60,7 @@ impl Default for Config {
 
 impl Validate for Config {
     fn validate(&self, at: &mut Check) {
-        let fine = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
-        if self.name.is_empty() || !self.name.chars().all(fine) {
-            at.problem("name", "must be letters, digits, `-` and `_`")
-                .hint("it becomes the name of a folder");
-        }
+        check_name(&self.name, at);
         match self.data_range {
             None => at.problem("data_range", "must be set").hint(
                 "the span of valid intensities in the unit of the files: 255 for 8-bit images",

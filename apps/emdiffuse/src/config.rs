@@ -3,6 +3,7 @@
 //! `data.dataset.kind`.
 
 use limpid_arch::guided_unet;
+use limpid_cli::training::check_name;
 use limpid_config::{Check, Validate};
 use limpid_datamodule::DataConfig;
 use limpid_datamodule::dataset::DatasetConfig;
@@ -128,11 +129,7 @@ impl Config {
 
 impl Validate for Config {
     fn validate(&self, at: &mut Check) {
-        let fine = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
-        if self.name.is_empty() || !self.name.chars().all(fine) {
-            at.problem("name", "must be letters, digits, `-` and `_`")
-                .hint("it becomes the name of a folder");
-        }
+        check_name(&self.name, at);
         let range_hint =
             "the span of valid intensities in the unit of the files: 255 for 8-bit images";
         match self.data_range {

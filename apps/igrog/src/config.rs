@@ -3,6 +3,7 @@
 use crate::learn::SamplesConfig;
 use crate::recon::SolverConfig;
 use crate::scan::ScanConfig;
+use limpid_cli::training::check_name;
 use limpid_config::{Check, Validate};
 use limpid_engine::{CheckpointConfig, TrainConfig};
 use limpid_mri::{FieldMethod, FieldSign, GeometryConfig, ReadoutInterpolation};
@@ -389,11 +390,7 @@ impl From<Method> for FieldMethod {
 
 impl Validate for Config {
     fn validate(&self, at: &mut Check) {
-        let fine = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
-        if self.name.is_empty() || !self.name.chars().all(fine) {
-            at.problem("name", "must be letters, digits, `-` and `_`")
-                .hint("it becomes the name of a folder");
-        }
+        check_name(&self.name, at);
         at.nested("scan", &self.scan);
         at.nested("solver", &self.solver);
         at.nested("samples", &self.samples);

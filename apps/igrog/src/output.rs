@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::grogify::Gridded;
 use crate::prepare::Prepared;
+use limpid_cli::prediction::place;
 use limpid_io::arrays::{Array, Arrays, Values, write_cfl, write_npy, write_npz};
 use limpid_io::{Axes, Compression, Data, Volume};
 use limpid_mri::Complex;
@@ -35,17 +36,17 @@ pub fn write_image(
     let axes = Axes::of_rank(matrix.len()).ok_or_else(|| {
         Error::scan(format!("an image of sizes {matrix:?}"), "it must have two or three axes")
     })?;
-    let mut volume = Volume::new(Data::F32(magnitudes), matrix, axes)?;
+    let data = if name.ends_with(".png") {
+        // grey from zero to the largest magnitude
+        let top = magnitudes.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+        Data::U16(magnitudes.iter().map(|v| (v / top * 65535.0).round() as u16).collect())
+    } else {
+        Data::F32(magnitudes)
+    };
+    let mut volume = Volume::new(data, matrix, axes)?;
     if let Some(voxel) = voxel_mm {
         volume.info.spacing = Some(voxel.to_vec());
         volume.info.unit = Some("mm".to_owned());
-    }
-    if name.ends_with(".png") {
-        // grey from zero to the largest magnitude
-        let top = volume.data.to_f32().iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-        let grey =
-            volume.data.to_f32().iter().map(|v| (v / top * 65535.0).round() as u16).collect();
-        volume = Volume::new(Data::U16(grey), matrix, volume.info.axes)?;
     }
     Ok(limpid_io::save(path, &volume)?)
 }
@@ -183,8 +184,7 @@ fn named(path: &Path, name: &str) -> PathBuf {
 pub(crate) fn check_apart(read: &[PathBuf], written: &[PathBuf]) -> Result<()> {
     let place = |path: &PathBuf| {
         let pair = path.extension().is_none_or(|e| e == "cfl" || e == "hdr");
-        let path = if pair { path.with_extension("cfl") } else { path.clone() };
-        path.canonicalize().unwrap_or_else(|_| std::path::absolute(&path).unwrap_or(path))
+        if pair { place(&path.with_extension("cfl")) } else { place(path) }
     };
     let read: Vec<PathBuf> = read.iter().map(place).collect();
     match written.iter().find(|path| read.contains(&place(path))) {

@@ -1,6 +1,6 @@
 //! From samples to the image: the operator of a method, and the solver.
 
-use crate::config::{Config, Correction, FieldConfig, KernelsConfig};
+use crate::config::{Config, Correction, FieldConfig, KernelGeometry, KernelsConfig, Sign};
 use crate::error::{Error, Result};
 use crate::grogify::{Gridded, KernelChoice, grogify};
 use crate::learn::{Phase, TrainedKernels};
@@ -9,9 +9,9 @@ use crate::scan::Finding;
 use limpid_config::{Check, Validate};
 use limpid_mri::{
     Complex, ConjugateGradient, FieldMethod, FieldOperator, FieldPhase, Fista, GeometryConfig,
-    GrappaOperators, GridOperator, Nufft, Operator, Segments, Sense, Shift, Step, TotalVariation,
-    Wavelet, WaveletThreshold, Weighted, conjugate_gradient, fista, power_iteration,
-    segment_centres,
+    GrappaOperators, GridOperator, Nufft, Operator, Prox, Segments, Sense, Shift, Step,
+    TotalVariation, Wavelet, WaveletThreshold, Weighted, conjugate_gradient, fista,
+    power_iteration, segment_centres,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -196,7 +196,7 @@ pub fn grid(
             return Err(Error::scan(message, hint));
         }
         let own = &trained.card.geometry;
-        if config.geometry != *own && config.geometry != crate::config::KernelGeometry::default() {
+        if config.geometry != *own && config.geometry != KernelGeometry::default() {
             let message = "`geometry` is another than that of the network";
             let hint = "leave its keys out: a network has the geometry that it was trained for";
             return Err(Error::scan(message, hint));
@@ -237,8 +237,8 @@ pub fn phase(prepared: &Prepared, config: &FieldConfig, method: Method) -> Resul
         return Ok(None);
     }
     timed(prepared)?;
-    let sign = if config.sign == crate::config::Sign::Negative { 1.0 } else { -1.0 };
-    let centres = segment_centres(&scan.times, terms(prepared, config)?)?;
+    let sign = if config.sign == Sign::Negative { 1.0 } else { -1.0 };
+    let centres = segment_centres(&scan.times, terms(prepared, config, &seen(prepared))?)?;
     let all = |times: &[f64]| times.iter().copied().cycle().take(scan.len()).collect();
     Ok(Some(Phase {
         sign: config.sign,
@@ -304,21 +304,21 @@ fn segments(
         return Ok(None);
     };
     timed(prepared)?;
-    let terms = terms(prepared, config)?;
+    let seen = seen(prepared);
+    let terms = terms(prepared, config, &seen)?;
     let phase = FieldPhase::off_resonance(field, &scan.times, config.sign.into())?;
-    let phase = phase.with_weights(seen(prepared))?;
+    let phase = phase.with_weights(seen)?;
     let by_kernels = config.correct == Correction::Kernels && method == Method::Igrog;
     let method = if by_kernels { FieldMethod::ZeroOrder } else { config.method.into() };
     Ok(Some(Segments::new(&phase, terms, method, config.nodes)?))
 }
 
 /// By how many turns the field turns voxels that are seen apart, over a readout.
-fn turns(prepared: &Prepared) -> f64 {
+fn turns(prepared: &Prepared, seen: &[f64]) -> f64 {
     let scan = &prepared.scan;
     let duration = scan.times.last().unwrap_or(&0.0) - scan.times.first().unwrap_or(&0.0);
     let ends = (f64::INFINITY, f64::NEG_INFINITY);
-    let seen = seen(prepared);
-    let field = scan.field.iter().flatten().zip(&seen).filter(|(_, seen)| **seen > 0.0);
+    let field = scan.field.iter().flatten().zip(seen).filter(|(_, seen)| **seen > 0.0);
     let (low, high) = field.fold(ends, |(low, high), (&b, _)| (low.min(b), high.max(b)));
     ((high - low) * duration).max(0.0)
 }
@@ -328,8 +328,8 @@ const MOST_TURNS: f64 = 100.0;
 
 /// The number of segments: as the user says, or two for each turn and two more, with which fitted ones are as
 /// good as they get.
-fn terms(prepared: &Prepared, config: &FieldConfig) -> Result<usize> {
-    let turns = turns(prepared);
+fn terms(prepared: &Prepared, config: &FieldConfig, seen: &[f64]) -> Result<usize> {
+    let turns = turns(prepared, seen);
     if turns > MOST_TURNS {
         let message = format!("the field turns voxels {turns:.0} turns apart over a readout");
         return Err(Error::scan(message, "is the field in hertz, and are times in seconds?"));
@@ -411,31 +411,31 @@ fn run(
         observe(step.iteration, step.residual)
     };
     let largest = || power_iteration(operator, 15, 1e-3);
-    match *solver {
+    let (mut prox, iterations, threshold, tolerance): (Box<dyn Prox<f32>>, _, _, _) = match *solver
+    {
         SolverConfig::Cg { iterations, lambda, tolerance } => {
             let lambda = if lambda > 0.0 { lambda * largest()? } else { 0.0 };
             let settings = ConjugateGradient { lambda, iterations, tolerance };
             conjugate_gradient(operator, &right, &mut image, &settings, &mut note)?;
+            return Ok(Found { misfit: misfit(operator, samples, &image), image, residuals });
         }
         SolverConfig::Wavelet { iterations, threshold, tolerance } => {
             let level = matrix.iter().map(|n| n.ilog2() as usize).min().unwrap_or(1);
             let level = level.saturating_sub(3).clamp(1, 4);
             let shift = Shift::Random { seed: 0 };
-            let mut prox = WaveletThreshold::new(Wavelet::Db4, level, 1, matrix, shift)?;
-            // a step of the power iteration from below: the step must not be too long
-            let lambda_max = largest()? * 1.02;
-            let threshold = threshold * peak(&right) / lambda_max;
-            let settings = Fista { lambda_max, threshold, iterations, tolerance };
-            fista(operator, &right, &mut image, &mut prox, &settings, &mut note)?;
+            let prox = WaveletThreshold::new(Wavelet::Db4, level, 1, matrix, shift)?;
+            (Box::new(prox), iterations, threshold, tolerance)
         }
         SolverConfig::TotalVariation { iterations, threshold, tolerance } => {
-            let mut prox = TotalVariation::new(1, matrix, 10)?;
-            let lambda_max = largest()? * 1.02;
-            let threshold = threshold * peak(&right) / lambda_max;
-            let settings = Fista { lambda_max, threshold, iterations, tolerance };
-            fista(operator, &right, &mut image, &mut prox, &settings, &mut note)?;
+            let prox = TotalVariation::new(1, matrix, 10)?;
+            (Box::new(prox), iterations, threshold, tolerance)
         }
-    }
+    };
+    // a power iteration comes from below, and the step must not be too long
+    let lambda_max = largest()? * 1.02;
+    let threshold = threshold * peak(&right) / lambda_max;
+    let settings = Fista { lambda_max, threshold, iterations, tolerance };
+    fista(operator, &right, &mut image, &mut *prox, &settings, &mut note)?;
     Ok(Found { misfit: misfit(operator, samples, &image), image, residuals })
 }
 

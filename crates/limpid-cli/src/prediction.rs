@@ -115,7 +115,8 @@ pub fn progress(common: &CommonArgs) -> Box<dyn Sink> {
 }
 
 /// Where a path leads to, whether there is a file or not.
-fn place(path: &Path) -> PathBuf {
+#[must_use]
+pub fn place(path: &Path) -> PathBuf {
     if let Ok(place) = path.canonicalize() {
         return place;
     }

@@ -7,6 +7,7 @@ use crate::interrupt;
 use crate::prediction::progress;
 use crate::terminal::report;
 use candle_core::Tensor;
+use limpid_config::Check;
 use limpid_datamodule::dataset::DatasetConfig;
 use limpid_datamodule::normalise::Normaliser;
 use limpid_datamodule::split::SplitConfig;
@@ -137,6 +138,15 @@ pub fn digest_of<C: Clone + Serialize>(
     let data = data_of(&mut config);
     (data.workers, data.prefetch, data.cache_mib, data.prefetch_mib) = (1, 1, 0, 1);
     Ok(digest(&toml::to_string(&config).map_err(Failure::run)?))
+}
+
+/// Finds fault with a `name` that cannot be that of a run's folder.
+pub fn check_name(name: &str, at: &mut Check) {
+    let fine = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(fine) {
+        at.problem("name", "must be letters, digits, `-` and `_`")
+            .hint("it becomes the name of a folder");
+    }
 }
 
 /// Identifies a text.

@@ -128,7 +128,7 @@ impl KernelData {
                 let mut point =
                     |[low, high]: [i64; 2]| (low + below((high - low + 1) as usize) as i64) as f64;
                 let points: Vec<f64> =
-                    (0..count).flat_map(|_| self.points.clone()).map(&mut point).collect();
+                    (0..count).flat_map(|_| &self.points).copied().map(&mut point).collect();
                 kspace_samples(&self.calibration, &self.geometry, &indices, &points)?
             }
         };

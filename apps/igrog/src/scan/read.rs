@@ -121,8 +121,8 @@ fn assemble(finder: &Finder<'_>, config: &ScanConfig, header: Header) -> Result<
 
     let expected_coils = maps.as_ref().and_then(|maps| complex_dims(maps).first().copied());
     let (coils, samples) = samples(&mut ksp, [shots, length], expected_coils)?;
-    check::unit(&points, &matrix, unit(config, &header))?;
     let unit = unit(config, &header);
+    check::unit(&points, &matrix, unit)?;
     let trajectory = Trajectory::from_unit(unit, &matrix, [shots, length], points)?;
     let times = finder.find("times", &config.times, &["t", "times"])?;
     let dwell = config.dwell.or(header.dwell);
