@@ -10,6 +10,7 @@ use super::{Array, Arrays};
 use crate::data::{DType, Kind};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// All of a raw data file.
@@ -120,6 +121,12 @@ impl AcquisitionHead {
         number.checked_sub(1).and_then(|bit| self.flags.checked_shr(bit)).unwrap_or(0) & 1 > 0
     }
 
+    /// The samples to keep.
+    fn kept(&self) -> Range<usize> {
+        let end = self.number_of_samples.saturating_sub(self.discard_post);
+        self.discard_pre.min(end)..end
+    }
+
     /// Whether the readout is noise alone.
     pub fn is_noise(&self) -> bool {
         self.has_flag(NOISE)
@@ -136,7 +143,7 @@ impl AcquisitionHead {
 impl Ismrmrd {
     /// `ksp [channels, readouts, samples]` of all imaging readouts in the order of the file, their
     /// `trj [readouts, samples, dimensions]` in the units of the file where there is one, and `noise`
-    /// as `ksp` if any was measured.
+    /// as `ksp` if any was measured; without the samples that are to be discarded.
     ///
     /// # Errors
     /// There are no imaging readouts, or they differ in the number of samples, channels or dimensions.
@@ -148,7 +155,12 @@ impl Ismrmrd {
         let mut arrays = Arrays::new();
         let ksp = stack(&imaging)?;
         if dimensions > 0 {
-            let values = imaging.iter().flat_map(|a| a.trajectory.iter().copied()).collect();
+            let mut values = Vec::new();
+            for readout in &imaging {
+                let Range { start, end } = readout.head.kept();
+                let kept = readout.trajectory.get(start * dimensions..end * dimensions);
+                values.extend(kept.unwrap_or_default());
+            }
             let dims = vec![ksp.dims[1], ksp.dims[2], dimensions];
             arrays.insert("trj".into(), Array::new(dims, Values::F32(values))?);
         }
@@ -164,7 +176,7 @@ impl Ismrmrd {
 fn stack(readouts: &[&Acquisition]) -> Result<Array> {
     let shape = |a: &Acquisition| {
         let head = &a.head;
-        [head.active_channels, head.number_of_samples, head.trajectory_dimensions]
+        [head.active_channels, head.kept().len(), head.trajectory_dimensions]
     };
     let first = shape(readouts[0]);
     if let Some(other) = readouts.iter().map(|a| shape(a)).find(|other| *other != first) {
@@ -178,16 +190,21 @@ fn stack(readouts: &[&Acquisition]) -> Result<Array> {
         ));
     }
     let [channels, samples, _] = first;
-    if let Some(other) =
-        readouts.iter().find(|a| channels.checked_mul(samples) != Some(a.data.len()))
-    {
-        let expected = format!("{samples} samples of {channels} channels");
+    let fits =
+        |a: &&&Acquisition| channels.checked_mul(a.head.number_of_samples) == Some(a.data.len());
+    if let Some(other) = readouts.iter().find(|a| !fits(a)) {
+        let expected = format!("{} samples of {channels} channels", other.head.number_of_samples);
         return Err(Error::shape("readouts", expected, format!("{} numbers", other.data.len())));
+    }
+    if samples == 0 {
+        return Err(Error::shape("readouts", "samples to keep", "none"));
     }
     let mut values = Vec::with_capacity(readouts.len() * channels * samples);
     for channel in 0..channels {
         for readout in readouts {
-            values.extend(&readout.data[channel * samples..(channel + 1) * samples]);
+            let first = channel * readout.head.number_of_samples;
+            let Range { start, end } = readout.head.kept();
+            values.extend(&readout.data[first + start..first + end]);
         }
     }
     Array::new(vec![channels, readouts.len(), samples], Values::C64(values))

@@ -224,6 +224,22 @@ fn raw_data_of_the_reference_writer() {
     assert!(short.arrays().unwrap_err().to_string().contains("47 numbers"));
     uneven.acquisitions.clear();
     assert!(uneven.arrays().is_err());
+    let mut discarding = raw.clone();
+    for (n, readout) in discarding.acquisitions.iter_mut().enumerate() {
+        // as many of each, though not the same ones
+        (readout.head.discard_pre, readout.head.discard_post) =
+            if n == 5 { (3, 1) } else { (2, 2) };
+    }
+    let kept = discarding.arrays().unwrap();
+    assert_eq!((kept["ksp"].dims(), kept["trj"].dims()), (&[3, 18, 12][..], &[18, 12, 2][..]));
+    let Values::C64(ksp) = kept["ksp"].data() else { panic!() };
+    assert_eq!(ksp[(2 * 18 + 5) * 12 + 4], [(2 * 16 + 7 + 700) as f32; 2]);
+    let Values::F32(trj) = kept["trj"].data() else { panic!() };
+    assert_eq!(trj[(5 * 12 + 4) * 2], (14.0 * 0.01 - 7.0) as f32);
+    discarding.acquisitions[4].head.discard_post = 3;
+    assert!(discarding.arrays().is_err());
+    discarding.acquisitions.iter_mut().for_each(|a| a.head.discard_pre = 99);
+    assert!(discarding.arrays().unwrap_err().to_string().contains("samples to keep"));
 }
 
 #[test]
