@@ -8,6 +8,10 @@ use limpid_mri::{
     PipeMenonConfig, WalshConfig, calibration, calibration_images, compress, espirit, jsense,
     noise_covariance, pipe_menon, ramp, voronoi, walsh, whiten,
 };
+use std::sync::OnceLock;
+
+/// The middle of k-space: sizes, and values `[coils, sizes…]`.
+pub(crate) type Region = (Vec<usize>, Vec<Complex<f32>>);
 
 /// A scan with everything that its reconstruction needs.
 pub struct Prepared {
@@ -15,12 +19,14 @@ pub struct Prepared {
     pub scan: Scan,
     /// Weights against uneven density, of at most one, `[shots, samples]`.
     pub weights: Vec<f32>,
-    /// Sizes and values `[coils, sizes…]` of the middle of k-space.
-    pub region: (Vec<usize>, Vec<Complex<f32>>),
     /// Sensitivities `[coils, matrix…]`.
     pub maps: Vec<Complex<f32>>,
     /// The maps are the scan's own.
     pub own_maps: bool,
+    /// The scan's own middle of k-space, or the one that was found for want of it.
+    region: OnceLock<Region>,
+    /// Its size.
+    size: usize,
 }
 
 impl Prepared {
@@ -43,17 +49,30 @@ impl Prepared {
             apply(&compression.channels, &mut scan)?;
         }
         let weights = density(&scan, config.density)?;
-        let region = match scan.calibration.take() {
-            Some(region) => region,
-            None => synthesise(&scan, &weights, config.coils.region)?,
-        };
-        let own_maps = scan.maps.is_some() && config.coils.maps == MapsConfig::Auto;
-        let maps = match scan.maps.take().filter(|_| own_maps) {
-            Some(maps) => maps,
-            None => maps_of(&scan, &region, config.coils.maps)?,
-        };
         let weights = weights.into_iter().map(|w| w as f32).collect();
-        Ok(Self { scan, weights, region, maps, own_maps })
+        let own_maps = scan.maps.is_some() && config.coils.maps == MapsConfig::Auto;
+        let maps = scan.maps.take().filter(|_| own_maps);
+        let region = scan.calibration.take().map_or_else(OnceLock::new, OnceLock::from);
+        let mut prepared =
+            Self { scan, weights, maps: Vec::new(), own_maps, region, size: config.coils.region };
+        prepared.maps = match maps {
+            Some(maps) => maps,
+            None => maps_of(&prepared.scan, prepared.region()?, config.coils.maps)?,
+        };
+        Ok(prepared)
+    }
+
+    /// Sizes and values `[coils, sizes…]` of the middle of k-space, from the samples near it unless the scan
+    /// has its own.
+    ///
+    /// # Errors
+    /// If there are no samples in the middle.
+    pub fn region(&self) -> Result<&Region> {
+        if let Some(region) = self.region.get() {
+            return Ok(region);
+        }
+        let region = synthesise(&self.scan, &self.weights, self.size)?;
+        Ok(self.region.get_or_init(|| region))
     }
 
     /// What kernels are calibrated by.
@@ -61,7 +80,7 @@ impl Prepared {
     /// # Errors
     /// If the images are all zero.
     pub fn calibration(&self, from: Calibrate) -> Result<limpid_mri::Calibration<f32>> {
-        let Self { scan, region: (sizes, kspace), .. } = self;
+        let scan = &self.scan;
         let use_maps = match from {
             Calibrate::Auto => self.own_maps,
             Calibrate::Maps => true,
@@ -70,6 +89,7 @@ impl Prepared {
         let images = if use_maps {
             self.maps.clone()
         } else {
+            let (sizes, kspace) = self.region()?;
             calibration_images(kspace, scan.coils, sizes, &scan.matrix)?
         };
         Ok(limpid_mri::Calibration::new(scan.coils, &scan.matrix, images)?)
@@ -112,25 +132,18 @@ fn density(scan: &Scan, config: DensityConfig) -> Result<Vec<f64>> {
 }
 
 /// The middle of k-space from the samples near it.
-fn synthesise(
-    scan: &Scan,
-    weights: &[f64],
-    size: usize,
-) -> Result<(Vec<usize>, Vec<Complex<f32>>)> {
+fn synthesise(scan: &Scan, weights: &[f32], size: usize) -> Result<Region> {
     let sizes: Vec<usize> = scan.matrix.iter().map(|&n| n.min(size)).collect();
     let centre = Centre::of(&scan.trajectory, &sizes)?;
     let operator = Nufft::<f32>::new(centre.trajectory(), &sizes, 1e-4)?;
     let (samples, weights) = (centre.select(&scan.samples)?, centre.select(weights)?);
+    let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
     let config = CalibrationConfig::default();
     let values = calibration(&operator, &samples, &weights, scan.coils, &sizes, &config)?;
     Ok((sizes, values))
 }
 
-fn maps_of(
-    scan: &Scan,
-    (sizes, kspace): &(Vec<usize>, Vec<Complex<f32>>),
-    config: MapsConfig,
-) -> Result<Vec<Complex<f32>>> {
+fn maps_of(scan: &Scan, (sizes, kspace): &Region, config: MapsConfig) -> Result<Vec<Complex<f32>>> {
     let (coils, matrix) = (scan.coils, &scan.matrix);
     // all of the region that was asked for
     let whole = sizes.iter().copied().max().unwrap_or(0);

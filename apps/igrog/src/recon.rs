@@ -212,7 +212,7 @@ pub fn grid(
             moved(&config.geometry.config(), Some(&calibration), choice)
         }
         KernelsConfig::Grog { lam } => {
-            let (sizes, kspace) = &prepared.region;
+            let (sizes, kspace) = prepared.region()?;
             let operators = GrappaOperators::fit(scan.coils, sizes, kspace, lam)?;
             moved(&one, None, KernelChoice::Grog(&operators))
         }
@@ -282,11 +282,12 @@ pub fn reconstruct(
             None => Weighted::toeplitz(trajectory, weights, matrix, TOLERANCE)?,
         };
         let samples = scan.samples.clone();
-        let timing = (began, Vec::new());
+        let timing = (began, too_few(prepared, &config.field).into_iter().collect());
         return solve(prepared, config, weighted, samples, segments, timing, observe);
     }
-    let Gridded { geometry, oversampling, samples, findings, .. } =
+    let Gridded { geometry, oversampling, samples, mut findings, .. } =
         grid(prepared, config, method, trained)?;
+    findings.extend(too_few(prepared, &config.field));
     let operator = GridOperator::new(geometry.targets(), &scan.matrix, oversampling)?;
     let weighted = Weighted::on_grid(operator, prepared.weights.clone())?;
     let segments = segments(prepared, &config.field, method)?;
@@ -336,6 +337,21 @@ fn terms(prepared: &Prepared, config: &FieldConfig, seen: &[f64]) -> Result<usiz
     }
     let needed = (2.0 * turns).ceil() as usize + 2;
     Ok(if config.segments == 0 { needed.min(config.nodes) } else { config.segments })
+}
+
+/// Segments that the user set, if the phase turns more often than those can follow.
+fn too_few(prepared: &Prepared, config: &FieldConfig) -> Option<Finding> {
+    if config.correct == Correction::Nothing || config.segments == 0 {
+        return None;
+    }
+    let turns = turns(prepared, &seen(prepared));
+    (turns > config.segments as f64).then(|| Finding {
+        message: format!(
+            "the field turns voxels {turns:.1} turns apart over a readout, which {} segments cannot follow: set \
+             `field.segments` to 0 for as many as it takes",
+            config.segments
+        ),
+    })
 }
 
 /// One where a coil sees a voxel, and zero elsewhere.

@@ -49,10 +49,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.output.json {
         return print(format!("{}\n", serde_json::json!({ "facts": text, "warnings": messages })));
     }
+    if args.output.quiet {
+        text.clear();
+    }
     for message in &messages {
         let _ = writeln!(text, "warning     {message}");
     }
-    if messages.is_empty() {
+    if !args.output.quiet && messages.is_empty() {
         text += "warnings    none\n";
     }
     print(text)

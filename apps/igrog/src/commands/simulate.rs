@@ -8,8 +8,8 @@ use limpid_io::arrays::{Array, Arrays, Values};
 use limpid_mri::{
     Angles, Birdcage, Brain, Cartesian, Complex, Epi, FieldMap, FieldMethod, FieldOperator,
     FieldPhase, FieldSign, Koosh, Nufft, Pace, Radial, Readouts, Rosette, Scanner, Scene, Segments,
-    Sense, SphereOrder, Spiral, Spoke, SpokeCentre, Stack, add_noise, phantom_image, shepp_logan,
-    shepp_logan_3d, simulate_with,
+    Sense, SphereOrder, Spiral, Spoke, SpokeCentre, Stack, Trajectory, add_noise, phantom_image,
+    shepp_logan, shepp_logan_3d, simulate_with,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -218,21 +218,6 @@ impl Validate for SimulateConfig {
             let problem = format!("must be two or three sizes of 8 or more, got {:?}", self.matrix);
             at.problem("matrix", problem);
         }
-        let round = !matches!(
-            self.trajectory,
-            TrajectoryConfig::Epi { .. } | TrajectoryConfig::Cartesian { .. }
-        );
-        let plane = if self.matrix.len() == 3
-            && !matches!(self.trajectory, TrajectoryConfig::Koosh { .. })
-        {
-            &self.matrix[1..]
-        } else {
-            &self.matrix[..]
-        };
-        if round && plane.iter().any(|n| *n != plane[0]) {
-            let problem = format!("must be as large along each axis, got {:?}", self.matrix);
-            at.problem("matrix", problem).hint("such trajectories cover circles and spheres");
-        }
         if self.coils == 0 {
             at.problem("coils", "must be at least 1");
         }
@@ -359,10 +344,14 @@ fn measure(
     simulate_with(&Sense::new(operator, coils, scene.matrix, maps)?, scene.image)
 }
 
+/// Where and when samples are taken. Circles and spheres are as wide along each axis as its size: voxels are
+/// as large along each.
 fn readouts(config: &SimulateConfig) -> crate::Result<Readouts> {
-    let size = config.matrix.iter().copied().max().unwrap_or(0);
+    let stacked = matches!(config.trajectory, TrajectoryConfig::StackOfSpirals { .. });
+    let round = &config.matrix[usize::from(stacked)..];
+    let size = round.iter().copied().max().unwrap_or(0);
     let spiral = |interleaves: usize, acceleration: f64, density: f64, dwell: f64| Spiral {
-        matrix: config.matrix.last().copied().unwrap_or(size),
+        matrix: size,
         interleaves,
         undersampling: acceleration,
         density,
@@ -378,7 +367,7 @@ fn readouts(config: &SimulateConfig) -> crate::Result<Readouts> {
         extent: 1.0,
         dwell,
     };
-    Ok(match config.trajectory {
+    let mut readouts = match config.trajectory {
         TrajectoryConfig::Spiral { interleaves, acceleration, density, dwell } => {
             spiral(interleaves, acceleration, density, dwell).readouts()?
         }
@@ -414,5 +403,22 @@ fn readouts(config: &SimulateConfig) -> crate::Result<Readouts> {
             let plane = spiral(interleaves, acceleration, 1.0, 4e-6).readouts()?;
             Stack { partitions: config.matrix[0], ..Stack::default() }.readouts(&plane)?
         }
-    })
+    };
+    let lines = matches!(
+        config.trajectory,
+        TrajectoryConfig::Epi { .. } | TrajectoryConfig::Cartesian { .. }
+    );
+    if !lines && round.iter().any(|&n| n != size) {
+        let trajectory = &readouts.trajectory;
+        let rank = config.matrix.len();
+        let mut points = trajectory.points().to_vec();
+        for point in points.chunks_exact_mut(rank) {
+            for (k, &n) in point[rank - round.len()..].iter_mut().zip(round) {
+                *k *= n as f64 / size as f64;
+            }
+        }
+        readouts.trajectory =
+            Trajectory::new(trajectory.shots(), trajectory.samples(), rank, points)?;
+    }
+    Ok(readouts)
 }

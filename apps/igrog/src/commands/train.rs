@@ -94,7 +94,7 @@ fn learning(prepared: &Prepared, config: &Config, params: &TrainParams) -> crate
             prepared.calibration(from)?
         }
         Place::Kspace => {
-            let (sizes, kspace) = &prepared.region;
+            let (sizes, kspace) = prepared.region()?;
             Calibration::from_kspace(scan.coils, sizes, kspace.clone())?
         }
     };
