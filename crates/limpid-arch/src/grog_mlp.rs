@@ -7,7 +7,7 @@
 //! ```text
 //! features [N, F] → [F, cos, sin of random projections] → layers × (linear, ReLU) [N, latent]
 //!   → two linear layers: real and imaginary part → kernel [N, C, S·C, 2]
-//! kernel, sources [N, S, C, 2] → target [N, C, 2]
+//! kernel, sources [N·R, S, C, 2] → target [N·R, C, 2]
 //! ```
 
 use crate::{Architecture, Shapes, count_of, size_of};
@@ -186,7 +186,7 @@ impl GrogMlp {
         let mut h = features.clone();
         if let Some(projection) = &self.projection {
             let angles = limpid_kernels::matmul(features, &projection.tensor())?;
-            h = limpid_kernels::cat(&[features, &angles.cos()?, &angles.sin()?], 1)?;
+            h = limpid_kernels::with_waves(features, &angles)?;
         }
         for layer in &self.layers {
             h = limpid_kernels::relu(&layer.forward(&h)?)?;
@@ -195,10 +195,10 @@ impl GrogMlp {
         Ok([re.forward(&h)?, im.forward(&h)?])
     }
 
-    /// Applies kernels to the samples of their sources.
+    /// Applies kernels to the samples of their sources, `R` sets of samples in a row for each.
     ///
     /// # Shapes
-    /// `kernel [N, C, S·C, 2]`, `sources [N, S, C, 2]` → `[N, C, 2]`
+    /// `kernel [N, C, S·C, 2]`, `sources [N·R, S, C, 2]` → `[N·R, C, 2]`
     ///
     /// # Errors
     /// [`Error::Shape`] if they do not fit.
@@ -209,39 +209,42 @@ impl GrogMlp {
             let expected = format!("a kernel [N, {}, {columns}, 2]", self.coils);
             return Err(Error::shape(OP, expected, kernel.dims()));
         }
-        if sources.dims() != [n, self.sources, self.coils, 2] {
-            let expected = format!("sources [{n}, {}, {}, 2]", self.sources, self.coils);
-            return Err(Error::shape(OP, expected, sources.dims()));
-        }
-        let part = |t: &Tensor, i: usize| t.narrow(D::Minus1, i, 1)?.squeeze(D::Minus1);
-        let vector = sources.reshape((n, columns, 2))?;
-        let product = |k: usize, s: usize| {
-            let rows = part(kernel, k)?.contiguous()?;
-            rows.matmul(&part(&vector, s)?.unsqueeze(2)?.contiguous()?)?.squeeze(2)
+        let part = |i: usize| {
+            let part = kernel.narrow(D::Minus1, i, 1)?.contiguous()?;
+            part.reshape((n, self.coils * columns))
         };
-        let re = (product(0, 0)? - product(1, 1)?)?;
-        let im = (product(0, 1)? + product(1, 0)?)?;
-        Ok(Tensor::stack(&[re, im], D::Minus1)?)
+        self.product(&[part(0)?, part(1)?], sources)
     }
 
-    /// The samples at the targets of some geometries.
+    /// The samples at the targets of some geometries, for `R` sets of sources in a row of each.
     ///
     /// # Shapes
-    /// `features [N, F]`, `sources [N, S, C, 2]` → `[N, C, 2]`
+    /// `features [N, F]`, `sources [N·R, S, C, 2]` → `[N·R, C, 2]`
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not fit.
+    /// [`Error::Shape`] if the features do not fit.
     pub fn forward(&self, features: &Tensor, sources: &Tensor) -> Result<Tensor> {
-        let n = features.dims().first().copied().unwrap_or_default();
-        if features.rank() != 2 || sources.dims() != [n, self.sources, self.coils, 2] {
-            let expected =
-                format!("features [N, F], sources [N, {}, {}, 2]", self.sources, self.coils);
-            return Err(Error::shape(OP, expected, (features.dims(), sources.dims())));
+        if features.rank() != 2 {
+            return Err(Error::shape(OP, "features [N, F]", features.dims()));
         }
         // the same as `apply` of `kernel`, without interleaving the parts
-        let [re, im] = self.parts(features)?;
-        let vectors = sources.reshape((n, self.sources * self.coils, 2))?;
-        limpid_kernels::complex_product(&re, &im, &vectors)
+        self.product(&self.parts(features)?, sources)
+    }
+
+    /// Real and imaginary parts of kernels times their sources.
+    fn product(&self, [re, im]: &[Tensor; 2], sources: &Tensor) -> Result<Tensor> {
+        let (n, columns) = (re.dims()[0], self.sources * self.coils);
+        match *sources.dims() {
+            [all, s, c, 2]
+                if [s, c] == [self.sources, self.coils] && all.is_multiple_of(n.max(1)) =>
+            {
+                limpid_kernels::complex_product(re, im, &sources.reshape((all, columns, 2))?)
+            }
+            _ => {
+                let expected = format!("sources [{n}·R, {}, {}, 2]", self.sources, self.coils);
+                Err(Error::shape(OP, expected, sources.dims()))
+            }
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub use activation::{
 };
 pub use algebra::{
     add, add_to_channels, cat, complex_product, linear, matmul, matmul_transposed, narrow, permute,
-    reshape, scale,
+    reshape, scale, with_waves,
 };
 pub use attention::attention;
 pub use autograd::second_derivatives;

@@ -38,7 +38,12 @@ pub(crate) trait Real: Element + Neg<Output = Self> {
     fn tanh(self) -> Self;
     /// Complementary error function, with fused multiply-adds as in [`Real::exp_in`].
     fn erfc_in<const FUSED: bool>(self) -> Self;
+    /// Cosine and sine, of up to [`MOST_TURNED`] radians.
+    fn cos_sin(self) -> [Self; 2];
 }
+
+/// Radians from which the reduction of angles in f32 loses digits.
+pub(crate) const MOST_TURNED: f64 = 4096.0;
 
 impl Real for f64 {
     const LOWEST: Self = f64::NEG_INFINITY;
@@ -86,6 +91,12 @@ impl Real for f64 {
     #[inline(always)]
     fn erfc_in<const FUSED: bool>(self) -> Self {
         libm::erfc(self)
+    }
+
+    #[inline(always)]
+    fn cos_sin(self) -> [Self; 2] {
+        let (sin, cos) = self.sin_cos();
+        [cos, sin]
     }
 }
 
@@ -181,7 +192,31 @@ impl Real for f32 {
         let tail = t * Real::exp_in::<FUSED>(sum::<FUSED>(-a, a, p));
         if self < 0.0 { 2.0 - tail } else { tail }
     }
+
+    /// Cephes `cosf` and `sinf`: polynomials of what a multiple of `π / 2` leaves.
+    #[inline(always)]
+    fn cos_sin(self) -> [Self; 2] {
+        let shifted = self * std::f32::consts::FRAC_2_PI + ROUND;
+        let n = shifted - ROUND;
+        let r = QUARTER.iter().fold(self, |r, part| r - n * part);
+        let z = r * r;
+        let cos = polynomial::<false, _>(z, [2.443_315_7e-5, -1.388_731_6e-3, 4.166_664_6e-2]);
+        let cos = cos * z * z - 0.5 * z + 1.0;
+        let sin = polynomial::<false, _>(z, [-1.951_529_6e-4, 8.332_161e-3, -1.666_665_5e-1]);
+        let sin = sin * z * r + r;
+        // quarters of a turn: odd ones swap the two, the second and third turn signs
+        let quarter = shifted.to_bits();
+        let [a, b] = if quarter & 1 == 0 { [cos, sin] } else { [sin, cos] };
+        let sign = |quarter: u32| (quarter & 2) << 30;
+        [
+            f32::from_bits(a.to_bits() ^ sign(quarter.wrapping_add(1))),
+            f32::from_bits(b.to_bits() ^ sign(quarter)),
+        ]
+    }
 }
+
+/// `π / 2` in three parts, the first two exact in a few bits.
+const QUARTER: [f32; 3] = [1.570_312_5, 4.837_513e-4, 7.549_79e-8];
 
 /// Horner's scheme, highest power first.
 #[inline(always)]
@@ -267,6 +302,23 @@ mod tests {
         // in the tail the rounding of the exponent shows
         assert!(worst_ulp((0.5, 4.0), Real::erfc_in::<false>, libm::erfc) < 24.0);
         assert!(worst_ulp((0.5, 4.0), Real::erfc_in::<true>, libm::erfc) < 24.0);
+    }
+
+    #[test]
+    fn f32_waves_are_close_to_the_truth() {
+        let [cos, sin]: [fn(f32) -> f32; 2] = [|x| x.cos_sin()[0], |x| x.cos_sin()[1]];
+        for range in [(-3.0, 3.0), (-4000.0, -3900.0), (100.0, 4096.0)] {
+            let steps = 100_000;
+            for i in 0..=steps {
+                let x = range.0 + (range.1 - range.0) * (i as f32 / steps as f32);
+                let (s, c) = f64::from(x).sin_cos();
+                let off = (f64::from(cos(x)) - c).abs().max((f64::from(sin(x)) - s).abs());
+                assert!(off < 1.3e-7, "{x}: {off:e}");
+            }
+        }
+        assert!(worst_ulp((-0.7, 0.7), sin, f64::sin) < 1.5);
+        assert_eq!([cos(0.0), sin(0.0)], [1.0, 0.0]);
+        assert!(cos(f32::NAN).is_nan() && sin(f32::INFINITY).is_nan());
     }
 
     #[allow(unsafe_code)]

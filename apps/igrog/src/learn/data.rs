@@ -87,7 +87,7 @@ impl KernelData {
             }
         }
         // what is wrong with the parts shows before the training does
-        data.pairs(Stream::new(seed, "check"), 1)?;
+        data.pairs(Stream::new(seed, "check"), [1, 1])?;
         Ok(data)
     }
 
@@ -107,11 +107,14 @@ impl KernelData {
         self.calibration.dims().iter().map(axis).collect()
     }
 
-    /// `count` pairs: features, sources and targets.
-    fn pairs(&self, stream: Stream, count: usize) -> Result<Pairs> {
+    /// So many geometries, and so many pairs of each: features, sources and targets.
+    fn pairs(&self, stream: Stream, [geometries, each]: [usize; 2]) -> Result<Pairs> {
         let mut draws = stream.draws();
         let mut below = |n: usize| draws.below(n as u64) as usize;
-        let indices: Vec<usize> = (0..count).map(|_| below(self.geometry.len())).collect();
+        let geometries: Vec<usize> = (0..geometries).map(|_| below(self.geometry.len())).collect();
+        let indices: Vec<usize> =
+            geometries.iter().flat_map(|&i| std::iter::repeat_n(i, each)).collect();
+        let count = indices.len();
         let mut samples = match self.config.from {
             Place::Image => {
                 let voxels: Vec<usize> =
@@ -137,21 +140,22 @@ impl KernelData {
         }
         let parts = |values: Vec<Complex<f32>>| values.iter().flat_map(|v| [v.re, v.im]).collect();
         Ok(Pairs {
-            features: features(&self.geometry, self.phase.as_ref(), indices.into_iter()),
+            features: features(&self.geometry, self.phase.as_ref(), geometries.into_iter()),
             sources: parts(samples.sources),
             targets: parts(samples.targets),
         })
     }
 
-    fn batch(&self, stream: Stream, count: usize, first: u64) -> Result<Batch, BoxError> {
-        let Pairs { features, sources, targets } = self.pairs(stream, count)?;
+    fn batch(&self, stream: Stream, sizes: [usize; 2], first: u64) -> Result<Batch, BoxError> {
+        let Pairs { features, sources, targets } = self.pairs(stream, sizes)?;
+        let (geometries, count) = (sizes[0], sizes[0] * sizes[1]);
         let (s, c) = (self.geometry.sources(), self.calibration.coils());
         let tensor = |values: Vec<f32>, shape: &[usize]| {
             Tensor::from_vec(values, shape, &Device::Cpu).map_err(|e| Box::new(e) as BoxError)
         };
-        let width = features.len() / count;
+        let width = features.len() / geometries;
         let tensors = BTreeMap::from([
-            ("dk".to_owned(), tensor(features, &[count, width])?),
+            ("dk".to_owned(), tensor(features, &[geometries, width])?),
             ("source_ksp".to_owned(), tensor(sources, &[count, s, c, 2])?),
             ("target_ksp".to_owned(), tensor(targets, &[count, c, 2])?),
         ]);
@@ -179,16 +183,17 @@ fn normalise(sources: &mut [Complex<f32>], targets: &mut [Complex<f32>], count: 
 
 impl DataModule for KernelData {
     fn train(&self) -> Result<Box<dyn Loader + '_>, BoxError> {
-        let SamplesConfig { batch, steps_per_epoch, .. } = self.config;
+        let SamplesConfig { batch, per_geometry, steps_per_epoch: batches, .. } = self.config;
         let stream = Stream::new(self.seed, "kernels");
-        Ok(Box::new(Draws { data: self, stream, batch, batches: steps_per_epoch, fixed: false }))
+        let sizes = [batch / per_geometry, per_geometry];
+        Ok(Box::new(Draws { data: self, stream, sizes, batches, fixed: false }))
     }
 
     fn validation(&self) -> Result<Vec<(String, Box<dyn Loader + '_>)>, BoxError> {
         let batch = self.config.batch.min(self.config.validation);
         let batches = (self.config.validation / batch) as u64;
         let stream = Stream::new(self.seed, "kernels to validate");
-        let loader = Draws { data: self, stream, batch, batches, fixed: true };
+        let loader = Draws { data: self, stream, sizes: [batch, 1], batches, fixed: true };
         Ok(vec![("calibration".to_owned(), Box::new(loader))])
     }
 
@@ -214,7 +219,8 @@ impl DataModule for KernelData {
 struct Draws<'a> {
     data: &'a KernelData,
     stream: Stream,
-    batch: usize,
+    /// Geometries of a batch, and pairs of each.
+    sizes: [usize; 2],
     batches: u64,
     /// The same pairs in every epoch.
     fixed: bool,
@@ -228,8 +234,8 @@ impl Loader for Draws<'_> {
     fn epoch(&self, epoch: u64, first: u64) -> Batches<'_> {
         let epoch = if self.fixed { 0 } else { epoch };
         Box::new((first..self.batches).map(move |index| {
-            let first = index * self.batch as u64;
-            self.data.batch(self.stream.at(epoch, index), self.batch, first)
+            let first = index * (self.sizes[0] * self.sizes[1]) as u64;
+            self.data.batch(self.stream.at(epoch, index), self.sizes, first)
         }))
     }
 }

@@ -25,6 +25,9 @@ pub struct SamplesConfig {
     pub from: Place,
     /// Pairs of a step.
     pub batch: usize,
+    /// Pairs of each geometry in a step. The network computes a kernel for each geometry, `batch` divided
+    /// by this: its work is the less the more pairs share one.
+    pub per_geometry: usize,
     /// Steps of an epoch.
     pub steps_per_epoch: u64,
     /// Only voxels where a coil has at least this part of the largest magnitude, for `from = "image"`.
@@ -48,6 +51,7 @@ impl Default for SamplesConfig {
         Self {
             from: Place::Image,
             batch: 1024,
+            per_geometry: 1,
             steps_per_epoch: 100,
             support: 0.0,
             buffer: 3.0,
@@ -89,6 +93,11 @@ impl Validate for SamplesConfig {
             if !(1..=1 << 20).contains(&value) {
                 at.problem(key, format!("must be 1 to {}, got {value}", 1 << 20));
             }
+        }
+        if self.per_geometry == 0 || !self.batch.is_multiple_of(self.per_geometry) {
+            let message =
+                format!("must divide `batch` ({}), got {}", self.batch, self.per_geometry);
+            at.problem("per_geometry", message);
         }
         if self.steps_per_epoch == 0 {
             at.problem("steps_per_epoch", "must be at least 1");

@@ -10,12 +10,14 @@ mod product;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waves;
 
 pub use complex::complex_product;
 pub use join::cat;
 pub use linear::linear;
 pub use product::{matmul, matmul_transposed};
 pub use view::{narrow, permute, reshape};
+pub use waves::with_waves;
 
 use crate::buffer::{CHUNK, fill, map, map2};
 use crate::check::shape_of;

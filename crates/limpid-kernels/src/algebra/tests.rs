@@ -2,7 +2,7 @@
 
 use super::{
     add, add_to_channels, cat, complex_product, linear, matmul, matmul_transposed, narrow, permute,
-    reshape, scale,
+    reshape, scale, with_waves,
 };
 use crate::gradcheck::{test_tensor, worst_error};
 use crate::threads::on_threads;
@@ -116,6 +116,23 @@ fn complex_products_are_those_of_their_parts() {
 }
 
 #[test]
+fn a_complex_matrix_multiplies_the_vectors_that_are_its() {
+    let (n, m, k, each) = (3, 4, 11, 2);
+    let t = tensors(&[&[n, m * k], &[n, m * k], &[n * each, k, 2]]);
+    let repeated = |t: &Tensor| {
+        let t = t.unsqueeze(1)?.broadcast_as((n, each, m * k))?.contiguous()?;
+        t.reshape((n * each, m * k))
+    };
+    let (re, im) = (repeated(&t[0]).unwrap(), repeated(&t[1]).unwrap());
+    let want = complex_product(&re, &im, &t[2]).unwrap();
+    same(&complex_product(&t[0], &t[1], &t[2]).unwrap(), &want);
+    assert!(worst_error(&t, |t| complex_product(&t[0], &t[1], &t[2])).unwrap() < 1e-7);
+    let fewer = t[2].narrow(0, 0, n * each - 1).unwrap();
+    assert!(complex_product(&t[0], &t[1], &fewer).is_err());
+    assert!(complex_product(&t[0], &t[1], &t[2].narrow(0, 0, 0).unwrap()).is_err());
+}
+
+#[test]
 fn linear_maps_have_the_same_bits_on_any_number_of_threads() {
     let f32s = |seed: u64, shape: &[usize]| {
         test_tensor(seed, shape).unwrap().to_dtype(candle_core::DType::F32).unwrap()
@@ -145,4 +162,22 @@ fn sums_and_views_have_the_right_gradients() {
     assert!(worst_error(&t[..1], |t| narrow(&t[0], 1, 1, 2)).unwrap() < 1e-7);
     assert!(add(&t[0], &t[2]).is_err());
     assert!(add_to_channels(&t[0], &t[0]).is_err());
+}
+
+#[test]
+fn waves_follow_what_they_are_made_of() {
+    let t = tensors(&[&[5, 3], &[5, 4]]);
+    let angles = (&t[1] * 40.0).unwrap();
+    let want = Tensor::cat(&[&t[0], &angles.cos().unwrap(), &angles.sin().unwrap()], 1).unwrap();
+    same(&with_waves(&t[0], &angles).unwrap(), &want);
+    assert!(worst_error(&t, |t| with_waves(&t[0], &t[1])).unwrap() < 1e-7);
+    // beyond what polynomials reach
+    let far = (&t[1] * 1e6).unwrap();
+    let single = [&t[0], &far].map(|t| t.to_dtype(candle_core::DType::F32).unwrap());
+    let double = [&single[0], &single[1]].map(|t| t.to_dtype(candle_core::DType::F64).unwrap());
+    let (a, b) = (with_waves(&single[0], &single[1]), with_waves(&double[0], &double[1]));
+    let a = a.unwrap().to_dtype(candle_core::DType::F64).unwrap();
+    let off = (a - b.unwrap()).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+    assert!(off.to_scalar::<f64>().unwrap() < 1e-7);
+    assert!(with_waves(&t[0], &t[1].narrow(0, 0, 4).unwrap()).is_err());
 }

@@ -1,9 +1,12 @@
 //! Losses of complex numbers, which are pairs of real and imaginary part along the last axis.
 
+use super::operand::{cpu, prepare, slice};
 use super::pixel::sign;
-use super::reduce::{mean_of, mean_of2};
-use candle_core::{D, Tensor};
+use super::reduce::mean_of;
+use crate::sum::{BLOCK, mean};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, WithDType};
 use limpid_kernels::{Error, Result};
+use rayon::prelude::*;
 
 /// The difference, after checking that both are complex.
 fn difference(op: &'static str, pred: &Tensor, target: &Tensor) -> Result<Tensor> {
@@ -21,11 +24,64 @@ fn difference(op: &'static str, pred: &Tensor, target: &Tensor) -> Result<Tensor
 /// [`Error::Shape`] if the shapes differ or the last axis is not two long; so for all below.
 pub fn complex_l1(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     let d = difference("complex_l1", pred, target)?;
-    let (re, im) = (d.narrow(D::Minus1, 0, 1)?, d.narrow(D::Minus1, 1, 1)?);
-    mean_of2("complex_l1", [&re, &im], |[re, im]| {
-        let size = re.hypot(im);
-        (size, if size > 0.0 { [re / size, im / size] } else { [0.0 * size; 2] })
-    })
+    let [d] = prepare("complex_l1", [&d])?;
+    Ok(d.apply_op1(MeanModulus)?.to_device(pred.device())?)
+}
+
+/// Mean absolute value of pairs of real and imaginary part: 0-d.
+struct MeanModulus;
+
+impl MeanModulus {
+    fn mean<T: WithDType>(data: &[T]) -> CpuStorage {
+        let (pairs, _) = data.as_chunks::<2>();
+        let mean = mean(pairs.len(), |i| modulus(pairs[i].map(T::to_f64)));
+        T::to_cpu_storage_owned(vec![T::from_f64(mean)])
+    }
+
+    fn slopes<T: WithDType>(d: &Tensor, grad: &Tensor) -> candle_core::Result<Tensor> {
+        let (storage, layout) = d.storage_and_layout();
+        let (pairs, _) = slice::<T>(cpu(&storage)?, layout)?.as_chunks::<2>();
+        let scale = grad.to_scalar::<T>()?.to_f64() / pairs.len() as f64;
+        let mut out = vec![T::zero(); 2 * pairs.len()];
+        let blocks = out.par_chunks_mut(2 * BLOCK).zip(pairs.par_chunks(BLOCK));
+        blocks.for_each(|(out, pairs)| {
+            for (out, pair) in out.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+                let pair = pair.map(T::to_f64);
+                let size = modulus(pair);
+                let over = if size > 0.0 { scale / size } else { 0.0 * size };
+                *out = pair.map(|x| T::from_f64(over * x));
+            }
+        });
+        Tensor::from_vec(out, d.shape(), &Device::Cpu)
+    }
+}
+
+fn modulus([re, im]: [f64; 2]) -> f64 {
+    let square = re * re + im * im;
+    // the function of the library is slow, and needed only where squares leave the range
+    if square.is_normal() { square.sqrt() } else { re.hypot(im) }
+}
+
+impl CustomOp1 for MeanModulus {
+    fn name(&self) -> &'static str {
+        "complex_l1"
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mean = match s {
+            CpuStorage::F64(_) => Self::mean(slice::<f64>(s, l)?),
+            _ => Self::mean(slice::<f32>(s, l)?),
+        };
+        Ok((mean, ().into()))
+    }
+
+    fn bwd(&self, d: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        match d.dtype() {
+            DType::F64 => Self::slopes::<f64>(d, grad),
+            _ => Self::slopes::<f32>(d, grad),
+        }
+        .map(Some)
+    }
 }
 
 /// Mean of `|real part| + |imaginary part|` of the difference.

@@ -4,7 +4,7 @@ use super::calibration::Calibration;
 use super::geometry::Geometry;
 use crate::error::expect_len;
 use crate::real::{narrow, turn, wide};
-use crate::{Complex, Error, Real, Result};
+use crate::{Complex, Error, Nufft, Real, Result, Trajectory};
 use limpid_kernels::vectorised;
 use rayon::prelude::*;
 
@@ -90,8 +90,8 @@ pub fn image_samples<T: Real>(
 }
 
 /// Pairs of a geometry and a point of k-space `[n, rank]`, in cycles per field of view: the targets are the
-/// transforms of the images at the points, the sources at the offsets from them, with the factor `1/√N` of
-/// orthonormal transforms. For targets in the middle of k-space that the images were made from, keep
+/// transforms of the images at the points (in f32 to 1e-6), the sources at the offsets from them, with the
+/// factor `1/√N` of orthonormal transforms. For targets in the middle of k-space that the images were made from, keep
 /// points at least [`GeometryReport::reach`](super::GeometryReport) inside of its edge.
 ///
 /// # Errors
@@ -108,6 +108,10 @@ pub fn kspace_samples<T: Real>(
     expect_len(OP, "points", &[indices.len(), rank], points.len())?;
     if let Some(at) = points.iter().position(|k| !k.is_finite()) {
         return Err(Error::value(OP, format!("a coordinate of point {} is not finite", at / rank)));
+    }
+    let single = T::of(0.1).f64() != 0.1;
+    if single && indices.len() * (1 + geometry.sources()) > calibration.voxels() {
+        return many_kspace_samples(calibration, geometry, indices, points);
     }
     let (coils, count) = (calibration.coils(), geometry.sources());
     let planes = calibration.images().iter().map(|v| v.re).collect();
@@ -129,6 +133,36 @@ pub fn kspace_samples<T: Real>(
         },
     );
     Ok(KernelSamples { sources, targets })
+}
+
+/// The same by a non-uniform transform to 1e-6, whose cost hardly depends on the sizes of the images.
+fn many_kspace_samples<T: Real>(
+    calibration: &Calibration<T>,
+    geometry: &Geometry,
+    indices: &[usize],
+    points: &[f64],
+) -> Result<KernelSamples<T>> {
+    let (rank, coils, dims) = (geometry.rank(), calibration.coils(), calibration.dims());
+    let each = 1 + geometry.sources();
+    // k-space of voxels is periodic; what lies beyond its edge is on the other side
+    let wrapped = |(k, &n): (f64, &usize)| k - n as f64 * (k / n as f64).round();
+    let mut all = Vec::with_capacity(indices.len() * each * rank);
+    for (point, &index) in points.chunks_exact(rank).zip(indices) {
+        all.extend(point.iter().copied().zip(dims).map(wrapped));
+        for offset in geometry.offsets_of(index).chunks_exact(rank) {
+            all.extend(point.iter().zip(offset).map(|(k, d)| k + d).zip(dims).map(wrapped));
+        }
+    }
+    let trajectory = Trajectory::new(1, indices.len() * each, rank, all)?;
+    let transform = Nufft::<T>::new(&trajectory, dims, 1e-6)?;
+    let mut values = vec![Complex::default(); coils * trajectory.len()];
+    transform.forward_many(calibration.images(), &mut values);
+    let mut found = KernelSamples { sources: Vec::new(), targets: Vec::new() };
+    for at in 0..trajectory.len() {
+        let coils = values.iter().skip(at).step_by(trajectory.len()).copied();
+        if at % each == 0 { found.targets.extend(coils) } else { found.sources.extend(coils) }
+    }
+    Ok(found)
 }
 
 /// The phases of one point of k-space over an image.
@@ -303,6 +337,25 @@ mod tests {
             let expected = (0..120).map(value).sum::<Complex<f64>>() / 120f64.sqrt();
             assert!((got.sources[2 * s + 1] - expected).norm() < 1e-12);
         }
+    }
+
+    #[test]
+    fn many_samples_are_those_of_few() {
+        let (geometry, dims) = (line(), [9, 8, 7]);
+        let count = 200;
+        let indices: Vec<usize> = (0..count).map(|i| i * 7 % 40).collect();
+        let points: Vec<f64> =
+            (0..3 * count).map(|i| ((i * 37) % 81) as f64 / 10.0 - 4.0).collect();
+        let images = Calibration::new(2, &dims, random::<f32>(1, 2 * 504)).unwrap();
+        let many = kspace_samples(&images, &geometry, &indices, &points).unwrap();
+        let mut few = KernelSamples { sources: Vec::new(), targets: Vec::new() };
+        for (i, point) in indices.iter().zip(points.chunks(3)) {
+            let one = kspace_samples(&images, &geometry, &[*i], point).unwrap();
+            few.sources.extend(one.sources);
+            few.targets.extend(one.targets);
+        }
+        assert!(distance(&many.sources, &few.sources) < 2e-6);
+        assert!(distance(&many.targets, &few.targets) < 2e-6);
     }
 
     #[test]
