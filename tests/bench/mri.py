@@ -74,7 +74,9 @@ def work(mode, name, shapes):
     (coils, shots, length), matrix = shapes
     points = spiral(shots, length, matrix)
     if name == "mri_kernels":
-        return training(coils, points, matrix)
+        return training(coils, points, matrix, 1024, 1, 0)
+    if name == "mri_preset_kernels":
+        return training(coils, points, matrix, 256, 8, 128)
     images, maps = noise(coils, *matrix), noise(coils, *matrix)
     image = noise(*matrix)
     weights = np.ones(shots * length, np.float32)
@@ -103,6 +105,7 @@ def work(mode, name, shapes):
     makes = {
         "mri_nufft": transforms,
         "mri_nufft_iteration": iteration,
+        "mri_toeplitz_iteration": iteration,
         "mri_grid_iteration": iteration,
         "mri_nufft_field": field,
         "mri_grid_field": field,
@@ -110,8 +113,9 @@ def work(mode, name, shapes):
     return 0, fastest(makes[name])
 
 
-def training(coils, points, matrix):
-    """Drawing the pairs of a step, and the step: geometries of five sources along the readout."""
+def training(coils, points, matrix, geometries, each, projections):
+    """Drawing the pairs of a step, `each` of every geometry, and the step: geometries of five sources along the
+    readout, with the waves of random projections."""
     shots, length = points[0].shape
     k = torch.stack([torch.from_numpy(p) for p in points], -1).float()
     places = (torch.arange(length)[:, None] + torch.arange(-2, 3)).clamp(0, length - 1)
@@ -119,15 +123,15 @@ def training(coils, points, matrix):
     maps = torch.from_numpy(noise(coils, *matrix)).reshape(coils, -1)
     grid = torch.meshgrid(*[torch.arange(n) - n // 2 for n in matrix], indexing="ij")
     r = torch.stack([g.flatten() / n for g, n in zip(grid, matrix)], -1).float()
-    net = GrogMlp()
+    net = GrogMlp(projections)
     adam = torch.optim.Adam(net.parameters(), lr=1e-4)
 
     def step():
-        i = torch.randint(len(offsets), (1024,))
-        v = torch.randint(len(r), (1024,))
+        i = torch.randint(len(offsets), (geometries,))
+        v = torch.randint(len(r), (geometries * each,))
         target = maps[:, v].T
         d = offsets[i]
-        turns = (d * r[v][:, None]).sum(-1)
+        turns = (d.repeat_interleave(each, 0) * r[v][:, None]).sum(-1)
         sources = target[:, None] * torch.exp(-2j * torch.pi * turns)[:, :, None]
         y = net(d.flatten(1), sources)
         F.l1_loss(y, target).backward()

@@ -34,15 +34,33 @@ pub(crate) fn work(mode: Mode, name: &str, shapes: &[Vec<usize>]) -> Result<Opti
     let bench = Bench::new([coils, shots, length], matrix).map_err(text)?;
     let call = match (mode, name) {
         (Mode::Infer, "nufft") => bench.transforms().map_err(text)?,
-        (Mode::Infer, "nufft_iteration") => bench.iteration(false, false).map_err(text)?,
-        (Mode::Infer, "grid_iteration") => bench.iteration(true, false).map_err(text)?,
-        (Mode::Infer, "nufft_field") => bench.iteration(false, true).map_err(text)?,
-        (Mode::Infer, "grid_field") => bench.iteration(true, true).map_err(text)?,
+        (Mode::Infer, "nufft_iteration") => bench.iteration(By::Nufft, false).map_err(text)?,
+        (Mode::Infer, "toeplitz_iteration") => {
+            bench.iteration(By::Toeplitz, false).map_err(text)?
+        }
+        (Mode::Infer, "grid_iteration") => bench.iteration(By::Grid, false).map_err(text)?,
+        (Mode::Infer, "nufft_field") => bench.iteration(By::Nufft, true).map_err(text)?,
+        (Mode::Infer, "grid_field") => bench.iteration(By::Grid, true).map_err(text)?,
         (Mode::Infer, "gridding") => bench.gridding().map_err(text)?,
-        (Mode::Train, "kernels") => return bench.training().map(Some),
+        (Mode::Train, "kernels") => {
+            return bench.training(&NetConfig::default(), SamplesConfig::default()).map(Some);
+        }
+        (Mode::Train, "preset_kernels") => {
+            let net = NetConfig { projections: 128, ..NetConfig::default() };
+            let samples = SamplesConfig { batch: 2048, per_geometry: 8, ..Default::default() };
+            return bench.training(&net, samples).map(Some);
+        }
         _ => return Ok(None),
     };
     Ok(Some(Work { parameters: 0, call }))
+}
+
+/// What the normal map of an iteration is made of.
+#[derive(PartialEq)]
+enum By {
+    Nufft,
+    Toeplitz,
+    Grid,
 }
 
 type Call = Box<dyn FnMut() -> Result<Tensor>>;
@@ -96,9 +114,13 @@ impl Bench {
     }
 
     /// The normal map of an iteration of conjugate gradients.
-    fn iteration(&self, grid: bool, field: bool) -> limpid_mri::Result<Call> {
+    fn iteration(&self, by: By, field: bool) -> limpid_mri::Result<Call> {
         let weights = vec![1.0; self.trajectory.len()];
-        if grid {
+        if by == By::Toeplitz {
+            let weighted = Weighted::toeplitz(&self.trajectory, weights, &self.matrix, TOLERANCE)?;
+            return self.normal(weighted, field);
+        }
+        if by == By::Grid {
             let geometry =
                 Geometry::new(&self.trajectory, &self.times, &GeometryConfig::default())?;
             let operator = GridOperator::new(geometry.targets(), &self.matrix, 1.0)?;
@@ -139,15 +161,15 @@ impl Bench {
     }
 
     /// Drawing the pairs of a step of training, and the step.
-    fn training(self) -> Result<Work> {
+    fn training(self, net: &NetConfig, samples: SamplesConfig) -> Result<Work> {
         let config = KernelGeometry::default().config();
         let geometry = Geometry::new(&self.trajectory, &self.times, &config).map_err(text)?;
         let calibration = Calibration::new(self.coils, &self.matrix, self.maps).map_err(text)?;
-        let net = network(&NetConfig::default(), &geometry, self.coils, false);
+        let net = network(net, &geometry, self.coils, false);
         let params = Params::new();
         let scope = params.scope(Stream::new(0, "bench"), candle_core::DType::F32, &Device::Cpu);
         let net = net.build(&scope)?;
-        let data = KernelData::new(geometry, calibration, None, SamplesConfig::default(), 0);
+        let data = KernelData::new(geometry, calibration, None, samples, 0);
         let data = data.map_err(text)?;
         let mut trained = crate::step::Trained::new(params)?;
         let parameters = trained.params.count();

@@ -324,19 +324,26 @@ class VitB(nn.Module):
 
 
 class GrogMlp(nn.Module):
-    """Implicit GROG: 8 coils, 5 sources in a plane, a complex last layer."""
+    """Implicit GROG: 8 coils, 5 sources in a plane, a complex last layer; waves of random projections."""
 
-    def __init__(self):
+    def __init__(self, projections=0):
         super().__init__()
+        self.projection = torch.randn(10, projections) if projections else None
         layers = []
-        for inputs in (10, 256, 256):
+        for inputs in (10 + 2 * projections, 256, 256):
             layers += [nn.Linear(inputs, 256), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(256, 8 * 8 * 5, dtype=torch.complex64)
 
     def forward(self, features, sources):
-        kernel = self.last(self.layers(features).to(torch.complex64)).view(-1, 8, 40)
-        return (kernel @ sources.view(-1, 40, 1)).squeeze(2)
+        """Sources may have several rows for each of the features."""
+        n = len(features)
+        if self.projection is not None:
+            angles = features @ self.projection
+            features = torch.cat([features, angles.cos(), angles.sin()], 1)
+        kernel = self.last(self.layers(features).to(torch.complex64)).view(n, 8, 40)
+        targets = kernel @ sources.view(n, -1, 40).transpose(1, 2)
+        return targets.transpose(1, 2).reshape(-1, 8)
 
 
 NETWORKS = {

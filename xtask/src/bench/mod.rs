@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use crate::process::root;
 use speaker::{LAYOUTS, Programs, Speaker, number};
 use works::{
-    FIRST_STEP, GRIDDING, GRIDDING_MS, GROUPS, ITERATION, ITERATIONS, MEMORY, SINGLE, START,
-    Section, WORKS, Work,
+    FIRST_STEP, GRIDDING, GRIDDING_MS, GROUPS, ITERATION, ITERATIONS, LEARNING, LEARNING_RATIO,
+    MEMORY, SINGLE, START, Section, WORKS, Work,
 };
 
 /// Options of `bench`.
@@ -211,19 +211,31 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 
 /// What reconstruction promises of itself, if it was measured, and whether it is kept.
 fn promises(measured: &[Measured]) -> Vec<(String, bool)> {
-    let time = |words: &str| measured.iter().find(|m| m.work.words == words).map(|m| m.ours.wall());
-    let iteration = time(ITERATIONS[0]).zip(time(ITERATIONS[1])).map(|(nufft, grid)| {
-        let ratio = nufft / grid;
+    let found = |words: &str| measured.iter().find(|m| m.work.words == words);
+    let time = |words: &str| found(words).map(|m| m.ours.wall());
+    let [nufft, toeplitz, grid] = ITERATIONS.map(time);
+    let from_samples = nufft.zip(toeplitz).map(|(a, b)| a.min(b));
+    let iteration = from_samples.zip(grid).map(|(samples, grid)| {
+        let ratio = samples / grid;
         let line = format!(
             "an iteration on the grid is {ratio:.1} times as fast as from samples (≥ {ITERATION})"
         );
         (line, ratio >= ITERATION)
     });
+    let peer = found(LEARNING[0]).and_then(|m| m.peer.as_ref()).map(|pair| pair.peer.wall());
+    let learning = peer.zip(time(LEARNING[1])).map(|(reference, preset)| {
+        let ratio = reference / preset;
+        let line = format!(
+            "a step of the presets' training is {ratio:.1} times as fast as the peer's of the reference's recipe \
+             (≥ {LEARNING_RATIO})"
+        );
+        (line, ratio >= LEARNING_RATIO)
+    });
     let gridding = time(GRIDDING).map(|ms| {
         let line = format!("a whole scan is on the grid in {ms:.0} ms (< {GRIDDING_MS})");
         (line, ms < GRIDDING_MS)
     });
-    iteration.into_iter().chain(gridding).collect()
+    iteration.into_iter().chain(learning).chain(gridding).collect()
 }
 
 fn multiplies_bf16() -> bool {
