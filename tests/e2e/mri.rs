@@ -270,6 +270,15 @@ fn mistakes_are_named_with_their_cause() {
     });
     let check = igrog(at, &["check", "rolled.npz"]);
     assert!(check.ok().out.contains("off the centre") || check.out.contains("from the centre"));
+    // positions of another order, and turned around
+    let swapped = ["--set", "scan.axes=[2,-1]"];
+    let check = igrog(at, &[&["check", "scan.npz"], &swapped[..]].concat());
+    assert!(check.ok().out.contains("--set scan.axes=[1, 2]"), "{check:?}");
+    let blind =
+        nrmse(at, &[&["image-based", "recon", "scan.npz", "image.npy"], &swapped[..]].concat());
+    assert!(blind > 0.3, "{blind}");
+    let wrong = ["check", "scan.npz", "--set", "scan.axes=[1,1]"];
+    igrog(at, &wrong).fails(2, &["scan.axes", "[2, 1]"]);
     changed(at, "shot.npz", |arrays| {
         samples(arrays, |dims, values| {
             let (shots, length) = (dims[1], dims[2]);

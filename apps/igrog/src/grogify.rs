@@ -133,7 +133,7 @@ pub fn grogify(
         KernelChoice::Grog(operators) => operators.grid(kspace, &geometry)?,
         KernelChoice::Nearest => kspace.to_vec(),
     };
-    let findings = geometry_findings(&geometry);
+    let findings = geometry_findings(&geometry, trajectory);
     Ok(Gridded { geometry, oversampling, times: moved_to, samples, findings })
 }
 

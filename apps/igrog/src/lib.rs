@@ -12,6 +12,7 @@ mod error;
 mod grogify;
 pub mod learn;
 mod metrics;
+mod orient;
 mod output;
 mod prepare;
 mod recon;

@@ -1,12 +1,14 @@
 //! `igrog`: grid non-Cartesian magnetic resonance data by kernels, and reconstruct them.
 
 use clap::{CommandFactory, Parser, Subcommand};
+use igrog::commands::simulate::SimulateConfig;
 use igrog::commands::{
     BASIC, FIELDCORR, IMAGE_BASED, Preset, check, eval, grid, inspect, recon, simulate, train,
 };
 use igrog::config::Config;
 use limpid_cli::inspect::InspectArgs;
-use limpid_cli::{Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, main_with};
+use limpid_cli::{Completions, ConfigVerb, DocsArgs, Failure, HELP, RunsVerb, main_with, print};
+use limpid_config::reference_markdown;
 use std::process::ExitCode;
 
 /// Freed pages stay in the process: a fresh buffer costs as much as the transform that fills it.
@@ -106,7 +108,15 @@ fn main() -> ExitCode {
             Verb::Config(verb) => verb.run::<Config>(),
             Verb::Runs(verb) => verb.run(),
             Verb::Completions(args) => args.print::<Cli>(),
-            Verb::Docs(args) => args.run::<Config>(Cli::command()),
+            Verb::Docs(args) => {
+                args.run::<Config>(Cli::command())?;
+                match args.page.as_str() {
+                    "config" => {
+                        print(reference_markdown::<SimulateConfig>("Keys of `igrog simulate`"))
+                    }
+                    _ => Ok(()),
+                }
+            }
         }
     })
 }

@@ -402,7 +402,11 @@ struct Found {
 }
 
 /// The part of the samples that an image does not explain.
-fn misfit(operator: &impl Operator<f32>, samples: &[Complex<f32>], image: &[Complex<f32>]) -> f64 {
+pub(crate) fn misfit(
+    operator: &impl Operator<f32>,
+    samples: &[Complex<f32>],
+    image: &[Complex<f32>],
+) -> f64 {
     let mut explained = vec![Complex::default(); samples.len()];
     operator.forward(image, &mut explained);
     let power = |v: Complex<f32>| f64::from(v.norm_sqr());

@@ -71,6 +71,11 @@ pub fn card<N: CardNetwork>(card: &Card<N>, parameters: usize, network: &str) ->
         let _ = writeln!(text, "score          {name} {value:.4} in validation");
     }
     let _ = writeln!(text, "network        {}, {parameters} parameters", card.network.kind());
+    // a network of no images has no axes
+    if card.axes.is_empty() {
+        text.push_str(network);
+        return text;
+    }
     let _ = writeln!(text, "axes           {}", card.axes);
     text.push_str(network);
     let _ = writeln!(text, "normalisation  {}", card.normalisation);

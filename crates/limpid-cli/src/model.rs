@@ -27,7 +27,7 @@ pub fn find_model(named: Option<&Path>, program: &str) -> Result<PathBuf, Failur
     }
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    if path.is_dir() {
+    if path.join("run.json").is_file() {
         return Err(Failure::data("the run has no model yet")
             .hint("let it train until its first validation")
             .file(path));

@@ -97,7 +97,7 @@ pub(super) const ITERATIONS: [&str; 3] = [
     "infer mri_toeplitz_iteration 8x4x5600 160x160",
     "infer mri_grid_iteration 8x4x5600 160x160",
 ];
-/// How many times as fast the last is to be as either of the others.
+/// How many times as fast the last is to be as the first.
 pub(super) const ITERATION: f64 = 4.0;
 /// A step of training kernels: by the reference's recipe, and by that of our presets.
 pub(super) const LEARNING: [&str; 2] =

@@ -2,6 +2,7 @@
 
 use super::{OutputArgs, ScanArgs, failure};
 use crate::config::{Config, Correction, Sign};
+use crate::orient::{composed, ways};
 use crate::prepare::Prepared;
 use crate::recon::{Method, reconstruct};
 use crate::scan::{Scan, geometry_findings};
@@ -39,12 +40,22 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let geometry = Geometry::new(&scan.trajectory, &scan.times, &config.geometry.config())
         .map_err(|e| failure(e.into()))?;
     let mut messages: Vec<String> = scan.findings.iter().map(|f| f.message.clone()).collect();
-    messages.extend(geometry_findings(&geometry).into_iter().map(|f| f.message));
-    if scan.field.is_some() && scan.timed {
+    messages.extend(geometry_findings(&geometry, &scan.trajectory).into_iter().map(|f| f.message));
+    let turns = scan.field.is_some() && scan.timed;
+    if turns || scan.maps.is_some() {
         let prepared = Prepared::new(scan, config).map_err(|e| failure(e).file(&args.scan.scan))?;
-        let (line, problem) = sign(&prepared, config).map_err(failure)?;
-        text += &line;
-        messages.extend(problem);
+        let mut checks: Vec<fn(&Prepared, &Config) -> crate::Result<Said>> = Vec::new();
+        if prepared.own_maps {
+            checks.push(way);
+        }
+        if turns {
+            checks.push(sign);
+        }
+        for check in checks {
+            let (line, problem) = check(&prepared, config).map_err(failure)?;
+            text += &line;
+            messages.extend(problem);
+        }
     }
     if args.output.json {
         return print(format!("{}\n", serde_json::json!({ "facts": text, "warnings": messages })));
@@ -105,8 +116,35 @@ fn facts(scan: &Scan) -> String {
     text
 }
 
+/// A line, and what is wrong.
+type Said = (String, Option<String>);
+
+/// Which way of reading positions fits the maps of the coils.
+fn way(prepared: &Prepared, config: &Config) -> crate::Result<Said> {
+    let ways = ways(prepared)?;
+    let Some((own, others)) = ways.split_first() else { return Ok(Said::default()) };
+    let best = others.iter().min_by(|a, b| a.misfit.total_cmp(&b.misfit));
+    let Some(best) = best else { return Ok(Said::default()) };
+    let line = format!(
+        "maps        {:.1} % of the middle of k-space does not fit them, {:.1} % or more with other axes or signs of \
+         positions\n",
+        100.0 * own.misfit,
+        100.0 * best.misfit
+    );
+    let problem = (best.misfit < FITS_BETTER * own.misfit).then(|| {
+        format!(
+            "positions fit the maps better with other axes or signs: `--set scan.axes={:?}`",
+            composed(&config.scan.axes, &best.axes)
+        )
+    });
+    Ok((line, problem))
+}
+
+/// How much less is to be left over with other axes before it is said.
+const FITS_BETTER: f64 = 0.7;
+
 /// Which sign of the field gives the sharpest image. A wrong one blurs edges, which then are many and faint.
-fn sign(prepared: &Prepared, config: &Config) -> crate::Result<(String, Option<String>)> {
+fn sign(prepared: &Prepared, config: &Config) -> crate::Result<Said> {
     let edges = |sign: Sign, correct: Correction| -> crate::Result<f64> {
         let mut config = config.clone();
         (config.field.sign, config.field.correct) = (sign, correct);

@@ -171,12 +171,13 @@ fn page(
             name: row.name.clone(),
             before: png(&truth, size, [0.0, top]).unwrap_or_default(),
             after: png(&image, size, [0.0, top]).unwrap_or_default(),
+            sides: Some([against.to_owned(), row.name.clone()]),
             others: vec![(
                 "difference of magnitudes, five times brighter".to_owned(),
                 png(&error, size, [0.0, top / 5.0]).unwrap_or_default(),
             )],
             caption: row.metrics.as_ref().map_or_else(String::new, |m| {
-                format!("left: {against}; nrmse {:.4}, psnr {:.2} dB", m.nrmse, m.psnr)
+                format!("nrmse {:.4}, psnr {:.2} dB", m.nrmse, m.psnr)
             }),
         }
     };

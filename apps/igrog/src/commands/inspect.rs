@@ -12,7 +12,6 @@ use limpid_cli::inspect::{InspectArgs, card};
 pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     args.run::<grog_mlp::Config>("igrog", |path, bundle| {
         let trained = TrainedKernels::of(&bundle).map_err(|e| super::failure(e).file(&path))?;
-        let parameters = bundle.weights.values().map(candle_core::Tensor::elem_count).sum();
         let geometry = trained.card.geometry;
         let mut text = format!(
             "kernels        {} sources over {} cycles, grid ×{}, {} coils, {} dimensions\n",
@@ -25,6 +24,14 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
         if let Some(span) = trained.card.span {
             text += &format!("field          up to {:.1} Hz\n", span / 2.0);
         }
-        Ok(card(&bundle.card, parameters, &text))
+        Ok(card(&bundle.card, trained.parameters(), &text))
+    })
+    .map_err(|failure| {
+        let name = args.path.to_string_lossy().to_lowercase();
+        let scan = [".npz", ".h5", ".mat", ".cfl", ".npy"].iter().any(|end| name.contains(end));
+        if !scan {
+            return failure;
+        }
+        failure.hint(format!("`igrog check {}` says what a scan holds", args.path.display()))
     })
 }

@@ -22,9 +22,6 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     own: Own,
-    /// Trained kernels to use instead of those of least squares: a run, the name of runs, or a file
-    #[arg(short, long, value_name = "MODEL")]
-    model: Option<PathBuf>,
 }
 
 /// Reconstruct the image of a scan by a method of your choice, to compare with
@@ -50,6 +47,9 @@ struct Own {
     scan: ScanArgs,
     /// Image to write: magnitudes to `.nii.gz`, `.tif`, `.png`; complex numbers to `.npy`, `.npz`, `.cfl`
     out: PathBuf,
+    /// Trained kernels to use instead of those of least squares: a run, the name of runs, or a file
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -59,7 +59,7 @@ struct Own {
 /// # Errors
 /// If the scan cannot be read, its parts do not go together, or the image cannot be written.
 pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
-    args.own.run(Some(preset), Method::Igrog, args.model.as_ref())
+    args.own.run(Some(preset), Method::Igrog)
 }
 
 /// Reconstructs by a method.
@@ -67,20 +67,19 @@ pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
 /// # Errors
 /// As [`run`].
 pub fn baseline(args: &Baseline) -> Result<(), Failure> {
-    args.own.run(None, args.method, None)
+    args.own.run(None, args.method)
 }
 
 impl Own {
-    fn run(
-        &self,
-        preset: Option<Preset>,
-        method: Method,
-        model: Option<&PathBuf>,
-    ) -> Result<(), Failure> {
+    fn run(&self, preset: Option<Preset>, method: Method) -> Result<(), Failure> {
         self.output.apply()?;
+        if self.model.is_some() && method != Method::Igrog {
+            let failure = Failure::config(format!("`{}` takes no trained kernels", method.name()));
+            return Err(failure.hint("`--model` goes with `--method igrog`"));
+        }
         check_place(&self.out, IMAGES).map_err(failure)?;
         let loaded = self.scan.load(preset)?;
-        let trained = trained(model.map(PathBuf::as_path))?;
+        let trained = trained(self.model.as_deref())?;
         let prepared =
             self.scan.prepare(&loaded.value, self.output.quiet, std::slice::from_ref(&self.out))?;
         if prepared.scan.matrix.len() == 3 && self.out.extension().is_some_and(|e| e == "png") {

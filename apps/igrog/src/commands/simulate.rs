@@ -24,7 +24,10 @@ use std::time::Instant;
   igrog simulate spiral.npz --set trajectory.kind=spiral --set noise=0.004
   igrog simulate radial.npz --set trajectory.kind=radial --set trajectory.spokes=64 --set field=130
   igrog simulate volume.npz --set matrix=[64,64,64] --set trajectory.kind=koosh --set phantom=shepp_logan
-  igrog simulate spiral.cfl"
+  igrog simulate spiral.cfl",
+    after_help = "Keys for --set and files: seed, matrix, phantom, coils, field, noise, trajectory.kind (spiral, radial, rosette, \
+        epi, cartesian, koosh, stack_of_spirals) and those of its kind. The page `Configuration of igrog` of the \
+        manual has them all."
 )]
 pub struct Args {
     /// What to write: `.npz`, or `.cfl` for pairs of BART named NAME_ksp, NAME_trj and so on

@@ -84,7 +84,7 @@ fn params(config: &Config) -> TrainParams {
 fn learning(prepared: &Prepared, config: &Config, params: &TrainParams) -> crate::Result<Learning> {
     let scan = &prepared.scan;
     let geometry = Geometry::new(&scan.trajectory, &scan.times, &config.geometry.config())?;
-    super::say(&geometry_findings(&geometry));
+    super::say(&geometry_findings(&geometry, &scan.trajectory));
     let calibration = match config.samples.from {
         Place::Image => {
             let from = match config.kernels {

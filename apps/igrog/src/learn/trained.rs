@@ -38,6 +38,7 @@ pub struct TrainedKernels {
     pub card: KernelsCard,
     network: grog_mlp::Config,
     net: GrogMlp,
+    parameters: usize,
     phase: Option<Phase>,
 }
 
@@ -71,7 +72,14 @@ impl TrainedKernels {
             return Err(Error::scan(message, "the file is damaged or was put together by hand"));
         }
         params.set(&bundle.weights).map_err(limpid_engine::Error::from)?;
-        Ok(Self { card, network: network.clone(), net, phase: None })
+        let parameters = params.count();
+        Ok(Self { card, network: network.clone(), net, parameters, phase: None })
+    }
+
+    /// How many numbers were trained.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// Coils of its samples.

@@ -256,10 +256,13 @@ fn coverage(scan: &mut Scan) {
 
 /// What the way of the readouts says of kernels.
 #[must_use]
-pub(crate) fn geometry(geometry: &Geometry) -> Vec<Finding> {
+pub(crate) fn geometry(geometry: &Geometry, trajectory: &Trajectory) -> Vec<Finding> {
     let report = geometry.report();
     let mut findings = Vec::new();
-    if report.wide_gaps > 0 {
+    // samples that were moved to the grid step from point to point, and need no kernels
+    let there = |(k, target): (&f64, &f64)| (k - target).abs() < 1e-6;
+    let on_grid = trajectory.points().iter().zip(geometry.targets()).all(there);
+    if report.wide_gaps > 0 && !on_grid {
         findings.push(Finding::new(format!(
             "{} steps between samples are longer than one cycle per field of view (the longest {:.2}): values between \
              them are not known; was the readout decimated, or are samples in another order than positions?",

@@ -23,6 +23,9 @@ pub struct ScanConfig {
     pub trajectory: String,
     /// Their unit.
     pub unit: Unit,
+    /// Which coordinate of a position belongs to each axis of the image, counted from 1; a negative one is
+    /// turned around. Empty: as they come. `igrog check` tells which fits the maps.
+    pub axes: Vec<i8>,
     /// Samples `[coils, shots, samples]`: `ksp`, `kspace`, `data`.
     pub kspace: String,
     /// Seconds of the samples of a readout since the excitation or echo, `[samples]`: `t`, `times`.
@@ -84,6 +87,13 @@ impl Validate for ScanConfig {
         if self.dwell.is_some_and(|dwell| !(dwell > 0.0 && dwell < 1.0)) {
             at.problem("dwell", "must be above 0 and below 1 second")
                 .hint("is it in microseconds? 4 µs are 4e-6");
+        }
+        let mut seen: Vec<u8> = self.axes.iter().map(|axis| axis.unsigned_abs()).collect();
+        seen.sort_unstable();
+        if !self.axes.is_empty() && seen != [1, 2] && seen != [1, 2, 3] {
+            let problem = format!("must be 1 and 2, or 1 to 3, with signs, got {:?}", self.axes);
+            at.problem("axes", problem)
+                .hint("`[2, 1]` swaps axes, `[-1, 2]` turns the first around");
         }
         if !self.matrix.is_empty() && !(2..=3).contains(&self.matrix.len()) {
             at.problem("matrix", format!("must be two or three sizes, got {:?}", self.matrix));

@@ -3,6 +3,7 @@
 use super::find::Finder;
 use super::{Scan, ScanConfig, Unit, check};
 use crate::error::{Error, Result};
+use crate::orient::turned;
 use limpid_io::arrays::{Array, Arrays, Ismrmrd, Values, is_ismrmrd, open_arrays, read_ismrmrd};
 use limpid_mri::{Complex, Trajectory};
 use std::path::Path;
@@ -124,6 +125,15 @@ fn assemble(finder: &Finder<'_>, config: &ScanConfig, header: Header) -> Result<
     let unit = unit(config, &header);
     check::unit(&points, &matrix, unit)?;
     let trajectory = Trajectory::from_unit(unit, &matrix, [shots, length], points)?;
+    let trajectory = match config.axes.len() {
+        0 => trajectory,
+        axes if axes == rank => turned(&trajectory, &config.axes)?,
+        axes => {
+            let message =
+                format!("`scan.axes` names {axes} coordinates, the image has {rank} sizes");
+            return Err(Error::scan(message, "name one for each axis"));
+        }
+    };
     let times = finder.find("times", &config.times, &["t", "times"])?;
     let dwell = config.dwell.or(header.dwell);
     let timed = times.is_some() || dwell.is_some();

@@ -107,6 +107,7 @@ pub(super) fn pictures(
             ),
         ],
         caption: format!("psnr {psnr} → {psnr_after} dB, ssim {ssim} → {ssim_after}{place}"),
+        ..Case::default()
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Case {
     pub before: Vec<u8>,
     /// PNG of the image after.
     pub after: Vec<u8>,
+    /// What they are called, unless before and after.
+    pub sides: Option<[String; 2]>,
     /// Further PNGs with captions: reference, residual.
     pub others: Vec<(String, Vec<u8>)>,
     /// A line of text: scores.
@@ -127,12 +129,14 @@ impl Table {
 
 impl Case {
     fn write(&self, h: &mut String) {
+        let sides = self.sides.as_ref().map_or(["before", "after"], |[a, b]| [a, b]);
+        let [before, after] = sides.map(escape);
         let _ = write!(
             h,
             "<h3>{}</h3><p class=\"lead\">{}</p><div class=\"row\"><figure><div class=\"pair\">\
-             <img alt=\"after\" src=\"{}\"><div class=\"over\"><img alt=\"before\" src=\"{}\"></div>\
-             <div class=\"bar\"></div><span class=\"tag l\">before</span><span class=\"tag r\">after</span>\
-             <input type=\"range\" min=\"0\" max=\"100\" value=\"50\" aria-label=\"before and after\">\
+             <img alt=\"{after}\" src=\"{}\"><div class=\"over\"><img alt=\"{before}\" src=\"{}\"></div>\
+             <div class=\"bar\"></div><span class=\"tag l\">{before}</span><span class=\"tag r\">{after}</span>\
+             <input type=\"range\" min=\"0\" max=\"100\" value=\"50\" aria-label=\"{before} and {after}\">\
              </div></figure>",
             escape(&self.name),
             escape(&self.caption),
