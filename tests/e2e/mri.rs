@@ -273,7 +273,7 @@ fn mistakes_are_named_with_their_cause() {
     // positions of another order, and turned around
     let swapped = ["--set", "scan.axes=[2,-1]"];
     let check = igrog(at, &[&["check", "scan.npz"], &swapped[..]].concat());
-    assert!(check.ok().out.contains("--set scan.axes=[1, 2]"), "{check:?}");
+    assert!(check.ok().out.contains("--set scan.axes=[1,2]"), "{check:?}");
     let blind =
         nrmse(at, &[&["image-based", "recon", "scan.npz", "image.npy"], &swapped[..]].concat());
     assert!(blind > 0.3, "{blind}");

@@ -1,11 +1,11 @@
-//! Which way positions in k-space run, told by how well the samples fit the maps of their coils.
+//! Which way positions in k-space run, told by how well samples fit the maps of their coils.
 
 use crate::error::Result;
-use crate::prepare::Prepared;
 use crate::recon::misfit;
+use crate::scan::Scan;
 use limpid_mri::{
-    Centre, Complex, ConjugateGradient, Nufft, Operator, Sense, Trajectory, Weighted,
-    conjugate_gradient,
+    Centre, Complex, ConjugateGradient, Nufft, Operator, Sense, Step, Trajectory, Weighted,
+    conjugate_gradient, ramp,
 };
 use std::ops::ControlFlow;
 
@@ -18,30 +18,39 @@ pub(crate) struct Way {
     pub misfit: f64,
 }
 
-/// Cycles per field of view of the middle that is looked at, in planes and in volumes.
-const MIDDLE: [usize; 2] = [32, 16];
+/// Cycles per field of view of the middle that is looked at, and samples of it at most: in planes, in volumes.
+const MIDDLE: [(usize, usize); 2] = [(32, 16_384), (12, 8_192)];
 /// Iterations of conjugate gradients, enough to tell right from wrong.
 const ITERATIONS: usize = 8;
 
-/// How well samples fit: first with positions as they are, then turned around along axes and with axes in
-/// the other order.
+/// How well the samples of a scan fit its maps: first with positions as they are, then with axes in all
+/// orders and turned around. Fields are left alone, which makes all ways fit worse.
 ///
 /// # Errors
 /// If no samples lie in the middle of k-space.
-pub(crate) fn ways(prepared: &Prepared) -> Result<Vec<Way>> {
-    let scan = &prepared.scan;
+pub(crate) fn ways(scan: &Scan, maps: &[Complex<f32>]) -> Result<Vec<Way>> {
     let matrix = &scan.matrix;
     let rank = matrix.len();
-    let most = MIDDLE[usize::from(rank == 3)];
+    let (most, samples) = MIDDLE[usize::from(rank == 3)];
     let size = matrix.iter().copied().fold(most, usize::min);
     let sizes = vec![size; rank];
     let centre = Centre::of(&scan.trajectory, &sizes)?;
-    let samples = centre.select(&scan.samples)?;
-    let weights = centre.select(&prepared.weights)?;
-    let maps = coarse(&prepared.maps, matrix, &sizes);
+    let every = centre.trajectory().len().div_ceil(samples);
+    let trajectory = {
+        let points = centre.trajectory().points().chunks_exact(rank).step_by(every);
+        let points: Vec<f64> = points.flatten().copied().collect();
+        Trajectory::new(1, points.len() / rank, rank, points)?
+    };
+    let samples: Vec<Complex<f32>> = centre
+        .select(&scan.samples)?
+        .chunks_exact(centre.trajectory().len())
+        .flat_map(|coil| coil.iter().step_by(every).copied())
+        .collect();
+    let weights: Vec<f32> = ramp(&trajectory).into_iter().map(|w| w as f32).collect();
+    let maps = coarse(maps, matrix, &sizes);
     let try_way = |axes: Vec<i8>| {
-        let trajectory = turned(centre.trajectory(), &axes)?;
-        let weighted = Weighted::new(Nufft::new(&trajectory, &sizes, 1e-3)?, weights.clone())?;
+        let nufft = Nufft::new(&turned(&trajectory, &axes)?, &sizes, 1e-3)?;
+        let weighted = Weighted::new(nufft, weights.clone())?;
         let mut samples = samples.clone();
         weighted.weigh(&mut samples)?;
         let operator = Sense::new(weighted, scan.coils, &sizes, maps.clone())?;
@@ -49,21 +58,50 @@ pub(crate) fn ways(prepared: &Prepared) -> Result<Vec<Way>> {
         operator.adjoint(&samples, &mut right);
         let mut image = vec![Complex::default(); right.len()];
         let settings = ConjugateGradient { lambda: 0.0, iterations: ITERATIONS, tolerance: 0.0 };
-        let go_on = &mut |_: limpid_mri::Step<'_, f32>| ControlFlow::Continue(());
+        let go_on = &mut |_: Step<'_, f32>| ControlFlow::Continue(());
         conjugate_gradient(&operator, &right, &mut image, &settings, go_on)?;
         Ok(Way { axes, misfit: misfit(&operator, &samples, &image) })
     };
-    let forth: Vec<i8> = (1..=rank as i8).collect();
-    let back: Vec<i8> = forth.iter().rev().copied().collect();
-    let square = matrix.iter().all(|n| *n == matrix[0]);
-    let orders = [Some(forth), square.then_some(back)];
     let signs = |order: Vec<i8>| {
         (0..1 << rank).map(move |turned: usize| {
             let sign = |(d, axis): (usize, &i8)| if turned >> d & 1 == 1 { -axis } else { *axis };
             order.iter().enumerate().map(sign).collect::<Vec<i8>>()
         })
     };
-    orders.into_iter().flatten().flat_map(signs).map(try_way).collect()
+    orders(rank).into_iter().flat_map(signs).map(try_way).collect()
+}
+
+/// What ways tell: the best of them if it is clearly better than the first, and whether they differ at all.
+///
+/// What no way explains (noise, a field) adds to all of them, so that the first is judged by where it lies
+/// between the best and the crowd.
+pub(crate) fn verdict(ways: &[Way]) -> (Option<&Way>, bool) {
+    let power = |way: &Way| way.misfit * way.misfit;
+    let mut sorted: Vec<&Way> = ways.iter().collect();
+    sorted.sort_by(|a, b| a.misfit.total_cmp(&b.misfit));
+    let (Some(best), Some(own)) = (sorted.first(), ways.first()) else { return (None, false) };
+    let crowd = power(sorted[sorted.len() / 2]);
+    let apart = crowd - power(best);
+    let differ = apart > 0.1 * crowd;
+    let wrong = differ && power(own) - power(best) > 0.5 * apart;
+    (wrong.then_some(*best), differ)
+}
+
+/// All orders of axes, counted from one; that of the image first.
+fn orders(rank: usize) -> Vec<Vec<i8>> {
+    let mut orders = vec![Vec::new()];
+    for axis in 1..=rank as i8 {
+        let with = |order: &Vec<i8>| {
+            let order = order.clone();
+            (0..=order.len()).rev().map(move |at| {
+                let mut longer = order.clone();
+                longer.insert(at, axis);
+                longer
+            })
+        };
+        orders = orders.iter().flat_map(with).collect();
+    }
+    orders
 }
 
 /// Positions whose axes are those coordinates of the given ones, counted from one, negative ones turned
@@ -73,9 +111,8 @@ pub(crate) fn ways(prepared: &Prepared) -> Result<Vec<Way>> {
 /// If a coordinate is not finite.
 pub(crate) fn turned(trajectory: &Trajectory, axes: &[i8]) -> Result<Trajectory> {
     let mut points = trajectory.points().to_vec();
-    for (to, from) in
-        points.chunks_exact_mut(axes.len()).zip(trajectory.points().chunks_exact(axes.len()))
-    {
+    let pairs = points.chunks_exact_mut(axes.len());
+    for (to, from) in pairs.zip(trajectory.points().chunks_exact(axes.len())) {
         for (k, &axis) in to.iter_mut().zip(axes) {
             *k = from[usize::from(axis.unsigned_abs()) - 1] * f64::from(axis.signum());
         }
@@ -119,9 +156,32 @@ mod tests {
     fn ways_add_up() {
         assert_eq!(composed(&[], &[-2, 1]), [-2, 1]);
         assert_eq!(composed(&[2, -1], &[-2, 1]), [1, 2]);
-        let trajectory = Trajectory::new(1, 2, 2, vec![1.0, 2.0, 3.0, 4.0]);
-        let turned = turned(&trajectory.unwrap_or_else(|e| panic!("{e}")), &[-2, 1]);
-        assert_eq!(turned.unwrap_or_else(|e| panic!("{e}")).points(), [-2.0, 1.0, -4.0, 3.0]);
+        let trajectory = Trajectory::new(1, 2, 2, vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        assert_eq!(turned(&trajectory, &[-2, 1]).unwrap().points(), [-2.0, 1.0, -4.0, 3.0]);
+    }
+
+    #[test]
+    fn all_orders_are_tried_and_the_images_first() {
+        assert_eq!(orders(2), [[1, 2], [2, 1]]);
+        let orders = orders(3);
+        assert_eq!((orders.len(), &orders[0][..]), (6, &[1, 2, 3][..]));
+        assert_eq!(orders.iter().collect::<std::collections::BTreeSet<_>>().len(), 6);
+    }
+
+    #[test]
+    fn the_first_way_is_judged_by_the_crowd() {
+        let ways = |misfits: &[f64]| -> Vec<Way> {
+            misfits.iter().map(|&misfit| Way { axes: Vec::new(), misfit }).collect()
+        };
+        let wrong = |misfits: &[f64]| verdict(&ways(misfits)).0.map(|way| way.misfit);
+        assert_eq!(wrong(&[0.03, 0.4, 0.5, 0.45]), None);
+        assert_eq!(wrong(&[0.4, 0.03, 0.5, 0.45]), Some(0.03));
+        // a field or noise under all of them
+        assert_eq!(wrong(&[0.69, 0.56, 0.70, 0.71]), Some(0.56));
+        assert_eq!(wrong(&[0.56, 0.69, 0.70, 0.71]), None);
+        // maps that are alike along an axis
+        assert_eq!(wrong(&[0.066, 0.067, 0.4, 0.4, 0.4]), None);
+        assert_eq!(verdict(&ways(&[0.5, 0.499, 0.5])), (None, false));
     }
 
     #[test]

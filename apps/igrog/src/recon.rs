@@ -271,7 +271,13 @@ pub fn reconstruct(
     trained: Option<TrainedKernels>,
     observe: &mut dyn FnMut(usize, f64) -> ControlFlow<()>,
 ) -> Result<Reconstruction> {
-    let (scan, began) = (&prepared.scan, Instant::now());
+    let scan = &prepared.scan;
+    let few: Vec<Finding> = too_few(prepared, &config.field).into_iter().collect();
+    if method == Method::Grog || matches!(config.kernels, KernelsConfig::Grog { .. }) {
+        // what the scan lacks is not the gridding's time
+        prepared.region()?;
+    }
+    let began = Instant::now();
     if method == Method::Nufft {
         let (trajectory, matrix) = (&scan.trajectory, &scan.matrix);
         let weights = prepared.weights.clone();
@@ -282,12 +288,11 @@ pub fn reconstruct(
             None => Weighted::toeplitz(trajectory, weights, matrix, TOLERANCE)?,
         };
         let samples = scan.samples.clone();
-        let timing = (began, too_few(prepared, &config.field).into_iter().collect());
-        return solve(prepared, config, weighted, samples, segments, timing, observe);
+        return solve(prepared, config, weighted, samples, segments, (began, few), observe);
     }
     let Gridded { geometry, oversampling, samples, mut findings, .. } =
         grid(prepared, config, method, trained)?;
-    findings.extend(too_few(prepared, &config.field));
+    findings.extend(few);
     let operator = GridOperator::new(geometry.targets(), &scan.matrix, oversampling)?;
     let weighted = Weighted::on_grid(operator, prepared.weights.clone())?;
     let segments = segments(prepared, &config.field, method)?;
@@ -335,21 +340,27 @@ fn terms(prepared: &Prepared, config: &FieldConfig, seen: &[f64]) -> Result<usiz
         let message = format!("the field turns voxels {turns:.0} turns apart over a readout");
         return Err(Error::scan(message, "is the field in hertz, and are times in seconds?"));
     }
-    let needed = (2.0 * turns).ceil() as usize + 2;
-    Ok(if config.segments == 0 { needed.min(config.nodes) } else { config.segments })
+    Ok(if config.segments == 0 { needed(turns).min(config.nodes) } else { config.segments })
+}
+
+/// Segments with which fitted ones are as good as they get.
+fn needed(turns: f64) -> usize {
+    (2.0 * turns).ceil() as usize + 2
 }
 
 /// Segments that the user set, if the phase turns more often than those can follow.
-fn too_few(prepared: &Prepared, config: &FieldConfig) -> Option<Finding> {
+pub(crate) fn too_few(prepared: &Prepared, config: &FieldConfig) -> Option<Finding> {
     if config.correct == Correction::Nothing || config.segments == 0 {
         return None;
     }
     let turns = turns(prepared, &seen(prepared));
-    (turns > config.segments as f64).then(|| Finding {
+    // fewer terms cannot follow such a phase at all
+    (turns + 1.0 > config.segments as f64).then(|| Finding {
         message: format!(
             "the field turns voxels {turns:.1} turns apart over a readout, which {} segments cannot follow: set \
-             `field.segments` to 0 for as many as it takes",
-            config.segments
+             `field.segments` to {}, or to 0 for as many as it takes",
+            config.segments,
+            needed(turns)
         ),
     })
 }

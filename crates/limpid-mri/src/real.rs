@@ -34,6 +34,11 @@ impl Real for f64 {
     }
 }
 
+/// Whether the numbers are of single precision.
+pub(crate) fn is_single<T: Real>() -> bool {
+    T::of(0.1).f64() != 0.1
+}
+
 /// The complex number `exp(2πi turns)`, of which only the fraction of the turns counts.
 pub(crate) fn turn<T: Real>(turns: f64) -> Complex<T> {
     let (sin, cos) = (std::f64::consts::TAU * (turns - turns.round())).sin_cos();

@@ -1,10 +1,10 @@
 //! `check`: what a scan holds, and what looks wrong with it.
 
 use super::{OutputArgs, ScanArgs, failure};
-use crate::config::{Config, Correction, Sign};
-use crate::orient::{composed, ways};
+use crate::config::{Config, Correction, MapsConfig, Sign};
+use crate::orient::{composed, verdict, ways};
 use crate::prepare::Prepared;
-use crate::recon::{Method, reconstruct};
+use crate::recon::{Method, reconstruct, too_few};
 use crate::scan::{Scan, geometry_findings};
 use limpid_cli::{Failure, HELP, print};
 use limpid_mri::{Complex, Geometry};
@@ -41,20 +41,24 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .map_err(|e| failure(e.into()))?;
     let mut messages: Vec<String> = scan.findings.iter().map(|f| f.message.clone()).collect();
     messages.extend(geometry_findings(&geometry, &scan.trajectory).into_iter().map(|f| f.message));
-    let turns = scan.field.is_some() && scan.timed;
-    if turns || scan.maps.is_some() {
-        let prepared = Prepared::new(scan, config).map_err(|e| failure(e).file(&args.scan.scan))?;
-        let mut checks: Vec<fn(&Prepared, &Config) -> crate::Result<Said>> = Vec::new();
-        if prepared.own_maps {
-            checks.push(way);
+    if let (Some(maps), MapsConfig::Auto) = (&scan.maps, config.coils.maps)
+        && scan.coils > 1
+    {
+        match way(&scan, maps, config) {
+            Ok((line, problem)) => {
+                text += &line;
+                messages.extend(problem);
+            }
+            Err(error) => messages.push(format!("maps and positions cannot be compared: {error}")),
         }
-        if turns {
-            checks.push(sign);
-        }
-        for check in checks {
-            let (line, problem) = check(&prepared, config).map_err(failure)?;
-            text += &line;
-            messages.extend(problem);
+    }
+    if scan.field.is_some() && scan.timed {
+        match Prepared::new(scan, config).and_then(|prepared| sign(&prepared, config)) {
+            Ok((line, problems)) => {
+                text += &line;
+                messages.extend(problems);
+            }
+            Err(error) => messages.push(format!("the field cannot be tried: {error}")),
         }
     }
     if args.output.json {
@@ -116,35 +120,37 @@ fn facts(scan: &Scan) -> String {
     text
 }
 
-/// A line, and what is wrong.
-type Said = (String, Option<String>);
-
-/// Which way of reading positions fits the maps of the coils.
-fn way(prepared: &Prepared, config: &Config) -> crate::Result<Said> {
-    let ways = ways(prepared)?;
-    let Some((own, others)) = ways.split_first() else { return Ok(Said::default()) };
-    let best = others.iter().min_by(|a, b| a.misfit.total_cmp(&b.misfit));
-    let Some(best) = best else { return Ok(Said::default()) };
+/// Which way of reading positions fits the maps of the coils: a line, and what is wrong.
+fn way(
+    scan: &Scan,
+    maps: &[Complex<f32>],
+    config: &Config,
+) -> crate::Result<(String, Option<String>)> {
+    let ways = ways(scan, maps)?;
+    let (better, differ) = verdict(&ways);
+    let Some((own, others)) = ways.split_first().filter(|_| differ) else {
+        return Ok(("maps        do not tell along which axes positions run\n".to_owned(), None));
+    };
+    let least = others.iter().map(|way| way.misfit).fold(f64::INFINITY, f64::min);
     let line = format!(
         "maps        {:.1} % of the middle of k-space does not fit them, {:.1} % or more with other axes or signs of \
          positions\n",
         100.0 * own.misfit,
-        100.0 * best.misfit
+        100.0 * least
     );
-    let problem = (best.misfit < FITS_BETTER * own.misfit).then(|| {
+    let problem = better.map(|way| {
+        let axes =
+            composed(&config.scan.axes, &way.axes).iter().map(i8::to_string).collect::<Vec<_>>();
         format!(
-            "positions fit the maps better with other axes or signs: `--set scan.axes={:?}`",
-            composed(&config.scan.axes, &best.axes)
+            "positions fit the maps better with other axes or signs: `--set scan.axes=[{}]`",
+            axes.join(",")
         )
     });
     Ok((line, problem))
 }
 
-/// How much less is to be left over with other axes before it is said.
-const FITS_BETTER: f64 = 0.7;
-
 /// Which sign of the field gives the sharpest image. A wrong one blurs edges, which then are many and faint.
-fn sign(prepared: &Prepared, config: &Config) -> crate::Result<Said> {
+fn sign(prepared: &Prepared, config: &Config) -> crate::Result<(String, Vec<String>)> {
     let edges = |sign: Sign, correct: Correction| -> crate::Result<f64> {
         let mut config = config.clone();
         (config.field.sign, config.field.correct) = (sign, correct);
@@ -163,6 +169,8 @@ fn sign(prepared: &Prepared, config: &Config) -> crate::Result<Said> {
     let line = format!(
         "edges       {own:.1} with the field, {opposite:.1} with the other sign, {none:.1} without it; sharper is less\n"
     );
+    let mut problems: Vec<String> =
+        too_few(prepared, &config.field).map(|finding| finding.message).into_iter().collect();
     let problem = if opposite < CLEARLY * own {
         Some(format!(
             "the image is sharper with the other sign of the field: `--set field.sign={name}`"
@@ -176,7 +184,8 @@ fn sign(prepared: &Prepared, config: &Config) -> crate::Result<Said> {
     } else {
         None
     };
-    Ok((line, problem))
+    problems.extend(problem);
+    Ok((line, problems))
 }
 
 /// By how much an image is to be sharper before it is said.

@@ -4,6 +4,7 @@ use super::{OutputArgs, ScanArgs, failure, say, seconds, trained};
 use crate::metrics::Metrics;
 use crate::prepare::Prepared;
 use crate::recon::{Method, Reconstruction};
+use crate::scan::Finding;
 use limpid_cli::{Align, Failure, HELP, print, report as tell, table};
 use limpid_mri::Complex;
 use limpid_track::png;
@@ -62,11 +63,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         jobs.push((format!("igrog ({})", model.display()), Method::Igrog, Some(model)));
     }
     let mut rows: Vec<Row> = Vec::new();
+    let mut said: Vec<Finding> = Vec::new();
     for (name, method, model) in jobs {
         let kernels = trained(model.map(PathBuf::as_path))?;
         let found = super::recon::watched(&prepared, config, method, kernels)?;
         if !quiet {
-            say(&found.findings);
+            // what holds for all methods is said once
+            let new = found.findings.iter().filter(|finding| !said.contains(finding));
+            let new: Vec<Finding> = new.cloned().collect();
+            say(&new);
+            said.extend(new);
             let [grid, solve] = [found.gridding, found.solving].map(seconds);
             tell(format!("{name}: {grid} + {solve}"));
         }

@@ -28,8 +28,8 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     })
     .map_err(|failure| {
         let name = args.path.to_string_lossy().to_lowercase();
-        let scan = [".npz", ".h5", ".mat", ".cfl", ".npy"].iter().any(|end| name.contains(end));
-        if !scan {
+        let scan = [".npz", ".h5", ".mat", ".cfl", ".npy"].iter().any(|end| name.ends_with(end));
+        if !scan || !args.path.is_file() {
             return failure;
         }
         failure.hint(format!("`igrog check {}` says what a scan holds", args.path.display()))

@@ -347,8 +347,7 @@ fn measure(
     simulate_with(&Sense::new(operator, coils, scene.matrix, maps)?, scene.image)
 }
 
-/// Where and when samples are taken. Circles and spheres are as wide along each axis as its size: voxels are
-/// as large along each.
+/// Where and when samples are taken. Circles and spheres are stretched with the sizes of the image, as the object is.
 fn readouts(config: &SimulateConfig) -> crate::Result<Readouts> {
     let stacked = matches!(config.trajectory, TrajectoryConfig::StackOfSpirals { .. });
     let round = &config.matrix[usize::from(stacked)..];

@@ -64,6 +64,13 @@ impl KernelData {
         config: SamplesConfig,
         seed: u64,
     ) -> Result<Self> {
+        if config.per_geometry == 0 || !config.batch.is_multiple_of(config.per_geometry) {
+            let message = format!(
+                "{} pairs of each geometry do not divide the {} of a step",
+                config.per_geometry, config.batch
+            );
+            return Err(Error::scan(message, "set `samples.per_geometry` to 1"));
+        }
         let calibration = calibration.normalised();
         let mut data = Self {
             geometry,
@@ -237,5 +244,61 @@ impl Loader for Draws<'_> {
             let first = index * (self.sizes[0] * self.sizes[1]) as u64;
             self.data.batch(self.stream.at(epoch, index), self.sizes, first)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use limpid_mri::{GeometryConfig, Trajectory};
+
+    fn data(config: SamplesConfig) -> Result<KernelData> {
+        let points =
+            (0..40).flat_map(|i| [f64::from(i) * 0.4 - 7.9, f64::from(i % 7) * 0.3]).collect();
+        let trajectory = Trajectory::new(1, 40, 2, points)?;
+        let geometry = Geometry::new(&trajectory, &[0.0; 40], &GeometryConfig::default())?;
+        let mut images = vec![0f32; 2 * 3 * 256];
+        Stream::new(1, "test").fill_normal(&mut images);
+        let images = images.as_chunks().0.iter().map(|&[re, im]| Complex::new(re, im)).collect();
+        KernelData::new(geometry, Calibration::new(3, &[16, 16], images)?, None, config, 0)
+    }
+
+    /// Every source of a pair is its target, turned by the offset of the source at the voxel of the target.
+    #[test]
+    fn pairs_in_a_row_are_of_one_geometry() {
+        let config = SamplesConfig { batch: 24, per_geometry: 4, ..SamplesConfig::default() };
+        let data = data(config).unwrap();
+        let pairs = data.pairs(Stream::new(3, "test"), [6, 4]).unwrap();
+        let (sources, coils, rank) = (data.geometry.sources(), 3, 2);
+        assert_eq!(pairs.features.len(), 6 * sources * rank);
+        assert_eq!(pairs.sources.len(), 24 * sources * coils * 2);
+        assert_eq!(pairs.targets.len(), 24 * coils * 2);
+        let voxels = data.calibration.voxels();
+        let value = |v: &[f32], i: usize| Complex::new(v[2 * i], v[2 * i + 1]);
+        for pair in 0..24 {
+            let target = |c: usize| value(&pairs.targets, pair * coils + c);
+            let is_it = |v: &usize| {
+                (0..coils).all(|c| data.calibration.images()[c * voxels + *v] == target(c))
+            };
+            let voxel = (0..voxels).find(is_it).unwrap();
+            let position = [voxel / 16, voxel % 16].map(|r| (r as f64 - 8.0) / 16.0);
+            let features = &pairs.features[pair / 4 * sources * rank..][..sources * rank];
+            for (s, offset) in features.chunks(rank).enumerate() {
+                let turns: f64 = offset.iter().zip(position).map(|(&d, r)| f64::from(d) * r).sum();
+                let phase = Complex::from_polar(1.0, -std::f64::consts::TAU * turns);
+                let phase = Complex::new(phase.re as f32, phase.im as f32);
+                let got = value(&pairs.sources, (pair * sources + s) * coils);
+                assert!((got - target(0) * phase).norm() < 1e-5, "pair {pair}, source {s}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_divide_is_refused() {
+        for per_geometry in [0, 5, 48] {
+            let config = SamplesConfig { batch: 24, per_geometry, ..SamplesConfig::default() };
+            let error = data(config).err().unwrap().to_string();
+            assert!(error.contains("do not divide the 24"), "{error}");
+        }
     }
 }

@@ -97,7 +97,7 @@ impl Validate for SamplesConfig {
         if self.per_geometry == 0 || !self.batch.is_multiple_of(self.per_geometry) {
             let message =
                 format!("must divide `batch` ({}), got {}", self.batch, self.per_geometry);
-            at.problem("per_geometry", message);
+            at.problem("per_geometry", message).hint("1 divides all");
         }
         if self.steps_per_epoch == 0 {
             at.problem("steps_per_epoch", "must be at least 1");

@@ -29,6 +29,8 @@ struct Header {
     matrix: Vec<usize>,
     fov_mm: Vec<f64>,
     dwell: Option<f64>,
+    /// Samples that every readout leaves out at its start; none if they differ.
+    skipped: Option<usize>,
 }
 
 fn load(path: &Path, config: &ScanConfig) -> Result<(Arrays, Header)> {
@@ -52,6 +54,9 @@ fn load(path: &Path, config: &ScanConfig) -> Result<(Arrays, Header)> {
         matrix: space.map_or_else(Vec::new, |s| s.matrix[..rank].iter().rev().copied().collect()),
         fov_mm: space.map_or_else(Vec::new, |s| s.fov_mm[..rank].iter().rev().copied().collect()),
         dwell: head.map(|h| f64::from(h.sample_time_us) * 1e-6).filter(|dwell| *dwell > 0.0),
+        skipped: head
+            .map(|head| head.discard_pre)
+            .filter(|skipped| raw.acquisitions.iter().all(|a| a.head.discard_pre == *skipped)),
     };
     Ok((raw.arrays()?, header))
 }
@@ -139,7 +144,17 @@ fn assemble(finder: &Finder<'_>, config: &ScanConfig, header: Header) -> Result<
     let timed = times.is_some() || dwell.is_some();
     let times = match times {
         Some(times) => readout_times(times, shots, length)?,
-        None => (0..length).map(|i| i as f64 * dwell.unwrap_or(0.0)).collect(),
+        None => {
+            let first = if header.per_voxel { header.skipped } else { Some(0) };
+            if first.is_none() && field.is_some() && dwell.is_some() {
+                return Err(Error::scan(
+                    "readouts leave out different numbers of samples at their start: they have no times in common",
+                    "give the readouts of one number only, or no field",
+                ));
+            }
+            let time = |i: usize| (first.unwrap_or(0) + i) as f64 * dwell.unwrap_or(0.0);
+            (0..length).map(time).collect()
+        }
     };
     let density = finder.find("density", &config.density, &["dcf", "density", "weights"])?;
     let density = density.map(|d| reals("density", d, &[shots, length])).transpose()?;

@@ -1,7 +1,7 @@
-//! Sums, joins and views of tensors with gradients that touch memory once.
+//! Sums, products, joins and views of tensors with gradients that touch memory once.
 //!
-//! candle has all of these; inside a recorded step its versions would cut the tape into pieces (see
-//! [`crate::autograd`]).
+//! candle has most of these; inside a recorded step its versions would cut the tape into pieces (see
+//! [`crate::autograd`]). It has neither products of complex matrices nor numbers with their waves.
 
 mod complex;
 mod join;

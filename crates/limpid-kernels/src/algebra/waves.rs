@@ -24,6 +24,8 @@ pub fn with_waves(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
 struct WithWaves;
 
 impl Op for WithWaves {
+    const READS_RESULT: bool = true;
+
     fn name(&self) -> &'static str {
         NAME
     }
@@ -60,7 +62,9 @@ impl Op for WithWaves {
         let (x, angles, g) = (&at.args[0], &at.args[1], &at.grad);
         let (f, p) = (x.dims()[1], angles.dims()[1]);
         let part = |first: usize, count: usize| g.narrow(1, first, count)?.contiguous();
-        let turned = || (part(f + p, p)? * angles.cos()?)? - (part(f, p)? * angles.sin()?)?;
+        let y = at.result(NAME)?;
+        let of = |first: usize| y.narrow(1, first, p);
+        let turned = || (part(f + p, p)? * of(f)?)? - (part(f, p)? * of(f + p)?)?;
         Ok(vec![
             at.wanted[0].then(|| part(0, f)).transpose()?,
             at.wanted[1].then(turned).transpose()?,

@@ -101,3 +101,40 @@ pub fn complex_l2(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     let d = difference("complex_l2", pred, target)?;
     Ok((mean_of("complex_l2", &d, |[x]| (x * x, [2.0 * x]))? * 2.0)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Var;
+
+    #[test]
+    fn single_numbers_of_any_size_have_moduli_and_slopes() {
+        // more than a block, with zeros and with squares beyond the range of f64
+        let pairs = BLOCK + 7;
+        let value = |i: usize| match i % 5 {
+            0 => 0.0,
+            k => (k as f32 - 2.5) * 0.3,
+        };
+        let values: Vec<f32> = (0..2 * pairs).map(value).collect();
+        let truth =
+            values.as_chunks::<2>().0.iter().map(|[a, b]| f64::from(*a).hypot(f64::from(*b)));
+        let truth = truth.sum::<f64>() / pairs as f64;
+        let pred = Tensor::from_vec(values.clone(), (pairs, 2), &Device::Cpu).unwrap();
+        let pred = Var::from_tensor(&pred).unwrap();
+        let loss = complex_l1(&pred, &pred.zeros_like().unwrap()).unwrap();
+        let got = f64::from(loss.to_scalar::<f32>().unwrap());
+        assert!((got - truth).abs() < 1e-6 * truth, "{got} {truth}");
+        let slopes = loss.backward().unwrap().remove(&pred).unwrap();
+        let slopes: Vec<f32> = slopes.flatten_all().unwrap().to_vec1().unwrap();
+        for (slope, pair) in slopes.as_chunks::<2>().0.iter().zip(values.as_chunks::<2>().0) {
+            let size = pair[0].hypot(pair[1]);
+            for (slope, x) in slope.iter().zip(pair) {
+                let want = if size > 0.0 { x / size / pairs as f32 } else { 0.0 };
+                assert!((slope - want).abs() <= 1e-6 * want.abs(), "{slope} {want}");
+            }
+        }
+        assert!((modulus([3e200, 4e200]) / 5e200 - 1.0).abs() < 1e-15);
+        assert!((modulus([3e-200, -4e-200]) / 5e-200 - 1.0).abs() < 1e-15);
+        assert!(modulus([f64::NAN, 0.0]).is_nan());
+    }
+}

@@ -3,7 +3,7 @@
 use super::calibration::Calibration;
 use super::geometry::Geometry;
 use crate::error::expect_len;
-use crate::real::{narrow, turn, wide};
+use crate::real::{is_single, narrow, turn, wide};
 use crate::{Complex, Error, Nufft, Real, Result, Trajectory};
 use limpid_kernels::vectorised;
 use rayon::prelude::*;
@@ -90,7 +90,7 @@ pub fn image_samples<T: Real>(
 }
 
 /// Pairs of a geometry and a point of k-space `[n, rank]`, in cycles per field of view: the targets are the
-/// transforms of the images at the points (in f32 to 1e-6), the sources at the offsets from them, with the
+/// transforms of the images at the points (in f32 within 2e-6 in the ℓ₂ norm), the sources at the offsets from them, with the
 /// factor `1/√N` of orthonormal transforms. For targets in the middle of k-space that the images were made from, keep
 /// points at least [`GeometryReport::reach`](super::GeometryReport) inside of its edge.
 ///
@@ -109,8 +109,7 @@ pub fn kspace_samples<T: Real>(
     if let Some(at) = points.iter().position(|k| !k.is_finite()) {
         return Err(Error::value(OP, format!("a coordinate of point {} is not finite", at / rank)));
     }
-    let single = T::of(0.1).f64() != 0.1;
-    if single && indices.len() * (1 + geometry.sources()) > calibration.voxels() {
+    if is_single::<T>() && indices.len() * (1 + geometry.sources()) > calibration.voxels() {
         return many_kspace_samples(calibration, geometry, indices, points);
     }
     let (coils, count) = (calibration.coils(), geometry.sources());
@@ -135,7 +134,7 @@ pub fn kspace_samples<T: Real>(
     Ok(KernelSamples { sources, targets })
 }
 
-/// The same by a non-uniform transform to 1e-6, whose cost hardly depends on the sizes of the images.
+/// The same by a non-uniform transform of a tolerance of 1e-6, whose cost hardly depends on the sizes of the images.
 fn many_kspace_samples<T: Real>(
     calibration: &Calibration<T>,
     geometry: &Geometry,

@@ -16,6 +16,7 @@ mod toeplitz;
 pub(crate) use toeplitz::toeplitz;
 
 use crate::fft::fast_len;
+use crate::real::is_single;
 use crate::{CentredFft, Complex, Error, Operator, Real, Result, Trajectory};
 use kernel::Kernel;
 use points::Points;
@@ -51,7 +52,7 @@ impl<T: Real> Nufft<T> {
     pub fn new(trajectory: &Trajectory, matrix: &[usize], tolerance: f64) -> Result<Self> {
         const OP: &str = "nufft";
         trajectory.check_matrix(OP, matrix)?;
-        let single = T::of(0.1).f64() != 0.1;
+        let single = is_single::<T>();
         let (finest, unit) = if single { (1e-6, 6e-8) } else { (1e-12, 1.2e-16) };
         // a hair beyond the limits, for tolerances that were computed
         if !(finest * 0.999..=0.01001).contains(&tolerance) {
