@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::process::{cargo, root, run as run_command};
-use crate::{codegen, demo, parity, test, tidy};
+use crate::{codegen, cuda, demo, parity, test, tidy};
 
 /// Options of `ci`.
 #[derive(clap::Args)]
@@ -11,6 +11,9 @@ pub(crate) struct Args {
     /// Go on after a step that fails
     #[arg(long)]
     keep_going: bool,
+    /// Also compile what is for GPUs, and test it on one in software
+    #[arg(long)]
+    cuda: bool,
 }
 
 /// A check: what it is called and what it does.
@@ -33,7 +36,9 @@ const STEPS: &[Step] = &[
 /// Runs the steps and prints a summary.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     let mut results: Vec<(&str, Result<(), String>, Duration)> = Vec::new();
-    for step in STEPS {
+    let cuda = Step { name: "cuda", check: cuda::ci };
+    let steps: Vec<_> = STEPS.iter().chain(args.cuda.then_some(&cuda)).collect();
+    for step in &steps {
         println!("==> {}", step.name);
         let start = Instant::now();
         let result = (step.check)();
@@ -52,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     for (name, result, time) in &results {
         println!("{:8} {:6} {:7.1} s", name, word(result), time.as_secs_f64());
     }
-    for step in &STEPS[results.len()..] {
+    for step in &steps[results.len()..] {
         println!("{:8} not run", step.name);
     }
     let failed: Vec<&str> =
@@ -81,5 +86,5 @@ fn golden() -> Result<(), String> {
         println!("skipped: no reference values beside the repository");
         return Ok(());
     }
-    parity::run(&parity::Args { dirs, doc: None })
+    parity::run(&parity::Args::of(dirs))
 }

@@ -5,6 +5,7 @@
 mod bench;
 mod ci;
 mod codegen;
+mod cuda;
 mod demo;
 mod parity;
 mod process;
@@ -39,6 +40,8 @@ enum Task {
     Demo(demo::Args),
     /// Run the benchmarks
     Bench(bench::Args),
+    /// Build for NVIDIA GPUs
+    Cuda(cuda::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Codegen(args) => codegen::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Cuda(args) => cuda::run_verb(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

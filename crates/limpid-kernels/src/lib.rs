@@ -12,11 +12,15 @@
 pub mod autograd;
 mod buffer;
 mod check;
+mod determinism;
 mod element;
 mod error;
-
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod gradcheck;
 mod interleave;
+#[cfg(feature = "cuda")]
+pub mod loss;
 mod math;
 mod matrix;
 pub mod memory;
@@ -58,9 +62,10 @@ pub use conv::{
     ConvAlgorithm, ConvSpec, ConvTransposeSpec, conv, conv_cat, conv_transpose, conv_transpose_cat,
     set_conv_algorithm,
 };
+pub use determinism::set_deterministic;
 pub use dropout::{dropout, dropout_channels};
 pub use error::{Error, Result};
-pub use matrix::{Precision, set_precision};
+pub use matrix::{Precision, precision, set_precision};
 pub use norm::{
     batch_norm_eval, batch_norm_eval_act, batch_norm_train, batch_norm_train_act, group_norm,
     group_norm_act, group_norm_act_cat, instance_norm, instance_norm_act, layer_norm,

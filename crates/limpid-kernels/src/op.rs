@@ -64,6 +64,19 @@ pub(crate) trait Op: Send + Sync + 'static {
     /// The result and its shape. The caller of [`apply`] has checked the shapes.
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)>;
 
+    /// The same on a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless the operation has kernels for it.
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        _gpu: &crate::gpu::Gpu,
+        _args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        Err(Error::argument(self.name(), "it does not run on a GPU; use `--device cpu`"))
+    }
+
     /// One gradient per argument; it may be `None` where it is not wanted or zero.
     fn backward(&self, _at: &Backward) -> Result<Vec<Option<Tensor>>> {
         Err(candle_core::Error::BackwardNotSupported { op: self.name() }.into())
@@ -107,6 +120,21 @@ fn by_candle<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
 /// The result of an operation on contiguous tensors.
 fn compute<O: Op>(op: &O, args: &[Tensor]) -> Result<(Storage, Shape)> {
     let guards: Vec<_> = args.iter().map(Tensor::storage_and_layout).collect();
+    #[cfg(feature = "cuda")]
+    if guards.iter().any(|(storage, _)| matches!(**storage, Storage::Cuda(_))) {
+        let storages: Vec<_> = guards
+            .iter()
+            .filter_map(|(storage, layout)| match &**storage {
+                Storage::Cuda(storage) => Some((storage, *layout)),
+                _ => None,
+            })
+            .collect();
+        if storages.len() < args.len() {
+            return Err(Error::shape(op.name(), "all operands on one device", "some elsewhere"));
+        }
+        let (storage, shape) = run_cuda(op, &storages)?;
+        return Ok((Storage::Cuda(storage), shape));
+    }
     let mut storages = Vec::with_capacity(args.len());
     for (storage, layout) in &guards {
         match &**storage {
@@ -130,6 +158,26 @@ fn run<O: Op, T: Real>(op: &O, args: &[(&CpuStorage, &Layout)]) -> Result<(CpuSt
         .collect::<candle_core::Result<Vec<_>>>()?;
     let (data, shape) = op.forward::<T>(&arrays)?;
     Ok((T::to_cpu_storage_owned(data), shape))
+}
+
+#[cfg(feature = "cuda")]
+fn run_cuda<O: Op>(
+    op: &O,
+    args: &[(&candle_core::CudaStorage, &Layout)],
+) -> Result<(candle_core::CudaStorage, Shape)> {
+    fn of<O: Op, T: crate::gpu::Number>(
+        op: &O,
+        args: &[(&candle_core::CudaStorage, &Layout)],
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        crate::gpu::run::<T, _>(op.name(), args, |gpu, args| {
+            let (data, shape) = op.forward_cuda(gpu, args)?;
+            Ok((candle_core::CudaStorage::wrap_cuda_slice(data, gpu.device.clone()), shape))
+        })
+    }
+    match args.first().map(|(storage, _)| storage.dtype()) {
+        Some(DType::F64) => of::<O, f64>(op, args),
+        _ => of::<O, f32>(op, args),
+    }
 }
 
 /// Checks that tensors are all f32 or all f64.
@@ -240,6 +288,15 @@ impl<O: Op> CustomOp1 for Adapter<O> {
         self.run(&[(s, l)])
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s: &candle_core::CudaStorage,
+        l: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        run_cuda(&self.0, &[(s, l)]).map_err(wrapped)
+    }
+
     fn bwd(&self, a: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let [da] = self.gradients([a], y, grad)?;
         Ok(da)
@@ -259,6 +316,17 @@ impl<O: Op> CustomOp2 for Adapter<O> {
         l2: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         self.run(&[(s1, l1), (s2, l2)])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        run_cuda(&self.0, &[(s1, l1), (s2, l2)]).map_err(wrapped)
     }
 
     fn bwd(
@@ -290,6 +358,19 @@ impl<O: Op> CustomOp3 for Adapter<O> {
         self.run(&[(s1, l1), (s2, l2), (s3, l3)])
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+        s3: &candle_core::CudaStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        run_cuda(&self.0, &[(s1, l1), (s2, l2), (s3, l3)]).map_err(wrapped)
+    }
+
     fn bwd(
         &self,
         a: &Tensor,
@@ -319,6 +400,17 @@ impl CustomOp2 for Final {
         _: &CpuStorage,
         _: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((gradient.try_clone(l)?, l.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gradient: &candle_core::CudaStorage,
+        l: &Layout,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
         Ok((gradient.try_clone(l)?, l.shape().clone()))
     }
 

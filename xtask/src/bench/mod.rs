@@ -14,7 +14,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::process::root;
-use speaker::{LAYOUTS, Programs, Speaker, number};
+pub(crate) use speaker::Speaker;
+use speaker::{LAYOUTS, Programs, number};
 use works::{
     FIRST_STEP, GRIDDING, GRIDDING_MS, GROUPS, ITERATION, ITERATIONS, LEARNING, LEARNING_RATIO,
     MEMORY, SINGLE, START, Section, WORKS, Work,
@@ -76,7 +77,7 @@ impl Times {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let n = sorted.len();

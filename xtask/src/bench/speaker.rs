@@ -77,7 +77,7 @@ fn environment() -> Result<PathBuf, String> {
 }
 
 /// A program at its work.
-pub(super) struct Speaker {
+pub(crate) struct Speaker {
     name: String,
     child: Child,
     /// Closing it ends the program.
@@ -90,7 +90,7 @@ pub(super) struct Speaker {
 }
 
 impl Speaker {
-    fn start(mut command: Command) -> Result<Self, String> {
+    pub(crate) fn start(mut command: Command) -> Result<Self, String> {
         let name = shown(&command);
         let start = Instant::now();
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -104,14 +104,14 @@ impl Speaker {
     }
 
     /// A command and its answer.
-    pub(super) fn ask(&mut self, command: &str) -> Result<Value, String> {
+    pub(crate) fn ask(&mut self, command: &str) -> Result<Value, String> {
         let input = self.input.as_mut().ok_or("no standard input")?;
         writeln!(input, "{command}").map_err(|e| format!("{}: {e}", self.name))?;
         self.answer()
     }
 
     /// One number of the answer to a command.
-    pub(super) fn number(&mut self, command: &str, key: &str) -> Result<f64, String> {
+    pub(crate) fn number(&mut self, command: &str, key: &str) -> Result<f64, String> {
         let answer = self.ask(command)?;
         number(&answer, key).ok_or_else(|| format!("{}: no `{key}` in {answer}", self.name))
     }

@@ -6,6 +6,11 @@ use crate::math::Real;
 pub(crate) trait Function: Copy + Send + Sync + 'static {
     /// Its name in errors.
     const NAME: &'static str;
+    /// What it takes besides, in the order of its fields.
+    #[cfg(feature = "cuda")]
+    fn parameters(self) -> [f64; 2] {
+        [0.0; 2]
+    }
     /// The function.
     fn value<T: Real>(self, x: T) -> T;
     /// Its derivative; at a kink the convention of PyTorch.
@@ -78,6 +83,11 @@ pub(crate) struct LeakyRelu {
 impl Function for LeakyRelu {
     const NAME: &'static str = "leaky_relu";
 
+    #[cfg(feature = "cuda")]
+    fn parameters(self) -> [f64; 2] {
+        [self.slope, 0.0]
+    }
+
     #[inline(always)]
     fn value<T: Real>(self, x: T) -> T {
         if x > T::zero() { x } else { x * T::of(self.slope) }
@@ -124,6 +134,11 @@ pub(crate) struct Elu {
 
 impl Function for Elu {
     const NAME: &'static str = "elu";
+
+    #[cfg(feature = "cuda")]
+    fn parameters(self) -> [f64; 2] {
+        [self.alpha, 0.0]
+    }
 
     #[inline(always)]
     fn value<T: Real>(self, x: T) -> T {
@@ -196,6 +211,11 @@ pub(crate) struct Softplus {
 
 impl Function for Softplus {
     const NAME: &'static str = "softplus";
+
+    #[cfg(feature = "cuda")]
+    fn parameters(self) -> [f64; 2] {
+        [self.beta, self.threshold]
+    }
 
     #[inline(always)]
     fn value<T: Real>(self, x: T) -> T {

@@ -6,6 +6,10 @@
 //! one backward. All but [`prelu`] can be differentiated twice. An [`Activation`] names one of them,
 //! for operations that apply it on the way.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 mod functions;
 mod prelu;
 #[cfg(test)]
@@ -247,6 +251,15 @@ impl<F: Function> Op for Value<F> {
         Ok((y, args[0].dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::run(self.0, "value", gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(apply(First(self.0), &[&at.args[0], &at.grad])?)])
     }
@@ -270,6 +283,15 @@ impl<F: Function> Op for First<F> {
             |x, g| f.first(x) * g,
         )?;
         Ok((y, args[0].dims.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::run(self.0, "first", gpu, args)
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -298,5 +320,14 @@ impl<F: Function> Op for Second<F> {
             |x, g| f.second(x) * g,
         )?;
         Ok((y, args[0].dims.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::run(self.0, "second", gpu, args)
     }
 }

@@ -34,7 +34,7 @@ impl Op for Prelu {
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (x, slopes) = (args[0], args[1].data);
-        let plane = plane_of(x.dims, slopes);
+        let plane = plane_of(x.dims, slopes.len());
         let y = fill(NAME, x.data.len(), CHUNK, |start, out| {
             for (p, piece) in pieces(start, out.len(), plane) {
                 let slope = slopes[p % slopes.len()];
@@ -53,7 +53,23 @@ impl Op for Prelu {
         Ok((y, x.dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::prelu(plane_of(args[0].dims, args[1].count()), gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        #[cfg(feature = "cuda")]
+        if at.grad.device().is_cuda() {
+            return match at.grad.dtype() {
+                DType::F64 => gradients_cuda::<f64>(&at.args[0], &at.args[1], &at.grad),
+                _ => gradients_cuda::<f32>(&at.args[0], &at.args[1], &at.grad),
+            };
+        }
         match at.grad.dtype() {
             DType::F64 => gradients::<f64>(&at.args[0], &at.args[1], &at.grad),
             _ => gradients::<f32>(&at.args[0], &at.args[1], &at.grad),
@@ -63,7 +79,7 @@ impl Op for Prelu {
 
 fn gradients<T: Real>(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
     with_slices(NAME, [x, w, grad], |[xs, slopes, grads]: [&[T]; 3]| {
-        let plane = plane_of(x.dims(), slopes);
+        let plane = plane_of(x.dims(), slopes.len());
         let dx = fill(NAME, xs.len(), CHUNK, |start, out| {
             for (p, piece) in pieces(start, out.len(), plane) {
                 let slope = slopes[p % slopes.len()];
@@ -99,8 +115,21 @@ fn gradients<T: Real>(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<Vec<Optio
     })
 }
 
+#[cfg(feature = "cuda")]
+fn gradients_cuda<T: crate::gpu::Number>(
+    x: &Tensor,
+    w: &Tensor,
+    grad: &Tensor,
+) -> Result<Vec<Option<Tensor>>> {
+    crate::gpu::with_buffers::<T, _>(NAME, &[x, w, grad], |gpu, args| {
+        let plane = plane_of(x.dims(), w.elem_count());
+        let [dx, dw] = super::cuda::prelu_gradients(plane, gpu, args)?;
+        Ok(vec![Some(gpu.tensor(dx, x.shape())), Some(gpu.tensor(dw, w.shape()))])
+    })
+}
+
 /// Elements that follow each other and share a slope.
-fn plane_of<T>(dims: &[usize], slopes: &[T]) -> usize {
-    let skipped = if slopes.len() == 1 { 0 } else { 2 };
+fn plane_of(dims: &[usize], slopes: usize) -> usize {
+    let skipped = if slopes == 1 { 0 } else { 2 };
     dims[skipped..].iter().product::<usize>().max(1)
 }

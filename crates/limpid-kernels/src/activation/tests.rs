@@ -170,3 +170,61 @@ fn bad_input_is_an_error() {
     let x = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
     assert!(softplus(&x, 0.0, 20.0).unwrap_err().to_string().contains("a positive number"));
 }
+
+/// The bodies of the kernels, compiled for the CPU, at some points.
+#[cfg(feature = "cuda")]
+#[test]
+fn bodies_of_kernels_are_the_functions() {
+    use std::process::Command;
+    let root = env!("CARGO_MANIFEST_DIR");
+    let folder = std::env::temp_dir().join(format!("limpid-bodies-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let source = folder.join("main.cpp");
+    let text = format!(
+        "#include \"{root}/src/activation/op.cu\"
+        #include <cstdio>
+        #define PRINT(name, F) for (int i = -40; i <= 40; i++) {{ double x = i * 0.15, p = 0.7, q = 3; \\
+            std::printf(#name \" %.17g %.17g %.17g %.17g\\n\", x, F::value(x, p, q), F::first(x, p, q), F::second(x, p, q)); }}
+        int main() {{ FUNCTIONS(PRINT) }}"
+    );
+    std::fs::write(&source, text).unwrap();
+    let program = folder.join("main");
+    let mut compile = Command::new("c++");
+    compile
+        .args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(format!("{root}/src/gpu"));
+    assert!(compile.arg(&source).arg("-o").arg(&program).status().unwrap().success());
+    let said = String::from_utf8(Command::new(&program).output().unwrap().stdout).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in said.lines() {
+        let (name, numbers) = line.split_once(' ').unwrap();
+        let numbers: Vec<f64> = numbers.split(' ').map(|n| n.parse().unwrap()).collect();
+        let function = match name {
+            "relu" => super::Activation::Relu,
+            "leaky_relu" => super::Activation::LeakyRelu { slope: 0.7 },
+            "abs" => super::Activation::Abs,
+            "elu" => super::Activation::Elu { alpha: 0.7 },
+            "sigmoid" => super::Activation::Sigmoid,
+            "tanh" => super::Activation::Tanh,
+            "softplus" => super::Activation::Softplus { beta: 0.7, threshold: 3.0 },
+            "silu" => super::Activation::Silu,
+            "gelu" => super::Activation::Gelu,
+            "gelu_tanh" => super::Activation::GeluTanh,
+            "mish" => super::Activation::Mish,
+            other => panic!("no function is `{other}`"),
+        };
+        struct At(f64);
+        impl super::Visit for At {
+            type Output = [f64; 3];
+            fn visit<F: super::Function>(self, f: F) -> [f64; 3] {
+                [f.value(self.0), f.first(self.0), f.second(self.0)]
+            }
+        }
+        for (got, want) in numbers[1..].iter().zip(function.visit(At(numbers[0]))) {
+            assert!((got - want).abs() <= 1e-14 * (1.0 + want.abs()), "{line}: {want}");
+        }
+        seen.insert(name.to_owned());
+    }
+    assert_eq!(seen.len(), 11);
+}

@@ -36,10 +36,10 @@ pub fn complex_product(re: &Tensor, im: &Tensor, v: &Tensor) -> Result<Tensor> {
 
 /// Of a matrix, and how many vectors it multiplies.
 #[derive(Clone, Copy)]
-struct Sizes {
-    rows: usize,
-    columns: usize,
-    each: usize,
+pub(super) struct Sizes {
+    pub rows: usize,
+    pub columns: usize,
+    pub each: usize,
 }
 
 impl Sizes {
@@ -77,6 +77,15 @@ impl Op for ComplexProduct {
             }
         })?;
         Ok((y, (n * each, rows, 2).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::complex::complex_product(self.0, gpu, args)
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -121,6 +130,15 @@ impl Op for Outer {
         })?;
         Ok((y, (n, matrix).into()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::complex::outer(self.sizes, self.imaginary, gpu, args)
+    }
 }
 
 /// The gradient of the vectors: the conjugate transpose of their matrix times `g`.
@@ -150,6 +168,15 @@ impl Op for Adjoint {
             }
         })?;
         Ok((y, (n * each, k, 2).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::complex::adjoint(self.0, gpu, args)
     }
 }
 

@@ -36,6 +36,15 @@ struct Cat {
     sizes: Vec<usize>,
 }
 
+impl Cat {
+    /// The dimensions of the result, given those of an argument.
+    fn dims(&self, of: &[usize]) -> Vec<usize> {
+        let mut dims = of.to_vec();
+        dims[self.dim] = self.sizes.iter().sum();
+        dims
+    }
+}
+
 impl Op for Cat {
     const READS_ARGS: bool = false;
 
@@ -44,8 +53,7 @@ impl Op for Cat {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let mut dims = args[0].dims.to_vec();
-        dims[self.dim] = self.sizes.iter().sum();
+        let dims = self.dims(args[0].dims);
         let inner: usize = dims[self.dim + 1..].iter().product();
         let row = dims[self.dim] * inner;
         let len = dims.iter().product();
@@ -70,6 +78,15 @@ impl Op for Cat {
         // SAFETY: the loop ends when all of the chunk has been copied to.
         let y = unsafe { fill_unset("cat", len, CHUNK, values) }?;
         Ok((y, dims.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::parts::cat(self.dim, self.dims(args[0].dims), gpu, args)
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

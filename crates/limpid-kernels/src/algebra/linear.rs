@@ -52,6 +52,15 @@ impl Op for Linear {
         Ok((y, (n, outputs).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::linear(gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (x, w, g) = (&at.args[0], &at.args[1], &at.grad);
         let dx =
@@ -86,6 +95,15 @@ impl Op for ColumnSums {
         let parts: Vec<_> = args[0].data.par_chunks((width * 1024).max(1)).map(partial).collect();
         let total = |i: usize| T::of(parts.iter().map(|part| part[i]).sum());
         Ok(((0..width).map(total).collect(), width.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::column_sums(gpu, &args[0])
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

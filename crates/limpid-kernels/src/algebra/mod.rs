@@ -4,6 +4,10 @@
 //! [`crate::autograd`]). It has neither products of complex matrices nor numbers with their waves.
 
 mod complex;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 mod join;
 mod linear;
 mod product;
@@ -78,6 +82,15 @@ impl Op for Add {
         Ok((sum, args[0].dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::add(gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(at.grad.clone()); 2])
     }
@@ -101,6 +114,15 @@ impl Op for Scale {
             |x| x * factor,
         )?;
         Ok((y, args[0].dims.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::scale(self.0, gpu, args)
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -130,6 +152,15 @@ impl Op for AddToChannels {
         Ok((y, x.dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::add_to_channels(gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let shift = &at.args[1];
         let sum = at.wanted[1].then(|| -> Result<Tensor> {
@@ -154,6 +185,15 @@ impl Op for PlaneSums {
         let of = |range: std::ops::Range<usize>| sums([&data[range]], |[x]| [x.f64()])[0];
         let found = reduce(planes, data.len() / planes.max(1), of, |a, b| a + b);
         Ok((found.into_iter().map(T::of).collect(), (dims[0], dims[1]).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::plane_sums(gpu, args)
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

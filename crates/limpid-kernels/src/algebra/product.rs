@@ -90,6 +90,20 @@ impl Op for Product {
         Ok((y, shape.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let (a, b) = (&args[0], &args[1]);
+        let ([m, k], [_, n]) = (self.size(a.dims, 0), self.size(b.dims, 1));
+        let outer = &a.dims[..a.dims.len() - 2];
+        let batch = outer.iter().product();
+        let y = crate::gpu::blas::product(gpu, batch, [m, n, k], [a, b], self.swapped)?;
+        Ok((y, [outer, &[m, n]].concat().into()))
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (a, b, g) = (&at.args[0], &at.args[1], &at.grad);
         let [left, right] = self.swapped;

@@ -103,4 +103,13 @@ impl Op for Widen {
         })?;
         Ok((y, self.shape.as_slice().into()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::parts::widen([self.dim, self.start], &self.shape, gpu, &args[0])
+    }
 }

@@ -58,6 +58,15 @@ impl Op for WithWaves {
         Ok((y, (n, width).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::parts::with_waves(gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (x, angles, g) = (&at.args[0], &at.args[1], &at.grad);
         let (f, p) = (x.dims()[1], angles.dims()[1]);

@@ -70,9 +70,10 @@ impl<T: Real> Operands<'_, T> {
         let q = Matrix::rows(q, depth);
         k.multiply(out, STRIDE, rows.len(), [keys.clone(), 0..depth], false, q);
         let Some(BiasRows { data, broadcast }) = self.bias else { return };
+        let offset = broadcast.offset(batch);
         for (row, out) in rows.clone().zip(out.chunks_mut(STRIDE)) {
             let out = &mut out[..keys.len()];
-            let first = broadcast.offsets[batch] + row * broadcast.row;
+            let first = offset + row * broadcast.row;
             let bias = &data[first + keys.start * broadcast.column..];
             if broadcast.column == 0 {
                 out.iter_mut().for_each(|o| *o += bias[0]);
@@ -202,7 +203,7 @@ fn tasks<T: Real>(x: &Operands<T>, want_bias: bool) -> Vec<Task> {
     let Sizes { batch, queries, .. } = *x.sizes;
     if let (true, Some(bias)) = (want_bias, x.bias) {
         // a task adds up the gradient of one part of the bias; at most `ENOUGH` share a part
-        let offsets = &bias.broadcast.offsets;
+        let offsets: Vec<usize> = (0..batch).map(|b| bias.broadcast.offset(b)).collect();
         let mut order: Vec<usize> = (0..batch).collect();
         order.sort_by_key(|&b| offsets[b]);
         let per_task = |n: usize| n.div_ceil(ENOUGH);
@@ -257,7 +258,7 @@ pub(super) fn backward<T: Real>(
             add(&mut all.v[b * v..(b + 1) * v], &part.v[i * v..(i + 1) * v]);
         }
         if let (Some(all), Some(part), Some(bias)) = (&mut all.bias, &part.bias, x.bias) {
-            let first = task.batches.first().map_or(0, |&b| bias.broadcast.offsets[b]);
+            let first = task.batches.first().map_or(0, |&b| bias.broadcast.offset(b));
             add(&mut all[first..first + part.len()], part);
         }
     }

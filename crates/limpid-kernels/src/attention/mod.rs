@@ -6,9 +6,14 @@
 //! arXiv:2205.14135). Differentiable once.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod sizes;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
@@ -50,6 +55,15 @@ pub fn attention(
     }
 }
 
+/// What makes the softmax of each row of scores: the largest score, and one over the sum of the
+/// exponentials.
+enum Kept {
+    Cpu(Vec<RowScale>),
+    /// `[rows, 2]`, on the GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(Tensor),
+}
+
 struct Attention {
     sizes: Sizes,
     scale: f64,
@@ -59,8 +73,8 @@ struct Attention {
     broadcast: Option<Broadcast>,
     /// The bias if it needs no gradient; else it is the third operand.
     constant: Option<Tensor>,
-    /// What makes the softmax of each row of scores; set by the forward pass.
-    scales: OnceLock<Vec<RowScale>>,
+    /// Set by the forward pass, for the backward pass.
+    scales: OnceLock<Kept>,
 }
 
 impl Attention {
@@ -93,7 +107,7 @@ impl Attention {
     }
 
     fn gradients<T: Real>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        let Some(scales) = self.scales.get() else {
+        let Some(Kept::Cpu(scales)) = self.scales.get() else {
             return Err(Error::argument(NAME, "the backward pass ran before the forward pass"));
         };
         let tensors = [&at.args[0], &at.args[1], &at.args[2], at.result(NAME)?, &at.grad];
@@ -138,11 +152,27 @@ impl Op for Attention {
         let (y, scales) =
             self.with_constant(|constant| cpu::forward(&self.operands(slices, constant)))?;
         // already set only if this very operation ran before, on the same operands
-        let _ = self.scales.set(scales);
+        let _ = self.scales.set(Kept::Cpu(scales));
         Ok((y, self.dims.as_slice().into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::forward(self, gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        #[cfg(feature = "cuda")]
+        if at.grad.device().is_cuda() {
+            return match at.grad.dtype() {
+                DType::F64 => cuda::backward::<f64>(self, at),
+                _ => cuda::backward::<f32>(self, at),
+            };
+        }
         match at.grad.dtype() {
             DType::F64 => self.gradients::<f64>(at),
             _ => self.gradients::<f32>(at),

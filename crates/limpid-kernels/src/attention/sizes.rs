@@ -46,8 +46,8 @@ impl Sizes {
 /// Where the bias of a score lies in the data of a broadcast bias.
 #[derive(Clone, Debug)]
 pub(super) struct Broadcast {
-    /// The first element for each batch index.
-    pub offsets: Vec<usize>,
+    /// Size and stride of each leading dimension; the stride is 0 where the bias is broadcast.
+    pub leading: Vec<[usize; 2]>,
     /// From a row to the next; 0 if all rows are the same.
     pub row: usize,
     /// From a column to the next; 0 if all columns are the same.
@@ -71,18 +71,18 @@ impl Broadcast {
             strides[full.len() - dims.len() + i] = if size == 1 { 0 } else { len };
             len *= size;
         }
-        let offsets = (0..sizes.batch)
-            .map(|index| {
-                let mut rest = index;
-                let mut offset = 0;
-                for (&size, &stride) in leading.iter().zip(&strides).rev() {
-                    offset += rest % size * stride;
-                    rest /= size;
-                }
-                offset
-            })
-            .collect();
+        let leading = leading.iter().zip(&strides).map(|(&size, &stride)| [size, stride]).collect();
         let (row, column) = (strides[full.len() - 2], strides[full.len() - 1]);
-        Ok(Self { offsets, row, column, len })
+        Ok(Self { leading, row, column, len })
+    }
+
+    /// The first element of a batch index.
+    pub(super) fn offset(&self, batch: usize) -> usize {
+        let (mut rest, mut offset) = (batch, 0);
+        for &[size, stride] in self.leading.iter().rev() {
+            offset += rest % size * stride;
+            rest /= size;
+        }
+        offset
     }
 }

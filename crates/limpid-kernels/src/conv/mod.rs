@@ -12,6 +12,10 @@
 
 mod algorithm;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 mod geometry;
 mod op;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The three maps of a convolution as operations, each differentiated by the other two.
 
 use super::cpu;
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::geometry::Geometry;
 use crate::algebra::cat;
 use crate::autograd::takes_many;
@@ -32,7 +34,9 @@ pub(super) fn map(
     // channels of two sources do not share a register
     let last = sources.len() - 1;
     let whole = sources[..last].iter().all(|t| t.dims()[1].is_multiple_of(simd::MOST_LANES));
-    if last > 0 && !(whole && takes_many(&operands)) {
+    // cuDNN reads one image
+    let together = whole && takes_many(&operands) && !weight.device().is_cuda();
+    if last > 0 && !together {
         return map(geometry, direction, &[&cat(sources, 1)?], weight, bias);
     }
     let parts = sources.iter().map(|t| t.dims()[1]).collect();
@@ -130,6 +134,21 @@ impl Op for Map {
         Ok((y.into_iter().next().unwrap_or_default(), shape.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        use crate::gpu::dnn;
+        let map = match self.direction {
+            Direction::Forward => dnn::Map::Forward,
+            Direction::Back => dnn::Map::Data,
+        };
+        let y = cuda::convolve(gpu, map, &self.geometry, [&args[0], &args[1]], args.get(2))?;
+        Ok((y, self.shape(self.direction).into()))
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let count = self.parts.len();
         let (sources, weight) = (at.args[..count].iter().collect::<Vec<_>>(), &at.args[count]);
@@ -171,6 +190,17 @@ impl Op for WeightGrad {
         Ok((weight, self.geometry.weight_shape().into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let map = crate::gpu::dnn::Map::Filter;
+        let weight = cuda::convolve(gpu, map, &self.geometry, [&args[0], &args[1]], None)?;
+        Ok((weight, self.geometry.weight_shape().into()))
+    }
+
     /// Of an image and a result of one part each: others are not differentiated twice.
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let [image, result] = at.args.as_slice() else {
@@ -196,6 +226,15 @@ impl Op for ChannelSum {
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (batch, channels) = (args[0].dims[0], args[0].dims[1]);
         Ok((cpu::channel_sums(args[0].data, batch, channels), channels.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        Ok((cuda::channel_sums(gpu, &args[0])?, args[0].dims[1].into()))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

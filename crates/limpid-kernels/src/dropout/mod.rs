@@ -3,6 +3,10 @@
 //! Element `i` (or channel `i`) is dropped if uniform number `i` of the stream is below `p`, so the
 //! backward pass makes the same mask from the same [`Stream`], on any number of threads.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 #[cfg(test)]
 mod tests;
 
@@ -67,6 +71,11 @@ impl Dropout {
         (self.p * 16_777_216.0).ceil() as u32
     }
 
+    /// What is not dropped is multiplied by this.
+    fn scale(&self) -> f64 {
+        if self.p < 1.0 { 1.0 / (1.0 - self.p) } else { 0.0 }
+    }
+
     /// Elements one by one, from element `start` on, a multiple of four.
     #[inline(always)]
     fn elements<T: Real>(&self, start: usize, out: &mut [T], x: &[T], scale: T) {
@@ -105,8 +114,7 @@ impl Op for Dropout {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let x = args[0];
-        let scale = T::of(if self.p < 1.0 { 1.0 / (1.0 - self.p) } else { 0.0 });
+        let (x, scale) = (args[0], T::of(self.scale()));
         let y = fill(self.name, x.data.len(), CHUNK, |start, out| {
             let x = &x.data[start..start + out.len()];
             vectorised(
@@ -118,6 +126,15 @@ impl Op for Dropout {
             );
         })?;
         Ok((y, x.dims.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::run(self, gpu, args)
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

@@ -17,7 +17,7 @@ mod tests;
 pub(crate) use block::{Left, Rows, block};
 pub(crate) use panels::{BLOCK, Right};
 pub(crate) use precision::is_half;
-pub use precision::{Precision, set_precision};
+pub use precision::{Precision, precision, set_precision};
 
 use crate::Result;
 use crate::element::{Element, single};

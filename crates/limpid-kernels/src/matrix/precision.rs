@@ -1,32 +1,52 @@
 //! The precision of the factors of products, one for the process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
-/// To what the factors of the products of linear maps are rounded; sums are f32 in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// To what the factors of products are rounded; sums are f32 in any case, and f64 stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Not at all.
+    #[default]
     F32,
-    /// To bf16 (8 significant bits), twice as many of which are multiplied at a time. A product of
-    /// `k` random terms is off by about 2e-3 of its size.
+    /// To TF32 (11 significant bits, the range of f32): on a GPU, convolutions and products.
+    Tf32,
+    /// To bf16 (8 significant bits, the range of f32), twice as many of which are multiplied at a time. A
+    /// product of `k` random terms is off by about 2e-3 of its size. On a GPU convolutions and products, and results
+    /// of convolutions too.
     Bf16,
+    /// To f16 (11 significant bits, from 6e-8 to 65504), on a GPU as bf16. A training needs its loss
+    /// scaled.
+    F16,
 }
 
-static HALF: AtomicBool = AtomicBool::new(false);
+const ALL: [Precision; 4] = [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16];
 
-/// Chooses the precision of linear maps from now on, in all threads. It is used where no gradient is
-/// recorded, for f32, on processors that multiply bf16 (AVX-512-BF16); training stays as it is.
+static CHOICE: AtomicU8 = AtomicU8::new(0);
+
+/// Chooses the precision from now on, in all threads.
 ///
-/// Returns whether the choice has an effect on this machine.
+/// On a GPU it is that of convolutions, linear maps and products. On a processor it is that of linear maps where no
+/// gradient is recorded, bf16 or nothing, if it multiplies bf16 (AVX-512-BF16).
+///
+/// Returns whether the choice has an effect on this processor.
 pub fn set_precision(precision: Precision) -> bool {
-    let half = precision == Precision::Bf16 && available();
-    HALF.store(half, Ordering::Relaxed);
-    half == (precision == Precision::Bf16)
+    CHOICE.store(precision as u8, Ordering::Relaxed);
+    match precision {
+        Precision::F32 => true,
+        Precision::Bf16 => available(),
+        Precision::Tf32 | Precision::F16 => false,
+    }
 }
 
-/// Whether factors are rounded to bf16.
+/// The present choice.
+#[must_use]
+pub fn precision() -> Precision {
+    ALL[usize::from(CHOICE.load(Ordering::Relaxed))]
+}
+
+/// Whether factors are rounded to bf16 on this processor.
 pub(crate) fn is_half() -> bool {
-    HALF.load(Ordering::Relaxed)
+    precision() == Precision::Bf16 && available()
 }
 
 fn available() -> bool {

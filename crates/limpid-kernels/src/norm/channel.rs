@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)] // results are written to memory that is not zeroed first
 
-use super::moments::{Moments, Statistic};
+use super::moments::{Moment, Moments, Statistic, Statistics, on_host};
 use super::{Affine, composed};
 use crate::activation::{Activation, Function, Visit};
 use crate::buffer::{CHUNK, build_all, rows_per_chunk};
@@ -31,7 +31,7 @@ pub(super) struct Sharing {
     /// Elements of a plane.
     pub plane: usize,
     /// Groups of channels per batch item; `None` if a channel shares over the batch.
-    groups: Option<usize>,
+    pub groups: Option<usize>,
 }
 
 impl Sharing {
@@ -93,7 +93,7 @@ pub(super) struct Normalise {
     pub name: &'static str,
     pub sharing: Sharing,
     /// Set from the beginning if they are constants, else by the forward pass.
-    pub statistics: Arc<OnceLock<Vec<Statistic>>>,
+    pub statistics: Arc<OnceLock<Statistics>>,
     pub eps: f64,
     /// Whether the statistics are constants, else they depend on `x`.
     pub fixed: bool,
@@ -113,7 +113,7 @@ impl Op for Normalise {
         let x = Parts::new(self.affine.sources(args));
         let weight = self.affine.weight(args).map(|w| w.data);
         let bias = self.affine.bias(args).map(|b| b.data);
-        let known = self.fixed.then(|| self.known()).transpose()?;
+        let known = self.fixed.then(|| on_host(self.name, &self.statistics)).transpose()?;
         let set = |s: usize, planes: Vec<Plane<T>>| {
             let statistic = known.map_or_else(|| self.measured(&x, &planes), |all| all[s]);
             each_piece(planes, |p, at, out| {
@@ -124,15 +124,31 @@ impl Op for Normalise {
         };
         // SAFETY: the pieces are all of the planes, and `Value` writes all of a piece.
         let (y, statistics) = unsafe { self.by_statistic(&[self.sharing.channels], set) }?;
-        self.statistics.get_or_init(|| statistics);
+        self.statistics.get_or_init(|| Statistics::Host(statistics));
         let mut dims = args[0].dims.to_vec();
         dims[1] = self.sharing.channels;
         Ok((y.into_iter().next().unwrap_or_default(), dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::channel::forward(self, gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         if at.is_differentiated() {
             return self.composed(at);
+        }
+        #[cfg(feature = "cuda")]
+        if at.grad.device().is_cuda() {
+            return match at.grad.dtype() {
+                DType::F64 => super::cuda::channel::gradients::<f64>(self, at),
+                _ => super::cuda::channel::gradients::<f32>(self, at),
+            };
         }
         match at.grad.dtype() {
             DType::F64 => self.gradients::<f64>(at),
@@ -143,9 +159,9 @@ impl Op for Normalise {
 
 impl Normalise {
     /// The statistics, which the forward pass has found.
-    fn known(&self) -> Result<&[Statistic]> {
+    fn known(&self) -> Result<&Statistics> {
         let missing = || Error::argument(self.name, "the statistics are not known yet");
-        Ok(self.statistics.get().ok_or_else(missing)?)
+        self.statistics.get().ok_or_else(missing)
     }
 
     fn composed(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -156,8 +172,12 @@ impl Normalise {
         if shape.len() == 2 {
             parameter[0] = self.sharing.batch;
         }
-        let known = self.known()?;
-        let given = self.fixed.then(|| known.iter().map(|s| (s.mean, s.rstd)).unzip());
+        let given = if self.fixed {
+            let known = self.known()?;
+            Some((known.vector(Moment::Mean, &at.grad)?, known.vector(Moment::Rstd, &at.grad)?))
+        } else {
+            None
+        };
         let view = composed::View {
             view: &view,
             shared: &shared,
@@ -228,7 +248,7 @@ impl Normalise {
 
     fn gradients<T: Real>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let operands: Vec<&Tensor> = at.args.iter().chain([&at.grad]).collect();
-        let statistics = self.known()?;
+        let statistics = on_host(self.name, &self.statistics)?;
         with_arrays(self.name, &operands, |arrays: &[Array<T>]| {
             let (grads, args) = (arrays[arrays.len() - 1].data, &arrays[..arrays.len() - 1]);
             let sources = self.affine.sources(args);

@@ -26,18 +26,13 @@ pub(super) fn gradients(
     affine: Affine,
     activation: Activation,
     v: View,
-    given: Option<(Vec<f64>, Vec<f64>)>,
+    given: Option<(Tensor, Tensor)>,
     eps: f64,
 ) -> Result<Vec<Option<Tensor>>> {
     let (x, g) = (at.args[0].reshape(v.view)?, at.grad.reshape(v.view)?);
     let fixed = given.is_some();
     let (mean, rstd) = match given {
-        Some((mean, rstd)) => {
-            let tensor = |values: Vec<f64>| {
-                Tensor::from_vec(values, v.statistic, x.device())?.to_dtype(x.dtype())
-            };
-            (tensor(mean)?, tensor(rstd)?)
-        }
+        Some((mean, rstd)) => (mean.reshape(v.statistic)?, rstd.reshape(v.statistic)?),
         None => {
             let mean = x.mean_keepdim(v.shared)?;
             let var = x.broadcast_sub(&mean)?.sqr()?.mean_keepdim(v.shared)?;

@@ -1,6 +1,6 @@
 //! Normalisation of rows with parameters per element of a row.
 
-use super::moments::Statistic;
+use super::moments::{Statistic, Statistics, of_planes, on_host};
 use super::{Affine, composed};
 use crate::Result;
 use crate::activation::Activation;
@@ -11,17 +11,19 @@ use crate::planes::{pieces, reduce, sums};
 use crate::simd::vectorised;
 use candle_core::{DType, Shape, Tensor};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
-const NAME: &str = "layer_norm";
+pub(super) const NAME: &str = "layer_norm";
 
-/// Normalisation of rows with known statistics.
+/// Normalisation of rows.
 pub(super) struct LayerNorm {
     /// The normalised dimensions: the shape of a parameter.
     pub dims: Vec<usize>,
     /// Elements of a row, their product.
     pub width: usize,
     pub eps: f64,
-    pub statistics: Vec<Statistic>,
+    /// Of the rows; set by the forward pass.
+    pub statistics: OnceLock<Statistics>,
     pub affine: Affine,
 }
 
@@ -32,11 +34,14 @@ impl Op for LayerNorm {
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (x, width) = (args[0], self.width);
+        let measured = || of_planes(x.data, width).into_iter().map(|m| m.statistic(self.eps));
+        self.statistics.get_or_init(|| Statistics::Host(measured().collect()));
+        let statistics = on_host(NAME, &self.statistics)?;
         let w = self.affine.weight(args).map(|w| w.data);
         let b = self.affine.bias(args).map(|b| b.data);
         let y = fill(NAME, x.data.len(), CHUNK, |start, out| {
             for (row, piece) in pieces(start, out.len(), width) {
-                let Statistic { mean, rstd, .. } = self.statistics[row];
+                let Statistic { mean, rstd, .. } = statistics[row];
                 let (mean, rstd) = (T::of(mean), T::of(rstd));
                 let x = &x.data[start + piece.start..start + piece.end];
                 let first = start + piece.start - row * width;
@@ -64,13 +69,23 @@ impl Op for LayerNorm {
         Ok((y, x.dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        super::cuda::layer::forward(self, gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         if at.is_differentiated() {
-            let view = [self.statistics.len(), self.width];
+            let rows = at.grad.elem_count() / self.width;
+            let view = [rows, self.width];
             let view = composed::View {
                 view: &view,
                 shared: &[1],
-                statistic: &[self.statistics.len(), 1],
+                statistic: &[rows, 1],
                 parameter: &[1, self.width],
                 shape: &self.dims,
             };
@@ -83,6 +98,13 @@ impl Op for LayerNorm {
                 self.eps,
             );
         }
+        #[cfg(feature = "cuda")]
+        if at.grad.device().is_cuda() {
+            return match at.grad.dtype() {
+                DType::F64 => super::cuda::layer::gradients::<f64>(self, at),
+                _ => super::cuda::layer::gradients::<f32>(self, at),
+            };
+        }
         match at.grad.dtype() {
             DType::F64 => self.gradients::<f64>(at),
             _ => self.gradients::<f32>(at),
@@ -93,18 +115,19 @@ impl Op for LayerNorm {
 impl LayerNorm {
     fn gradients<T: Real>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let x = &at.args[0];
+        let statistics = on_host(NAME, &self.statistics)?;
         let weight = match self.affine.weight(&at.args) {
             Some(w) => w.flatten_all()?,
             None => Tensor::ones(self.width, x.dtype(), x.device())?,
         };
         with_slices(NAME, [x, &at.grad, &weight], |[xs, grads, weight]: [&[T]; 3]| {
             let dx = if at.wanted[0] {
-                let dx = self.data_gradient(xs, grads, weight)?;
+                let dx = self.data_gradient(statistics, xs, grads, weight)?;
                 Some(Tensor::from_vec(dx, x.shape(), x.device())?)
             } else {
                 None
             };
-            let (dw, db) = self.parameter_gradients(xs, grads);
+            let (dw, db) = self.parameter_gradients(statistics, xs, grads);
             let tensor = |v: Vec<f64>| {
                 Tensor::from_vec(
                     v.into_iter().map(T::of).collect::<Vec<T>>(),
@@ -116,7 +139,13 @@ impl LayerNorm {
         })
     }
 
-    fn data_gradient<T: Real>(&self, x: &[T], grads: &[T], weight: &[T]) -> Result<Vec<T>> {
+    fn data_gradient<T: Real>(
+        &self,
+        statistics: &[Statistic],
+        x: &[T],
+        grads: &[T],
+        weight: &[T],
+    ) -> Result<Vec<T>> {
         let width = self.width;
         // per row: the sums of g w and of g w (x - mean)
         let of_rows = reduce(
@@ -124,7 +153,7 @@ impl LayerNorm {
             width,
             |at| {
                 let row = at.start / width;
-                let mean = self.statistics[row].mean;
+                let mean = statistics[row].mean;
                 let weight = &weight[at.start - row * width..at.end - row * width];
                 sums([&x[at.clone()], &grads[at], weight], |[x, g, w]| {
                     let gw = g.f64() * w.f64();
@@ -135,7 +164,7 @@ impl LayerNorm {
         );
         fill(NAME, x.len(), CHUNK, |start, out| {
             for (row, piece) in pieces(start, out.len(), width) {
-                let Statistic { mean, rstd, .. } = self.statistics[row];
+                let Statistic { mean, rstd, .. } = statistics[row];
                 let [sum, product] = of_rows[row];
                 let slope = T::of(-product * rstd * rstd * rstd / width as f64);
                 let shift = T::of(-sum * rstd / width as f64);
@@ -157,7 +186,12 @@ impl LayerNorm {
     }
 
     /// The gradients of weight and bias: sums over the rows, in fixed blocks of rows and columns.
-    fn parameter_gradients<T: Real>(&self, x: &[T], grads: &[T]) -> (Vec<f64>, Vec<f64>) {
+    fn parameter_gradients<T: Real>(
+        &self,
+        statistics: &[Statistic],
+        x: &[T],
+        grads: &[T],
+    ) -> (Vec<f64>, Vec<f64>) {
         const COLUMNS: usize = 1024;
         let (width, rows) = (self.width, x.len() / self.width);
         // tall blocks, and not more than 64, bound the memory for the partial sums
@@ -170,7 +204,7 @@ impl LayerNorm {
                 let block = i / across * height..((i / across + 1) * height).min(rows);
                 let (mut dw, mut db) = (vec![0f64; columns.len()], vec![0f64; columns.len()]);
                 for row in block {
-                    let Statistic { mean, rstd, .. } = self.statistics[row];
+                    let Statistic { mean, rstd, .. } = statistics[row];
                     let at = row * width + columns.start..row * width + columns.end;
                     let (x, g) = (&x[at.clone()], &grads[at]);
                     vectorised(

@@ -8,6 +8,10 @@
 
 mod channel;
 mod composed;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 mod layer;
 mod moments;
 #[cfg(test)]
@@ -17,12 +21,12 @@ use crate::activation::Activation;
 use crate::algebra::cat;
 use crate::autograd::takes_many;
 use crate::check::{image, shape_of};
-use crate::op::{apply, check_dtypes, with_slices};
+use crate::op::{apply, check_dtypes};
 use crate::parts::joined_image;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use channel::{Normalise, Sharing};
-use moments::{Moments, Statistic};
+use moments::{Moment, Statistic, Statistics};
 use std::sync::{Arc, OnceLock};
 
 /// Normalises each of `groups` groups of channels of each batch item.
@@ -144,12 +148,7 @@ pub fn layer_norm(
     if width == 0 {
         return Err(Error::shape(op, "at least one element to normalise", x.dims()));
     }
-    let moments = match x.dtype() {
-        DType::F64 => planes_of::<f64>(op, x, width)?,
-        _ => planes_of::<f32>(op, x, width)?,
-    };
-    let statistics = moments.into_iter().map(|m| m.statistic(eps)).collect();
-    let affine = Affine::of(weight, bias);
+    let (statistics, affine) = (OnceLock::new(), Affine::of(weight, bias));
     apply(layer::LayerNorm { dims: dims.to_vec(), width, eps, statistics, affine }, &args)
 }
 
@@ -195,11 +194,9 @@ pub fn batch_norm_train_act(
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: false, affine, activation };
     let y = apply(op, &args)?;
-    let vector = |f: fn(&Statistic) -> f64| -> Result<Tensor> {
-        let values: Vec<f64> = found.get().into_iter().flatten().map(f).collect();
-        Ok(Tensor::from_vec(values, sharing.channels, x.device())?.to_dtype(x.dtype())?)
-    };
-    Ok((y, vector(|s| s.mean)?, vector(|s| s.variance)?))
+    let missing = || Error::argument("batch_norm", "the statistics are not known yet");
+    let found = found.get().ok_or_else(missing)?;
+    Ok((y, found.vector(Moment::Mean, x)?, found.vector(Moment::Variance, x)?))
 }
 
 /// Normalises each channel with a given mean and variance `[C]`, which get no gradient.
@@ -238,16 +235,30 @@ pub fn batch_norm_eval_act(
     let sharing = Sharing::batch(op, x.dims())?;
     let args = operands(&[x], weight, bias);
     check_channels(op, &args, &sharing, [weight, bias], eps, activation)?;
-    shape_of(op, "mean", Some(mean), &[sharing.channels])?;
-    shape_of(op, "var", Some(var), &[sharing.channels])?;
-    let mean = mean.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    let var = var.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    let statistics: Vec<_> =
-        mean.into_iter().zip(var).map(|(mean, var)| Statistic::new(mean, var, eps)).collect();
-    let statistics = Arc::new(OnceLock::from(statistics));
+    let statistics = Arc::new(OnceLock::from(given(op, x, mean, var, eps)?));
     let affine = Affine::of(weight, bias);
     let op = Normalise { name: op, sharing, statistics, eps, fixed: true, affine, activation };
     apply(op, &args)
+}
+
+/// The statistics that a mean and a variance for each channel of x make.
+fn given(
+    op: &'static str,
+    x: &Tensor,
+    mean: &Tensor,
+    var: &Tensor,
+    eps: f64,
+) -> Result<Statistics> {
+    shape_of(op, "mean", Some(mean), &x.dims()[1..2])?;
+    shape_of(op, "var", Some(var), &x.dims()[1..2])?;
+    let (mean, var) = (mean.to_dtype(DType::F64)?, var.to_dtype(DType::F64)?);
+    #[cfg(feature = "cuda")]
+    if [x, &mean, &var].into_iter().any(|t| t.device().is_cuda()) {
+        return cuda::given(op, &mean, &var, eps);
+    }
+    let (mean, var) = (mean.to_vec1::<f64>()?, var.to_vec1::<f64>()?);
+    let all = mean.into_iter().zip(var).map(|(mean, var)| Statistic::new(mean, var, eps));
+    Ok(Statistics::Host(all.collect()))
 }
 
 fn by_group(
@@ -349,12 +360,4 @@ fn check(
         return Ok(());
     }
     Err(Error::Argument { op, message: format!("`eps` is {eps}, but must not be negative") })
-}
-
-fn planes_of<T: crate::math::Real>(
-    op: &'static str,
-    x: &Tensor,
-    plane: usize,
-) -> Result<Vec<Moments>> {
-    with_slices(op, [x], |[x]: [&[T]; 1]| Ok(moments::of_planes(x, plane)))
 }

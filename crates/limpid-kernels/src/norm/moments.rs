@@ -2,6 +2,9 @@
 
 use crate::math::Real;
 use crate::planes::{reduce, sums};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use std::sync::OnceLock;
 
 /// Count, mean and sum of squared deviations of some elements.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,5 +79,74 @@ impl Statistic {
     /// `eps` is added to the variance.
     pub(super) fn new(mean: f64, variance: f64, eps: f64) -> Self {
         Self { mean, variance, rstd: 1.0 / (variance + eps).sqrt() }
+    }
+}
+
+/// A number of a [`Statistic`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Moment {
+    Mean,
+    Variance,
+    Rstd,
+}
+
+/// The statistics of a tensor, where the tensor lies.
+#[derive(Clone, Debug)]
+pub(super) enum Statistics {
+    Host(Vec<Statistic>),
+    /// Means, then variances, then reciprocal deviations: `[3, n]` in f64.
+    #[cfg(feature = "cuda")]
+    Device(Tensor),
+}
+
+impl Statistics {
+    /// One number of each, in the type and on the device of a tensor.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub(super) fn vector(&self, moment: Moment, like: &Tensor) -> Result<Tensor> {
+        let values = match self {
+            Self::Host(all) => {
+                let of = |s: &Statistic| match moment {
+                    Moment::Mean => s.mean,
+                    Moment::Variance => s.variance,
+                    Moment::Rstd => s.rstd,
+                };
+                let values: Vec<f64> = all.iter().map(of).collect();
+                Tensor::from_vec(values, all.len(), like.device())?
+            }
+            #[cfg(feature = "cuda")]
+            Self::Device(all) => all.get(moment as usize)?,
+        };
+        Ok(values.to_dtype(like.dtype())?)
+    }
+}
+
+/// What the forward pass has found on the CPU.
+///
+/// # Errors
+/// [`Error::Argument`] if it has found nothing there.
+pub(super) fn on_host<'a>(
+    op: &'static str,
+    found: &'a OnceLock<Statistics>,
+) -> Result<&'a [Statistic]> {
+    match found.get() {
+        Some(Statistics::Host(all)) => Ok(all),
+        _ => Err(Error::argument(op, "the statistics are not known on the CPU")),
+    }
+}
+
+/// As [`on_host`], on a GPU.
+///
+/// # Errors
+/// As [`on_host`].
+#[cfg(feature = "cuda")]
+pub(super) fn on_device<'a>(
+    op: &'static str,
+    found: &'a OnceLock<Statistics>,
+) -> Result<&'a Tensor> {
+    match found.get() {
+        Some(Statistics::Device(all)) => Ok(all),
+        _ => Err(Error::argument(op, "the statistics are not known on the GPU")),
     }
 }

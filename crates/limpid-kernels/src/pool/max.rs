@@ -24,6 +24,11 @@ const NAME: &str = "max_pool";
 /// # Errors
 /// As [`super::avg_pool`], and [`Error::Shape`] for images of 2^32 pixels or more.
 pub fn max_pool(x: &Tensor, spec: &PoolSpec) -> Result<Tensor> {
+    apply(MaxPool(windows(x, spec)?), &[x])
+}
+
+/// The windows of an image, checked.
+fn windows(x: &Tensor, spec: &PoolSpec) -> Result<Windows> {
     let outputs = spec.outputs(NAME, x)?;
     check_dtypes(NAME, &[x])?;
     let spatial = &x.dims()[2..];
@@ -31,14 +36,20 @@ pub fn max_pool(x: &Tensor, spec: &PoolSpec) -> Result<Tensor> {
     if u32::try_from(pixels).is_err() {
         return Err(Error::shape(NAME, "images of less than 2^32 pixels", x.dims()));
     }
-    let windows = Windows {
+    Ok(Windows {
         image: three(spatial, 1),
         outputs: three(&outputs, 1),
         kernel: three(&spec.kernel, 1),
         stride: three(&spec.stride, 1),
         padding: three(&spec.padding, 0),
-    };
-    apply(MaxPool(windows), &[x])
+    })
+}
+
+/// The pixels of `y` that the windows of `x` pick, for comparisons: else only gradients of gradients
+/// apply [`Pick`].
+#[cfg(feature = "cuda")]
+pub(super) fn picked(x: &Tensor, y: &Tensor, spec: &PoolSpec) -> Result<Tensor> {
+    apply(Pick(Arc::new(Picks::of(windows(x, spec)?, x)?)), &[y])
 }
 
 /// One to three sizes as three.
@@ -48,12 +59,15 @@ fn three(sizes: &[usize], missing: usize) -> [usize; 3] {
     out
 }
 
-struct Windows {
-    image: [usize; 3],
-    outputs: [usize; 3],
-    kernel: [usize; 3],
-    stride: [usize; 3],
-    padding: [usize; 3],
+/// Sizes of an image and of its windows, laid out as the kernels for GPUs take them.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Windows {
+    pub image: [usize; 3],
+    pub outputs: [usize; 3],
+    pub kernel: [usize; 3],
+    pub stride: [usize; 3],
+    pub padding: [usize; 3],
 }
 
 impl Windows {
@@ -165,28 +179,76 @@ impl Op for MaxPool {
                 }
             });
         })?;
-        let spatial = &windows.outputs[3 - (x.dims.len() - 2)..];
-        Ok((y, [&x.dims[..2], spatial].concat().into()))
+        Ok((y, with_spatial(x.dims, windows.outputs)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let y = super::cuda::max_pool(&self.0, gpu, &args[0])?;
+        Ok((y, with_spatial(args[0].dims, self.0.outputs)))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         // found again rather than stored: most forward passes have no backward
-        let x = &at.args[0];
-        let picks = match x.dtype() {
-            DType::F64 => with_slices(NAME, [x], |[x]: [&[f64]; 1]| Ok(self.0.picks(x)))?,
-            _ => with_slices(NAME, [x], |[x]: [&[f32]; 1]| Ok(self.0.picks(x)))?,
-        };
-        let (image, outputs) = (x.dims()[2..].to_vec(), at.grad.dims()[2..].to_vec());
-        let picks = Arc::new(Picks { picks, image, outputs });
+        let picks = Arc::new(Picks::of(self.0, &at.args[0])?);
         Ok(vec![Some(apply(PutBack(picks), &[&at.grad])?)])
     }
 }
 
+/// The dimensions of an image of other spatial sizes.
+fn with_spatial(dims: &[usize], sizes: [usize; 3]) -> Shape {
+    [&dims[..2], &sizes[5 - dims.len()..]].concat().into()
+}
+
 /// Which pixel of its plane each output takes.
 struct Picks {
-    picks: Vec<u32>,
-    image: Vec<usize>,
-    outputs: Vec<usize>,
+    indices: Indices,
+    windows: Windows,
+}
+
+/// The pixels of all windows of all planes, where the image is.
+enum Indices {
+    Cpu(Vec<u32>),
+    #[cfg(feature = "cuda")]
+    Cuda(crate::gpu::Slice<u32>),
+}
+
+impl Picks {
+    fn of(windows: Windows, x: &Tensor) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let indices = match x.dtype() {
+                DType::F64 => super::cuda::max_picks::<f64>(&windows, x)?,
+                _ => super::cuda::max_picks::<f32>(&windows, x)?,
+            };
+            return Ok(Self { indices: Indices::Cuda(indices), windows });
+        }
+        let indices = match x.dtype() {
+            DType::F64 => with_slices(NAME, [x], |[x]: [&[f64]; 1]| Ok(windows.picks(x)))?,
+            _ => with_slices(NAME, [x], |[x]: [&[f32]; 1]| Ok(windows.picks(x)))?,
+        };
+        Ok(Self { indices: Indices::Cpu(indices), windows })
+    }
+
+    fn on_cpu(&self) -> Result<&[u32]> {
+        match &self.indices {
+            Indices::Cpu(indices) => Ok(indices),
+            #[cfg(feature = "cuda")]
+            Indices::Cuda(_) => Err(Error::shape(NAME, "tensors on one device", "some elsewhere")),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_cuda(&self) -> Result<&crate::gpu::Slice<u32>> {
+        match &self.indices {
+            Indices::Cuda(indices) => Ok(indices),
+            Indices::Cpu(_) => Err(Error::shape(NAME, "tensors on one device", "some elsewhere")),
+        }
+    }
 }
 
 /// Image to picked pixels: the gradient of [`PutBack`].
@@ -200,9 +262,9 @@ impl Op for Pick {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let (x, picks) = (args[0], &self.0.picks);
-        let plane: usize = self.0.image.iter().product();
-        let windows: usize = self.0.outputs.iter().product();
+        let (x, picks) = (args[0], self.0.on_cpu()?);
+        let plane: usize = self.0.windows.image.iter().product();
+        let windows: usize = self.0.windows.outputs.iter().product();
         let y = fill(NAME, picks.len(), CHUNK, |start, out| {
             for (p, piece) in pieces(start, out.len(), windows) {
                 let x = &x.data[p * plane..(p + 1) * plane];
@@ -212,7 +274,17 @@ impl Op for Pick {
                 }
             }
         })?;
-        Ok((y, [&x.dims[..2], &self.0.outputs].concat().into()))
+        Ok((y, with_spatial(x.dims, self.0.windows.outputs)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let y = super::cuda::pick(&self.0.windows, self.0.on_cuda()?, gpu, &args[0])?;
+        Ok((y, with_spatial(args[0].dims, self.0.windows.outputs)))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
@@ -231,9 +303,9 @@ impl Op for PutBack {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let (y, picks) = (args[0], &self.0.picks);
-        let plane: usize = self.0.image.iter().product();
-        let windows: usize = self.0.outputs.iter().product();
+        let (y, picks) = (args[0], self.0.on_cpu()?);
+        let plane: usize = self.0.windows.image.iter().product();
+        let windows: usize = self.0.windows.outputs.iter().product();
         let planes = y.dims[0] * y.dims[1];
         let chunk = rows_per_chunk(plane) * plane;
         let x = fill(NAME, planes * plane, chunk, |start, out| {
@@ -245,7 +317,17 @@ impl Op for PutBack {
                 }
             }
         })?;
-        Ok((x, [&y.dims[..2], &self.0.image].concat().into()))
+        Ok((x, with_spatial(y.dims, self.0.windows.image)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let x = super::cuda::put_back(&self.0.windows, self.0.on_cuda()?, gpu, &args[0])?;
+        Ok((x, with_spatial(args[0].dims, self.0.windows.image)))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

@@ -3,6 +3,10 @@
 //! An average is a sparse matrix per dimension (see [`crate::separable`]). The gradient of a maximum
 //! goes to the pixel of each window that is the largest. Both can be differentiated twice.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 mod max;
 #[cfg(test)]
 mod tests;

@@ -80,6 +80,12 @@ impl Stream {
         philox4x32_lanes(counters, [self.key as u32, (self.key >> 32) as u32])
     }
 
+    /// The words of the key, and of the upper half of the counters, for kernels that draw from it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn words(&self) -> [u64; 2] {
+        [self.key, self.sub]
+    }
+
     /// Scalar draws in order, for code that takes a few numbers at a time.
     #[must_use]
     pub fn draws(&self) -> Draws {

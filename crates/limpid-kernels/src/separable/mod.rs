@@ -6,6 +6,10 @@
 //! again.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -116,6 +120,15 @@ impl Op for Separable {
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (data, dims) = cpu::forward(self.name, &self.maps, self.rest, args[0])?;
         Ok((data, dims.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        cuda::run(self, gpu, &args[0])
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

@@ -4,6 +4,10 @@
 //! r x + dx)` of channel `c`: the order of `torch.nn.functional.pixel_shuffle` in 2-D and of MONAI's
 //! `pixelshuffle` in 3-D. Each is the gradient of the other.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 #[cfg(test)]
 mod tests;
 
@@ -67,15 +71,10 @@ struct Shuffle {
     inverse: bool,
 }
 
-impl Op for Shuffle {
-    const READS_ARGS: bool = false;
-
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let (r, dims) = (self.r, args[0].dims);
+impl Shuffle {
+    /// The grid of an image of these dimensions, and the dimensions of the result.
+    fn grid(&self, dims: &[usize]) -> (Grid, Vec<usize>) {
+        let r = self.r;
         let rank = dims.len() - 2;
         let block = r.pow(rank as u32);
         let scaled = |d: usize| if self.inverse { dims[d] / r } else { dims[d] * r };
@@ -87,14 +86,36 @@ impl Op for Shuffle {
         let small = if self.inverse { &shape } else { dims };
         let mut sizes = [1; 3];
         sizes[3 - rank..].copy_from_slice(&small[2..]);
-        let grid =
-            Grid { sizes, factors: std::array::from_fn(|d| if d + rank < 3 { 1 } else { r }) };
+        let factors = std::array::from_fn(|d| if d + rank < 3 { 1 } else { r });
+        (Grid { sizes, factors }, shape)
+    }
+}
+
+impl Op for Shuffle {
+    const READS_ARGS: bool = false;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
+        let (grid, shape) = self.grid(args[0].dims);
         let y = if self.inverse {
             grid.unshuffle(self.name, args[0].data)
         } else {
             grid.shuffle(self.name, args[0].data)
         }?;
         Ok((y, shape.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let (grid, shape) = self.grid(args[0].dims);
+        Ok((cuda::run(&grid, self.inverse, gpu, &args[0])?, shape.into()))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

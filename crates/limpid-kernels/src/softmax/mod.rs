@@ -1,8 +1,13 @@
 //! Softmax and its logarithm along any dimension, as `torch.softmax` and `torch.log_softmax`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
 
 pub(crate) use cpu::{exponentials, lane_sum, largest};
 
@@ -55,6 +60,16 @@ impl Op for Softmax {
         Ok((cpu::forward(self.name, x.data, view, self.log)?, x.dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let name = if self.log { "log_softmax_value" } else { "softmax_value" };
+        cuda::run(name, self.dim, gpu, args)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         let (y, g) = (at.result(self.name)?, &at.grad);
         if !at.is_differentiated() {
@@ -86,5 +101,15 @@ impl Op for Gradient {
         let (y, g) = (args[0], args[1]);
         let view = cpu::View::new(y.dims, self.dim);
         Ok((cpu::backward(self.name, y.data, g.data, view, self.log)?, y.dims.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_cuda<T: crate::gpu::Number>(
+        &self,
+        gpu: &crate::gpu::Gpu,
+        args: &[crate::gpu::Buffer<'_, T>],
+    ) -> Result<(crate::gpu::Slice<T>, Shape)> {
+        let name = if self.log { "log_softmax_gradient" } else { "softmax_gradient" };
+        cuda::run(name, self.dim, gpu, args)
     }
 }

@@ -11,12 +11,12 @@ use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-const NAME: &str = "adam_";
+pub(super) const NAME: &str = "adam_";
 
 /// Elements that stay in the first-level cache for all three updates.
 const PART: usize = 1024;
 
-/// Numbers of one step of [`adam_`].
+/// Numbers of one step of [`super::adam_`].
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
     /// Decay of the averages of the gradient and of its square.
@@ -29,12 +29,11 @@ pub struct AdamStep {
     pub eps: f64,
 }
 
-/// `ema_(m, g)`, `ema_sq_(v, g)` and `adam_update_(theta, m, v)` in one pass, with the same bits.
+/// Checks the tensors of a step; returns the gradient, contiguous.
 ///
 /// # Errors
-/// [`Error::Shape`] unless all are of one shape and float type, contiguous but for `g`, on the CPU
-/// and do not share memory.
-pub fn adam_(theta: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, step: AdamStep) -> Result<()> {
+/// Those of [`super::adam_`].
+pub(super) fn checked(theta: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor) -> Result<Tensor> {
     check(NAME, theta, &[m, v, g])?;
     check(NAME, m, &[])?;
     check(NAME, v, &[])?;
@@ -43,13 +42,21 @@ pub fn adam_(theta: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, step: AdamStep)
     if (0..4).any(|i| places[..i].contains(&places[i])) {
         return Err(Error::shape(NAME, "four tensors with memory of their own", "shared memory"));
     }
+    Ok(g)
+}
+
+/// Changes parameter and averages by a gradient; all are [`checked`].
+///
+/// # Errors
+/// [`Error::Shape`] unless they lie on the CPU.
+pub(super) fn on_cpu(changed: [&Tensor; 3], g: &Tensor, step: AdamStep) -> Result<()> {
     let (storage, layout) = g.storage_and_layout();
-    let Storage::Cpu(g) = &*storage else {
+    let Storage::Cpu(storage) = &*storage else {
         return Err(Error::shape(NAME, "tensors on the CPU", "one elsewhere"));
     };
-    match theta.dtype() {
-        DType::F64 => run::<f64>([theta, m, v], contiguous(NAME, g, layout)?, step),
-        _ => run::<f32>([theta, m, v], contiguous(NAME, g, layout)?, step),
+    match g.dtype() {
+        DType::F64 => run::<f64>(changed, contiguous(NAME, storage, layout)?, step),
+        _ => run::<f32>(changed, contiguous(NAME, storage, layout)?, step),
     }
 }
 

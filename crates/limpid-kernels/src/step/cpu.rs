@@ -11,6 +11,9 @@ use rayon::prelude::*;
 /// An elementwise update of a destination from `N` sources of the same length.
 pub(super) trait Update<const N: usize>: Sync {
     const NAME: &'static str;
+    /// Its parameters, as the kernel of a GPU takes them.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    fn numbers(&self) -> [f64; 6];
     fn apply<T: Element>(&self, dst: &mut [T], src: [&[T]; N]);
 }
 
@@ -103,6 +106,10 @@ pub(super) struct Scale {
 impl Update<0> for Scale {
     const NAME: &'static str = "scale_";
 
+    fn numbers(&self) -> [f64; 6] {
+        [self.a, 0.0, 0.0, 0.0, 0.0, 0.0]
+    }
+
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], _: [&[T]; 0]) {
         let a = T::from_f64(self.a);
@@ -119,6 +126,10 @@ pub(super) struct Axpby {
 
 impl Update<1> for Axpby {
     const NAME: &'static str = "axpby_";
+
+    fn numbers(&self) -> [f64; 6] {
+        [self.a, self.b, 0.0, 0.0, 0.0, 0.0]
+    }
 
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], [src]: [&[T]; 1]) {
@@ -137,6 +148,10 @@ pub(super) struct AxpbySquare {
 impl Update<1> for AxpbySquare {
     const NAME: &'static str = "axpby_sq_";
 
+    fn numbers(&self) -> [f64; 6] {
+        [self.a, self.b, 0.0, 0.0, 0.0, 0.0]
+    }
+
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], [src]: [&[T]; 1]) {
         let (a, b) = (T::from_f64(self.a), T::from_f64(self.b));
@@ -152,6 +167,10 @@ pub(super) struct Lerp {
 
 impl Update<1> for Lerp {
     const NAME: &'static str = "ema_";
+
+    fn numbers(&self) -> [f64; 6] {
+        [self.weight, 0.0, 0.0, 0.0, 0.0, 0.0]
+    }
 
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], [src]: [&[T]; 1]) {
@@ -175,6 +194,10 @@ pub(super) struct Max;
 impl Update<1> for Max {
     const NAME: &'static str = "max_";
 
+    fn numbers(&self) -> [f64; 6] {
+        [0.0; 6]
+    }
+
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], [src]: [&[T]; 1]) {
         for (d, &s) in dst.iter_mut().zip(src) {
@@ -190,6 +213,10 @@ pub(super) struct AbsMax {
 
 impl Update<1> for AbsMax {
     const NAME: &'static str = "max_abs_";
+
+    fn numbers(&self) -> [f64; 6] {
+        [self.decay, self.eps, 0.0, 0.0, 0.0, 0.0]
+    }
 
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], [src]: [&[T]; 1]) {
@@ -216,6 +243,10 @@ pub(super) struct SqrtDivUpdate {
 impl Update<2> for SqrtDivUpdate {
     const NAME: &'static str = "adam_update_";
 
+    fn numbers(&self) -> [f64; 6] {
+        [self.lr, self.bias2_sqrt, self.eps, 0.0, 0.0, 0.0]
+    }
+
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], [m, v]: [&[T]; 2]) {
         let (step, eps) = (T::from_f64(-self.lr), T::from_f64(self.eps));
@@ -232,6 +263,10 @@ pub(super) struct DivUpdate {
 
 impl Update<2> for DivUpdate {
     const NAME: &'static str = "div_update_";
+
+    fn numbers(&self) -> [f64; 6] {
+        [self.lr, 0.0, 0.0, 0.0, 0.0, 0.0]
+    }
 
     #[inline(always)]
     fn apply<T: Element>(&self, dst: &mut [T], [numerator, denominator]: [&[T]; 2]) {

@@ -15,34 +15,49 @@
 //! | Adamax | `ema_`, `max_abs_(u, b2, g, eps)`, `div_update_` |
 //! | Adagrad | `axpby_sq_(sum, 1, g, 1)`, `adam_update_` |
 //!
-//! Tensors are f32 or f64; the destination is contiguous; all have one shape and dtype.
+//! Tensors are f32 or f64; the destination is contiguous; all have one shape and dtype. Whoever
+//! updates many tensors collects that in [`Updates`], for the sake of GPUs.
 
 mod adam;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cases;
+mod sums;
 #[cfg(test)]
 mod tests;
+mod updates;
 
-pub use adam::{AdamStep, adam_};
+pub use adam::AdamStep;
+pub use sums::{Survey, all_finite, first_nonfinite, sum_squares, sum_squares_all, survey};
+pub use updates::Updates;
 
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
-use cpu::{AbsMax, Axpby, AxpbySquare, DivUpdate, InPlace, Lerp, Max, Scale, SqrtDivUpdate};
+use candle_core::{DType, Tensor};
+
+/// Makes one update.
+fn once(f: impl FnOnce(&mut Updates) -> Result<()>) -> Result<()> {
+    let mut updates = Updates::default();
+    f(&mut updates)?;
+    updates.run()
+}
 
 /// `dst = a * dst`.
 ///
 /// # Errors
 /// [`Error::Shape`] unless `dst` is contiguous f32 or f64. The same holds for all functions here.
 pub fn scale_(dst: &Tensor, a: f64) -> Result<()> {
-    check("scale_", dst, &[])?;
-    Ok(dst.inplace_op1(&InPlace(Scale { a }))?)
+    once(|updates| updates.scale_(dst, a))
 }
 
 /// `dst = dst + a * src`.
 ///
 /// # Errors
-/// [`Error::Shape`] if shapes or dtypes differ; [`Error::Candle`] if they share storage.
+/// [`Error::Shape`] if shapes or dtypes differ; [`Error::Candle`] or, on a GPU,
+/// [`Error::Shape`] if they share storage.
 pub fn axpy_(dst: &Tensor, src: &Tensor, a: f64) -> Result<()> {
-    binary("axpy_", dst, src, Axpby { a: 1.0, b: a })
+    once(|updates| updates.axpy_(dst, src, a))
 }
 
 /// `dst = a * dst + b * src`.
@@ -50,7 +65,7 @@ pub fn axpy_(dst: &Tensor, src: &Tensor, a: f64) -> Result<()> {
 /// # Errors
 /// As [`axpy_`].
 pub fn axpby_(dst: &Tensor, a: f64, src: &Tensor, b: f64) -> Result<()> {
-    binary("axpby_", dst, src, Axpby { a, b })
+    once(|updates| updates.axpby_(dst, a, src, b))
 }
 
 /// `dst = a * dst + b * src * src`.
@@ -58,7 +73,7 @@ pub fn axpby_(dst: &Tensor, a: f64, src: &Tensor, b: f64) -> Result<()> {
 /// # Errors
 /// As [`axpy_`].
 pub fn axpby_sq_(dst: &Tensor, a: f64, src: &Tensor, b: f64) -> Result<()> {
-    binary("axpby_sq_", dst, src, AxpbySquare { a, b })
+    once(|updates| updates.axpby_sq_(dst, a, src, b))
 }
 
 /// Moving average `dst = decay * dst + (1 - decay) * src`, computed as `torch.lerp_` does, so that
@@ -67,7 +82,7 @@ pub fn axpby_sq_(dst: &Tensor, a: f64, src: &Tensor, b: f64) -> Result<()> {
 /// # Errors
 /// As [`axpy_`].
 pub fn ema_(dst: &Tensor, src: &Tensor, decay: f64) -> Result<()> {
-    binary("ema_", dst, src, Lerp { weight: 1.0 - decay })
+    once(|updates| updates.ema_(dst, src, decay))
 }
 
 /// Moving average of squares, `dst = decay * dst + (1 - decay) * src * src`.
@@ -75,7 +90,7 @@ pub fn ema_(dst: &Tensor, src: &Tensor, decay: f64) -> Result<()> {
 /// # Errors
 /// As [`axpy_`].
 pub fn ema_sq_(dst: &Tensor, src: &Tensor, decay: f64) -> Result<()> {
-    binary("ema_sq_", dst, src, AxpbySquare { a: decay, b: 1.0 - decay })
+    once(|updates| updates.ema_sq_(dst, src, decay))
 }
 
 /// Elementwise `dst = max(dst, src)`; NaN in either stays NaN.
@@ -83,7 +98,7 @@ pub fn ema_sq_(dst: &Tensor, src: &Tensor, decay: f64) -> Result<()> {
 /// # Errors
 /// As [`axpy_`].
 pub fn max_(dst: &Tensor, src: &Tensor) -> Result<()> {
-    binary("max_", dst, src, Max)
+    once(|updates| updates.max_(dst, src))
 }
 
 /// Adamax's norm, `dst = max(decay * dst, |src| + eps)`; NaN in either stays NaN.
@@ -91,7 +106,7 @@ pub fn max_(dst: &Tensor, src: &Tensor) -> Result<()> {
 /// # Errors
 /// As [`axpy_`].
 pub fn max_abs_(dst: &Tensor, decay: f64, src: &Tensor, eps: f64) -> Result<()> {
-    binary("max_abs_", dst, src, AbsMax { decay, eps })
+    once(|updates| updates.max_abs_(dst, decay, src, eps))
 }
 
 /// `theta = theta - lr * m / (sqrt(v) / bias2_sqrt + eps)`, the update of the Adam family.
@@ -109,10 +124,7 @@ pub fn adam_update_(
     bias2_sqrt: f64,
     eps: f64,
 ) -> Result<()> {
-    let op = "adam_update_";
-    check(op, theta, &[m, v])?;
-    let (m, v) = (m.contiguous()?, v.contiguous()?);
-    Ok(theta.inplace_op3(&m, &v, &InPlace(SqrtDivUpdate { lr, bias2_sqrt, eps }))?)
+    once(|updates| updates.adam_update_(theta, m, v, lr, bias2_sqrt, eps))
 }
 
 /// `theta = theta - lr * numerator / denominator`.
@@ -125,44 +137,16 @@ pub fn div_update_(
     denominator: &Tensor,
     lr: f64,
 ) -> Result<()> {
-    check("div_update_", theta, &[numerator, denominator])?;
-    let (numerator, denominator) = (numerator.contiguous()?, denominator.contiguous()?);
-    Ok(theta.inplace_op3(&numerator, &denominator, &InPlace(DivUpdate { lr }))?)
+    once(|updates| updates.div_update_(theta, numerator, denominator, lr))
 }
 
-/// Sum of the squares of all elements, accumulated in f64 in an order that does not depend on the
-/// number of threads.
+/// `ema_(m, g)`, `ema_sq_(v, g)` and `adam_update_(theta, m, v)` in one pass, with the same bits.
 ///
 /// # Errors
-/// [`Error::Shape`] unless `t` holds floats.
-pub fn sum_squares(t: &Tensor) -> Result<f64> {
-    cpu::sum_squares(&on_cpu("sum_squares", t)?)
-}
-
-/// Whether no element is infinite or NaN. Integers always are finite.
-///
-/// # Errors
-/// Only if the tensor cannot be read.
-pub fn all_finite(t: &Tensor) -> Result<bool> {
-    if !t.dtype().is_float() {
-        return Ok(true);
-    }
-    cpu::all_finite(&on_cpu("all_finite", t)?)
-}
-
-/// `t` as contiguous f32 or f64 in main memory.
-fn on_cpu(op: &'static str, t: &Tensor) -> Result<Tensor> {
-    let dtype = match t.dtype() {
-        DType::F32 | DType::F64 => t.dtype(),
-        DType::F16 | DType::BF16 => DType::F32,
-        other => return Err(Error::shape(op, "a tensor of floats", other)),
-    };
-    Ok(t.detach().to_device(&Device::Cpu)?.to_dtype(dtype)?.contiguous()?)
-}
-
-fn binary(op: &'static str, dst: &Tensor, src: &Tensor, update: impl cpu::Update<1>) -> Result<()> {
-    check(op, dst, &[src])?;
-    Ok(dst.inplace_op2(&src.contiguous()?, &InPlace(update))?)
+/// [`Error::Shape`] unless all are of one shape and float type, contiguous but for `g`, and do not
+/// share memory.
+pub fn adam_(theta: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, step: AdamStep) -> Result<()> {
+    once(|updates| updates.adam_(theta, m, v, g, step))
 }
 
 fn check(op: &'static str, dst: &Tensor, sources: &[&Tensor]) -> Result<()> {

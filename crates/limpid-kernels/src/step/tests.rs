@@ -3,7 +3,7 @@
 use super::*;
 use crate::gradcheck::test_tensor;
 use crate::threads::on_threads;
-use candle_core::Var;
+use candle_core::{Device, Var};
 
 const SHAPE: [usize; 2] = [130, 301]; // more than two chunks, and a rest
 
@@ -129,6 +129,26 @@ fn reductions() {
     assert!(all_finite(&Tensor::new(&[1u32], &Device::Cpu).unwrap()).unwrap());
     assert!(sum_squares(&Tensor::new(&[1u32], &Device::Cpu).unwrap()).is_err());
     assert_eq!(sum_squares(&Tensor::zeros(0, DType::F32, &Device::Cpu).unwrap()).unwrap(), 0.0);
+}
+
+#[test]
+fn lists_give_what_their_members_do() {
+    let (a, b) = (tensor(1, DType::F32), tensor(2, DType::F64));
+    let sum = sum_squares(&a).unwrap() + sum_squares(&b).unwrap();
+    assert_eq!(sum_squares_all(&[&a, &b]).unwrap().to_bits(), sum.to_bits());
+    assert_eq!(survey(&[&a, &b]).unwrap().nonfinite, None);
+    let bad = (&b / 0.0).unwrap();
+    assert_eq!(first_nonfinite(&[&a, &bad, &b, &bad]).unwrap(), Some(1));
+    assert_eq!(survey(&[&a, &b, &bad]).unwrap().nonfinite, Some(2));
+    let (together, alone) = (a.copy().unwrap(), a.copy().unwrap());
+    let mut updates = Updates::default();
+    updates.scale_(&together, 0.5).unwrap();
+    updates.axpy_(&together, &a, 0.1).unwrap();
+    assert!(updates.axpy_(&together, &together, 0.1).is_err());
+    updates.run().unwrap();
+    scale_(&alone, 0.5).unwrap();
+    axpy_(&alone, &a, 0.1).unwrap();
+    assert_eq!(values(&together), values(&alone));
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! With the feature `cuda`: compiles every `src/**/op.cu` to `OUT_DIR/FOLDER.fatbin`, warnings as errors.
+//!
+//! `CUDA_HOME` or the path has nvcc; `LIMPID_CUDA_LINK` may name a folder of libraries to link with. What
+//! registers and stacks the kernels take is in `FOLDER.usage` beside them.
+
+use std::env;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Machine code for these capabilities, and PTX for what comes later.
+const TARGETS: [&str; 3] =
+    ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_80,code=compute_80"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return Ok(());
+    }
+    // also for folders that get kernels later
+    println!("cargo:rerun-if-changed=src");
+    let mut shared = vec![PathBuf::from("build.rs")];
+    for entry in std::fs::read_dir("src/gpu")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "cuh") {
+            shared.push(path);
+        }
+    }
+    println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    println!("cargo:rerun-if-env-changed=LIMPID_CUDA_LINK");
+    if let Ok(libraries) = env::var("LIMPID_CUDA_LINK") {
+        println!("cargo:rustc-link-search=native={libraries}");
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let nvcc = env::var("CUDA_HOME")
+        .map_or_else(|_| "nvcc".into(), |home| Path::new(&home).join("bin/nvcc"));
+    println!("cargo:rustc-env=LIMPID_CUDA_VERSION={}", version(&nvcc)?);
+    let mut running = Vec::new();
+    for folder in std::fs::read_dir("src")? {
+        let folder = folder?;
+        let source = folder.path().join("op.cu");
+        if source.is_file() {
+            let name = folder.file_name().to_string_lossy().into_owned();
+            let image = out.join(format!("{name}.fatbin"));
+            if is_newer(&image, &source, &shared) {
+                continue;
+            }
+            let mut compile = Command::new(&nvcc);
+            compile.args(["-fatbin", "-O3", "-std=c++17", "-Werror=all-warnings"]);
+            compile.args(["-Xptxas=-v,-warn-spills", "-Isrc/gpu"]);
+            for target in TARGETS {
+                compile.args(["-gencode", target]);
+            }
+            compile.arg(&source).arg("-o").arg(image);
+            compile.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            let child = compile.spawn().map_err(|e| missing(&nvcc, &e))?;
+            running.push((name, child));
+        }
+    }
+    for (name, child) in running {
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            return Err(format!("nvcc failed on src/{name}/op.cu:\n{text}").into());
+        }
+        std::fs::write(out.join(format!("{name}.usage")), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Whether a file is there and younger than all it is made from.
+fn is_newer(file: &Path, source: &Path, shared: &[PathBuf]) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
+    let Ok(built) = modified(file) else { return false };
+    let mut all = shared.iter().map(PathBuf::as_path).chain([source]);
+    all.all(|source| modified(source).is_ok_and(|changed| changed < built))
+}
+
+/// The version of the toolkit as the driver counts: 13000 for 13.0.
+fn version(nvcc: &Path) -> Result<u32, Box<dyn Error>> {
+    let output = Command::new(nvcc).arg("--version").output().map_err(|e| missing(nvcc, &e))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let number = text.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    let parts = number.and_then(|number| number.split_once('.'));
+    let (major, minor) = parts.ok_or("nvcc --version names no release")?;
+    Ok(major.parse::<u32>()? * 1000 + minor.parse::<u32>()? * 10)
+}
+
+fn missing(nvcc: &Path, e: &std::io::Error) -> String {
+    let nvcc = nvcc.display();
+    format!("cannot run {nvcc}: {e}; set CUDA_HOME, or use `cargo xtask cuda build`")
+}

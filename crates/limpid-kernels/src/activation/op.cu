@@ -1,0 +1,76 @@
+// The functions of functions.rs, element by element.
+#include "functions.cuh"
+#include "rows.cuh"
+
+#ifdef __CUDACC__
+
+#define KERNELS_OF(name, Function, T, suffix)                                                                \
+    extern "C" __global__ void name##_value_##suffix(const T *x, T *out, size_t count, T p, T q) {           \
+        EACH(i, count) out[i] = Function::value(x[i], p, q);                                                 \
+    }                                                                                                        \
+    extern "C" __global__ void name##_first_##suffix(const T *x, const T *g, T *out, size_t count, T p, T q) { \
+        EACH(i, count) out[i] = Function::first(x[i], p, q) * g[i];                                          \
+    }                                                                                                        \
+    extern "C" __global__ void name##_second_##suffix(const T *x, const T *g, T *out, size_t count, T p, T q) { \
+        EACH(i, count) out[i] = Function::second(x[i], p, q) * g[i];                                         \
+    }
+#define KERNELS(name, Function) KERNELS_OF(name, Function, float, f32) KERNELS_OF(name, Function, double, f64)
+FUNCTIONS(KERNELS)
+
+// ReLU with a learned slope (prelu.rs): `plane` elements follow each other that take the same of `slopes`.
+
+template <class T>
+__device__ __forceinline__ void prelu(const T *x, const T *w, T *out, size_t planes, size_t plane,
+                                      size_t slopes) {
+    each_row<8>(planes, plane, [&](size_t row, size_t from, size_t to, size_t step) {
+        T slope = w[row % slopes];
+        for (size_t i = from; i < to; i += step) {
+            T value = x[row * plane + i];
+            out[row * plane + i] = value > 0 ? value : value * slope;
+        }
+    });
+}
+
+// A block for each of `parts` parts of a slope's elements: their gradients, and one summand of the slope's.
+template <class T>
+__device__ __forceinline__ void prelu_gradients(const T *x, const T *w, const T *g, T *dx, double *sums,
+                                                size_t planes, size_t plane, size_t slopes, size_t parts,
+                                                size_t part) {
+    size_t elements = planes / slopes * plane;
+    for (size_t b = blockIdx.x; b < slopes * parts; b += gridDim.x) {
+        size_t c = b / parts, start = (b - c * parts) * part;
+        size_t end = start + part < elements ? start + part : elements;
+        T slope = w[c];
+        double sum = 0;
+        for (size_t i = start + threadIdx.x; i < end; i += THREADS) {
+            size_t n = i / plane, at = ((n * slopes + c) - n) * plane + i;
+            T value = x[at], grad = g[at];
+            dx[at] = value > 0 ? grad : grad * slope;
+            if (!(value > 0)) sum += (double)value * (double)grad;
+        }
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) sums[b] = sum;
+    }
+}
+
+// A block for each slope.
+template <class T>
+__device__ __forceinline__ void prelu_sums(const double *sums, T *dw, size_t slopes, size_t parts) {
+    for (size_t c = blockIdx.x; c < slopes; c += gridDim.x) {
+        double sum = 0;
+        for (size_t i = threadIdx.x; i < parts; i += THREADS) sum += sums[c * parts + i];
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) dw[c] = (T)sum;
+    }
+}
+
+#define PRELU(T) (const T *x, const T *w, T *out, size_t planes, size_t plane, size_t slopes)
+#define PRELU_GRADIENTS(T)                                                                                   \
+    (const T *x, const T *w, const T *g, T *dx, double *sums, size_t planes, size_t plane, size_t slopes,    \
+     size_t parts, size_t part)
+#define PRELU_SUMS(T) (const double *sums, T *dw, size_t slopes, size_t parts)
+BOTH(prelu, PRELU, (x, w, out, planes, plane, slopes))
+BOTH(prelu_gradients, PRELU_GRADIENTS, (x, w, g, dx, sums, planes, plane, slopes, parts, part))
+BOTH(prelu_sums, PRELU_SUMS, (sums, dw, slopes, parts))
+
+#endif

@@ -1,0 +1,128 @@
+//! Sums and products with constants on a GPU.
+
+#![allow(unsafe_code)] // launches of kernels
+
+pub(super) mod complex;
+pub(super) mod parts;
+
+use crate::Result;
+use crate::gpu::blas;
+use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
+use candle_core::Shape;
+use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+
+static KERNELS: Kernels =
+    Kernels::new("algebra", include_bytes!(concat!(env!("OUT_DIR"), "/algebra.fatbin")));
+
+type Found<T> = Result<(Slice<T>, Shape)>;
+
+pub(super) fn add<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
+    let count = args[0].count();
+    let mut out = gpu.alloc::<T>(count)?;
+    let kernel = gpu.function::<T>(&KERNELS, "add")?;
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(&args[0].data).arg(&args[1].data).arg(&mut out).arg(&count);
+    // SAFETY: all arrays have `count` elements, which the caller of `apply` has checked.
+    unsafe { gpu.launch(launch, count, false) }?;
+    Ok((out, args[0].dims.into()))
+}
+
+pub(super) fn scale<T: Number>(factor: f64, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
+    let (count, factor) = (args[0].count(), T::of(factor));
+    let mut out = gpu.alloc::<T>(count)?;
+    let kernel = gpu.function::<T>(&KERNELS, "scale")?;
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(&args[0].data).arg(&factor).arg(&mut out).arg(&count);
+    // SAFETY: both arrays have `count` elements.
+    unsafe { gpu.launch(launch, count, false) }?;
+    Ok((out, args[0].dims.into()))
+}
+
+pub(super) fn add_to_channels<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
+    let (count, shifts) = (args[0].count(), args[1].count());
+    let plane: usize = args[0].dims[2..].iter().product();
+    let mut out = gpu.alloc::<T>(count)?;
+    let kernel = gpu.function::<T>(&KERNELS, "add_to_channels")?;
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(&args[0].data).arg(&args[1].data).arg(&mut out).arg(&count).arg(&plane).arg(&shifts);
+    // SAFETY: `x` and the result have `count` elements, the shift `shifts`.
+    unsafe { gpu.launch(launch, count, false) }?;
+    Ok((out, args[0].dims.into()))
+}
+
+pub(super) fn plane_sums<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
+    let dims = args[0].dims;
+    let planes = dims[0] * dims[1];
+    let plane: usize = dims[2..].iter().product();
+    let mut out = gpu.alloc::<T>(planes)?;
+    let kernel = gpu.function::<T>(&KERNELS, "plane_sums")?;
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(&args[0].data).arg(&mut out).arg(&planes).arg(&plane);
+    // SAFETY: `x` has `planes` planes of `plane` elements, the result as many elements as planes.
+    unsafe { gpu.launch(launch, planes, true) }?;
+    Ok((out, (dims[0], dims[1]).into()))
+}
+
+/// Rows through a weight, plus a bias.
+pub(super) fn linear<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
+    let (x, w) = (&args[0], &args[1]);
+    let [rows, inputs, outputs] = [x.dims[0], x.dims[1], w.dims[0]];
+    let mut y = blas::product(gpu, 1, [rows, outputs, inputs], [x, w], [false, true])?;
+    if let Some(bias) = args.get(2) {
+        let count = rows * outputs;
+        let kernel = gpu.function::<T>(&KERNELS, "add_to_rows")?;
+        let mut launch = gpu.stream.launch_builder(&kernel);
+        launch.arg(&mut y).arg(&bias.data).arg(&count).arg(&outputs);
+        // SAFETY: `y` has `count` elements, the bias `outputs`.
+        unsafe { gpu.launch(launch, count, false) }?;
+    }
+    Ok((y, (rows, outputs).into()))
+}
+
+/// Rows that one thread adds up.
+const ROWS: usize = 256;
+
+/// The sum of each column.
+pub(super) fn column_sums<T: Number>(gpu: &Gpu, x: &Buffer<'_, T>) -> Found<T> {
+    let (rows, width) = (x.dims[0], x.dims[1]);
+    if x.count() == 0 {
+        return Ok((gpu.zeros(width)?, width.into()));
+    }
+    let pieces = rows.div_ceil(ROWS);
+    let mut parts = gpu.alloc::<f64>(pieces * width)?;
+    let kernel = gpu.function::<T>(&KERNELS, "column_parts")?;
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(&x.data).arg(&mut parts).arg(&rows).arg(&width).arg(&ROWS);
+    // SAFETY: `x` has `rows` rows of `width` elements, `parts` a row for every `ROWS` of them.
+    unsafe { gpu.launch(launch, pieces * width, false) }?;
+    let mut out = gpu.alloc::<T>(width)?;
+    let kernel = gpu.function::<T>(&KERNELS, "column_ends")?;
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(&parts).arg(&mut out).arg(&pieces).arg(&width);
+    // SAFETY: as above; the result has `width` elements.
+    unsafe { gpu.launch(launch, width, false) }?;
+    Ok((out, width.into()))
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    [own_cases(), complex::cases(), parts::cases()].into_iter().flatten().collect()
+}
+
+fn own_cases() -> Vec<Case> {
+    let image: &[usize] = &[3, 5, 7, 11];
+    vec![
+        Case::new("add", &[image, image], |x| super::add(&x[0], &x[1])),
+        Case::new("scale", &[image], |x| super::scale(&x[0], -0.3)),
+        Case::new("add_to_channels", &[image, &[3, 5]], |x| super::add_to_channels(&x[0], &x[1])),
+        Case::new("add_to_channels shared", &[&[2, 5, 300], &[1, 5]], |x| {
+            super::add_to_channels(&x[0], &x[1])
+        }),
+        Case::new("matmul", &[&[5, 7, 3], &[5, 3, 11]], |x| super::matmul(&x[0], &x[1])),
+        Case::new("matmul_transposed", &[&[2, 3, 7, 5], &[2, 3, 4, 5]], |x| {
+            super::matmul_transposed(&x[0], &x[1])
+        }),
+        Case::new("linear", &[&[601, 13], &[9, 13], &[9]], |x| {
+            super::linear(&x[0], &x[1], Some(&x[2]))
+        }),
+    ]
+}

@@ -1,0 +1,116 @@
+//! Opening a GPU, or saying why there is none.
+
+#![allow(unsafe_code)] // the driver
+
+use crate::{Error, Result};
+use candle_core::Device;
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    self, CUdevice_attribute_enum as Attribute, CUmemPool_attribute, CUresult,
+};
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
+use std::ptr::from_ref;
+
+const OP: &str = "device";
+
+/// The toolkit that the kernels were compiled by, as the driver counts: 13000 is 13.0.
+const TOOLKIT: &str = env!("LIMPID_CUDA_VERSION");
+
+/// The least capability that kernels are compiled for.
+const CAPABILITY: (i32, i32) = (8, 0);
+
+/// The GPU of that number, for one stream of work, with a pool of memory that keeps what is freed.
+///
+/// # Errors
+/// [`Error::Argument`] if there is no driver, no such GPU, or one of both is too old.
+pub fn open(ordinal: usize) -> Result<Device> {
+    let (required, driver) = (TOOLKIT.parse().unwrap_or(0), driver_version()?);
+    if driver < required {
+        let message = format!(
+            "the driver supports CUDA {}, but this program needs {}; update NVIDIA's driver",
+            version(driver),
+            version(required)
+        );
+        return Err(Error::argument(OP, message));
+    }
+    let count = CudaContext::device_count().map_err(|e| refused(&e))?;
+    if ordinal >= usize::try_from(count).unwrap_or(0) {
+        let message = match count {
+            0 => "there is no NVIDIA GPU".into(),
+            1 => format!("there is no GPU {ordinal}; the only one is cuda:0"),
+            _ => format!("there is no GPU {ordinal}; there are cuda:0 to cuda:{}", count - 1),
+        };
+        return Err(Error::argument(OP, message));
+    }
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    let cuda = device.as_cuda_device()?;
+    let stream = cuda.cuda_stream();
+    let context = stream.context();
+    let capability = context.compute_capability().map_err(|e| refused(&e))?;
+    if capability < CAPABILITY {
+        let message = format!(
+            "cuda:{ordinal} has compute capability {}.{}, but kernels need {}.{} or later",
+            capability.0, capability.1, CAPABILITY.0, CAPABILITY.1
+        );
+        return Err(Error::argument(OP, message));
+    }
+    // SAFETY: all work is queued on the one stream of the device, whose order is all that is needed.
+    unsafe { cuda.disable_event_tracking() };
+    keep_memory(ordinal).map_err(|e| refused(&e))?;
+    Ok(device)
+}
+
+/// What a GPU is called, and its memory in bytes: free and in all.
+///
+/// # Errors
+/// [`Error::Argument`] if the device is none or the driver does not answer.
+pub fn describe(device: &Device) -> Result<(String, usize, usize)> {
+    let stream = device.as_cuda_device()?.cuda_stream();
+    let context = stream.context();
+    let name = context.name().map_err(|e| refused(&e))?;
+    let (free, total) = context.mem_get_info().map_err(|e| refused(&e))?;
+    Ok((name, free, total))
+}
+
+/// Has memory that is freed kept for what comes next, instead of given back to the driver.
+fn keep_memory(ordinal: usize) -> std::result::Result<(), DriverError> {
+    let device = result::device::get(i32::try_from(ordinal).unwrap_or(i32::MAX))?;
+    // SAFETY: the device exists.
+    let pools = unsafe {
+        result::device::get_attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)
+    }?;
+    if pools == 0 {
+        return Ok(());
+    }
+    let (mut pool, threshold) = (std::ptr::null_mut(), u64::MAX);
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the threshold is a number of 64 bits, as this attribute is.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, device).result()?;
+        sys::cuMemPoolSetAttribute(pool, attribute, from_ref(&threshold).cast_mut().cast()).result()
+    }
+}
+
+fn driver_version() -> Result<i32> {
+    result::init().map_err(|e| refused(&e))?;
+    let mut version = 0;
+    // SAFETY: there is room for the number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| refused(&e))?;
+    Ok(version)
+}
+
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+fn refused(e: &DriverError) -> Error {
+    let message = match e.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_STUB_LIBRARY => {
+            "there is no NVIDIA GPU, or its driver (libcuda.so.1) is not installed".into()
+        }
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            "NVIDIA's driver was updated while the old one is loaded; restart the machine".into()
+        }
+        _ => format!("NVIDIA's driver refused: {e}"),
+    };
+    Error::argument(OP, message)
+}

@@ -1,0 +1,38 @@
+// What all kernels share. The bodies of functions are also compiled for the CPU, to be tested there.
+#pragma once
+
+#ifdef __CUDACC__
+#define ANYWHERE __host__ __device__ __forceinline__
+#else
+#include <cmath>
+#include <cstddef>
+#define ANYWHERE inline
+#endif
+
+#ifdef __CUDACC__
+
+// The elements that a thread of a grid of any size computes.
+#define EACH(i, count)                                                                                       \
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < (count); i += (size_t)gridDim.x * blockDim.x)
+
+// The kernels `name_f32` and `name_f64` of a template over numbers.
+#define BOTH(name, PARAMETERS, ARGUMENTS)                                                                    \
+    extern "C" __global__ void name##_f32 PARAMETERS(float) { name ARGUMENTS; }                              \
+    extern "C" __global__ void name##_f64 PARAMETERS(double) { name ARGUMENTS; }
+
+constexpr int THREADS = 256;
+
+// The sum over a block of THREADS threads in a fixed tree, in thread 0.
+__device__ __forceinline__ double block_sum(double value) {
+    __shared__ double parts[THREADS / 32];
+    for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+    __syncthreads();
+    double total = 0;
+    if (threadIdx.x == 0)
+        for (int i = 0; i < THREADS / 32; i++) total += parts[i];
+    __syncthreads();
+    return total;
+}
+
+#endif

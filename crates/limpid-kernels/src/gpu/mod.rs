@@ -1,0 +1,253 @@
+//! What operations need of a GPU: buffers, kernels by name, launches.
+//!
+//! Everything of a device runs on candle's one stream of it, in order. Kernels are compiled by `build.rs` from the
+//! `op.cu` of each operation's folder, and loaded at their first use. Nothing here has met a GPU yet.
+
+#![allow(unsafe_code)] // launches of kernels
+
+pub(crate) mod blas;
+mod cases;
+mod device;
+pub(crate) mod dnn;
+mod half;
+
+pub use cases::{Case, cases};
+pub use device::{describe, open};
+
+use crate::math::Real;
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::cublas::sys::cudaDataType;
+use candle_core::cuda_backend::cudarc::cudnn::sys::cudnnDataType_t;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DeviceRepr,
+    DriverError, LaunchArgs, LaunchConfig, ValidAsZeroBits,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
+use candle_core::op::BackpropOp;
+use candle_core::{Layout, Shape, Storage, Tensor};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A number that kernels exist for.
+pub(crate) trait Number: Real + CudaDType + DeviceRepr + ValidAsZeroBits {
+    /// How the names of its kernels end.
+    const SUFFIX: &'static str;
+    /// What cuDNN calls it.
+    const DNN: cudnnDataType_t;
+    /// What cuBLAS calls it.
+    const BLAS: cudaDataType;
+}
+
+impl Number for f32 {
+    const SUFFIX: &'static str = "f32";
+    const DNN: cudnnDataType_t = cudnnDataType_t::CUDNN_DATA_FLOAT;
+    const BLAS: cudaDataType = cudaDataType::CUDA_R_32F;
+}
+
+impl Number for f64 {
+    const SUFFIX: &'static str = "f64";
+    const DNN: cudnnDataType_t = cudnnDataType_t::CUDNN_DATA_DOUBLE;
+    const BLAS: cudaDataType = cudaDataType::CUDA_R_64F;
+}
+
+/// What an operation returns.
+pub(crate) type Slice<T> = CudaSlice<T>;
+
+/// A contiguous array on a GPU: what an operation sees of a tensor.
+pub(crate) struct Buffer<'a, T> {
+    pub data: CudaView<'a, T>,
+    pub dims: &'a [usize],
+}
+
+impl<T> Buffer<'_, T> {
+    /// How many elements it has.
+    pub(crate) fn count(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// The kernels of an operation's folder.
+pub(crate) struct Kernels {
+    name: &'static str,
+    image: &'static [u8],
+    /// By the context that they are loaded in.
+    loaded: Mutex<Vec<(usize, Arc<CudaModule>)>>,
+}
+
+impl Kernels {
+    pub(crate) const fn new(name: &'static str, image: &'static [u8]) -> Self {
+        Self { name, image, loaded: Mutex::new(Vec::new()) }
+    }
+
+    fn module(&'static self, context: &Arc<CudaContext>) -> Result<Arc<CudaModule>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Arc::as_ptr(context).addr();
+        if let Some((_, module)) = loaded.iter().find(|(context, _)| *context == key) {
+            return Ok(module.clone());
+        }
+        let module = context.load_module(Ptx::from_binary(self.image.to_vec())).map_err(|e| {
+            let message = format!("its kernels cannot be loaded: {e}; is the driver too old?");
+            Error::argument(self.name, message)
+        })?;
+        loaded.push((key, module.clone()));
+        Ok(module)
+    }
+}
+
+/// A size as people read it.
+fn megabytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Threads of a block, as in `limpid.cuh`.
+const THREADS: u32 = 256;
+/// Blocks of a grid at most: enough to fill any device several times; a thread steps on by the grid.
+const BLOCKS: usize = 4096;
+
+/// A device at work for one operation.
+pub(crate) struct Gpu {
+    pub op: &'static str,
+    pub device: CudaDevice,
+    pub stream: Arc<CudaStream>,
+}
+
+impl Gpu {
+    fn new(op: &'static str, device: &CudaDevice) -> Self {
+        Self { op, device: device.clone(), stream: device.cuda_stream() }
+    }
+
+    /// What a kernel has filled, as a tensor.
+    pub(crate) fn tensor<T: Number>(&self, data: CudaSlice<T>, shape: impl Into<Shape>) -> Tensor {
+        let storage = CudaStorage::wrap_cuda_slice(data, self.device.clone());
+        Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+    }
+
+    /// A buffer that a kernel is about to fill.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is not enough memory.
+    pub(crate) fn alloc<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>> {
+        // SAFETY: every element is written before it is read, by the kernel of the caller.
+        unsafe { self.stream.alloc(len) }.map_err(|e| self.no_room::<T>(len, &e))
+    }
+
+    /// A buffer of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is not enough memory.
+    pub(crate) fn zeros<T: Number>(&self, len: usize) -> Result<CudaSlice<T>> {
+        self.stream.alloc_zeros(len).map_err(|e| self.no_room::<T>(len, &e))
+    }
+
+    fn no_room<T>(&self, len: usize, e: &DriverError) -> Error {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let free = self.stream.context().mem_get_info().map_or(0, |(free, _)| free);
+        let message = format!(
+            "no room for {} on the GPU, which has {} left: {e}; make the batch or the patch smaller",
+            megabytes(bytes),
+            megabytes(free)
+        );
+        Error::argument(self.op, message)
+    }
+
+    /// The kernel of a name for a type of number.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it cannot be loaded.
+    pub(crate) fn function<T: Number>(
+        &self,
+        kernels: &'static Kernels,
+        name: &str,
+    ) -> Result<CudaFunction> {
+        self.kernel(kernels, &format!("{name}_{}", T::SUFFIX))
+    }
+
+    /// The kernel of a name.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it cannot be loaded.
+    pub(crate) fn kernel(&self, kernels: &'static Kernels, name: &str) -> Result<CudaFunction> {
+        let module = kernels.module(self.stream.context())?;
+        module
+            .load_function(name)
+            .map_err(|e| Error::argument(self.op, format!("kernel {name}: {e}")))
+    }
+
+    /// Starts a kernel with a thread for each of `items`, or a block for each if `blocks`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it does not start.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, and its accesses lie within them.
+    pub(crate) unsafe fn launch(
+        &self,
+        mut kernel: LaunchArgs<'_>,
+        items: usize,
+        blocks: bool,
+    ) -> Result<()> {
+        let wanted = if blocks { items } else { items.div_ceil(THREADS as usize) };
+        let grid = wanted.clamp(1, BLOCKS) as u32;
+        let config = LaunchConfig {
+            grid_dim: (grid, 1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the caller's.
+        match unsafe { kernel.launch(config) } {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                Err(Error::argument(self.op, format!("its kernel failed on {items} items: {e}")))
+            }
+        }
+    }
+}
+
+/// Runs `f` on what is stored on a GPU.
+///
+/// # Errors
+/// [`Error::Shape`] if it is not contiguous, of another type, or on several devices; those of `f`.
+pub(crate) fn run<T: Number, R>(
+    op: &'static str,
+    args: &[(&CudaStorage, &Layout)],
+    f: impl FnOnce(&Gpu, &[Buffer<'_, T>]) -> Result<R>,
+) -> Result<R> {
+    let Some((first, _)) = args.first() else {
+        return Err(Error::shape(op, "at least one tensor", "none"));
+    };
+    let device = first.device();
+    let mut buffers = Vec::with_capacity(args.len());
+    for (storage, layout) in args {
+        if storage.device().id() != device.id() {
+            return Err(Error::shape(op, "operands on one device", "operands on several"));
+        }
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            return Err(Error::shape(op, "contiguous operands", layout.stride()));
+        };
+        let data = storage.as_cuda_slice::<T>()?.slice(start..end);
+        buffers.push(Buffer { data, dims: layout.dims() });
+    }
+    f(&Gpu::new(op, device), &buffers)
+}
+
+/// Lends `f` tensors that lie on a GPU.
+///
+/// # Errors
+/// As [`run`]; [`Error::Shape`] if one lies elsewhere.
+pub(crate) fn with_buffers<T: Number, R>(
+    op: &'static str,
+    tensors: &[&Tensor],
+    f: impl FnOnce(&Gpu, &[Buffer<'_, T>]) -> Result<R>,
+) -> Result<R> {
+    let held = tensors.iter().map(|t| t.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+    let guards: Vec<_> = held.iter().map(Tensor::storage_and_layout).collect();
+    let mut storages = Vec::with_capacity(guards.len());
+    for (storage, layout) in &guards {
+        match &**storage {
+            Storage::Cuda(storage) => storages.push((storage, *layout)),
+            _ => return Err(Error::shape(op, "operands on one device", "some elsewhere")),
+        }
+    }
+    run(op, &storages, f)
+}

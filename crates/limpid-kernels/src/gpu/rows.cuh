@@ -1,0 +1,29 @@
+// How threads share the rows of arrays, and wide words of memory.
+#pragma once
+#include "limpid.cuh"
+
+// As many numbers as one access of a thread reads or writes at most.
+template <class T> struct alignas(16) Pack {
+    static constexpr int COUNT = 16 / sizeof(T);
+    T of[COUNT];
+};
+
+#ifdef __CUDACC__
+
+// Whether an array begins where packs do.
+__device__ __forceinline__ bool is_aligned(const void *at) { return (size_t)at % 16 == 0; }
+
+// Calls `f(row, from, to, step)` for parts of `rows` rows of `width` elements. The thread takes the elements
+// `from`, `from + step` and so on, at most STEPS of them: up to 32 threads go along a row side by side, so that
+// each finds out only once where the row is. A grid with a thread for each element is large enough.
+template <int STEPS, class F> __device__ __forceinline__ void each_row(size_t rows, size_t width, F f) {
+    int log = width > 16 ? 5 : width > 8 ? 4 : width > 4 ? 3 : width > 2 ? 2 : width > 1 ? 1 : 0;
+    size_t part = (size_t)STEPS << log, parts = (width + part - 1) / part;
+    EACH(i, (rows * parts) << log) {
+        size_t strip = i >> log, row = parts == 1 ? strip : strip / parts;
+        size_t start = (strip - row * parts) * part, end = start + part;
+        f(row, start + (i & ((1 << log) - 1)), end < width ? end : width, (size_t)1 << log);
+    }
+}
+
+#endif

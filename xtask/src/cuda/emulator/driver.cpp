@@ -1,0 +1,378 @@
+// NVIDIA's driver, as far as Limpid calls it, on the CPU. Memory is the host's: it is filled with NaN when it
+// is handed out, and a page that may not be touched follows it.
+#include "emulator.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <random>
+#include <string>
+#include <sys/mman.h>
+#include <vector>
+
+namespace emulator {
+
+// Fibers: a stack for each thread of a block.
+extern "C" void limpid_switch(void **from, void *to);
+asm(R"(
+    .text
+    .globl limpid_switch
+    .type limpid_switch, @function
+limpid_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+
+enum class Wait { None, Warp, Block, Done };
+
+struct Fiber {
+    Thread self;
+    Wait wait;
+    void *stack_at;
+    char *stack;
+    // what it gives to its warp, in turns
+    alignas(16) char given[2][16];
+    int turn;
+};
+
+constexpr size_t STACK = 128 << 10;
+
+struct Machine {
+    std::vector<Fiber> fibers;
+    void *home = nullptr;
+    Fiber *running = nullptr;
+    Kernel kernel = nullptr;
+    void **args = nullptr;
+    size_t count = 0;
+    std::mt19937 order{1};
+};
+
+thread_local Thread *current = nullptr;
+static thread_local Machine machine;
+
+static std::map<std::string, Kernel> &kernels() {
+    static std::map<std::string, Kernel> all;
+    return all;
+}
+
+bool add(const char *name, Kernel kernel) {
+    // modules are not told apart
+    if (!kernels().emplace(name, kernel).second) {
+        fprintf(stderr, "emulator: two kernels are called %s\n", name);
+        abort();
+    }
+    return true;
+}
+
+static void yield(Wait wait) {
+    Fiber *fiber = machine.running;
+    fiber->wait = wait;
+    limpid_switch(&fiber->stack_at, machine.home);
+}
+
+void block_barrier() { yield(Wait::Block); }
+void warp_barrier() { yield(Wait::Warp); }
+
+void exchange(void *value, size_t size, unsigned from) {
+    Fiber *self = machine.running;
+    if (size > sizeof self->given[0]) abort();
+    self->turn ^= 1;
+    memcpy(self->given[self->turn], value, size);
+    warp_barrier();
+    size_t lane = self->self.number / 32 * 32 + from % 32;
+    if (lane < machine.count) memcpy(value, machine.fibers[lane].given[self->turn], size);
+}
+
+unsigned vote(bool value) {
+    Fiber *self = machine.running;
+    self->turn ^= 1;
+    self->given[self->turn][0] = value;
+    warp_barrier();
+    unsigned votes = 0;
+    size_t first = self->self.number / 32 * 32;
+    for (size_t lane = 0; lane < 32 && first + lane < machine.count; lane++) {
+        const Fiber &other = machine.fibers[first + lane];
+        if (other.wait != Wait::Done && other.given[self->turn][0]) votes |= 1u << lane;
+    }
+    return votes;
+}
+
+extern "C" void limpid_fiber_main() {
+    machine.kernel(machine.args);
+    yield(Wait::Done);
+}
+
+static void start(Fiber &fiber) {
+    if (!fiber.stack) {
+        fiber.stack = (char *)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (fiber.stack == MAP_FAILED) abort();
+    }
+    // a return address for `limpid_switch`, six registers below it, and the alignment of a call
+    void **top = (void **)(fiber.stack + STACK - 72);
+    top[0] = nullptr;
+    top[-1] = (void *)limpid_fiber_main;
+    for (int i = 2; i <= 7; i++) top[-i] = nullptr;
+    fiber.stack_at = top - 7;
+    fiber.wait = Wait::None;
+    fiber.turn = 0;
+}
+
+static void resume(Fiber &fiber) {
+    machine.running = &fiber;
+    current = &fiber.self;
+    limpid_switch(&machine.home, fiber.stack_at);
+}
+
+static void run_block(const std::string &name) {
+    size_t count = machine.count, warps = (count + 31) / 32;
+    std::vector<size_t> order(count), turns(warps);
+    for (size_t w = 0; w < warps; w++) turns[w] = w;
+    std::shuffle(turns.begin(), turns.end(), machine.order);
+    for (size_t left = count; left > 0;) {
+        for (size_t warp : turns) {
+            size_t first = warp * 32, last = std::min(first + 32, count);
+            std::vector<size_t> lanes;
+            for (bool again = true; again;) {
+                lanes.clear();
+                for (size_t i = first; i < last; i++)
+                    if (machine.fibers[i].wait == Wait::None) lanes.push_back(i);
+                std::shuffle(lanes.begin(), lanes.end(), machine.order);
+                for (size_t i : lanes) {
+                    resume(machine.fibers[i]);
+                    if (machine.fibers[i].wait == Wait::Done) left--;
+                }
+                again = false;
+                bool in_warp = false, in_block = false;
+                for (size_t i = first; i < last; i++) {
+                    in_warp |= machine.fibers[i].wait == Wait::Warp;
+                    in_block |= machine.fibers[i].wait == Wait::Block;
+                }
+                if (in_warp && in_block) {
+                    fprintf(stderr, "emulator: kernel %s: threads of a warp wait at different barriers\n", name.c_str());
+                    abort();
+                }
+                if (in_warp) {
+                    for (size_t i = first; i < last; i++)
+                        if (machine.fibers[i].wait == Wait::Warp) machine.fibers[i].wait = Wait::None;
+                    again = true;
+                }
+            }
+        }
+        bool done = false, waits = false;
+        for (size_t i = 0; i < count; i++) {
+            done |= machine.fibers[i].wait == Wait::Done;
+            waits |= machine.fibers[i].wait == Wait::Block;
+        }
+        if (done && waits) {
+            fprintf(stderr, "emulator: kernel %s: some threads left before a barrier\n", name.c_str());
+            abort();
+        }
+        for (size_t i = 0; i < count; i++)
+            if (machine.fibers[i].wait == Wait::Block) machine.fibers[i].wait = Wait::None;
+    }
+}
+
+struct Function {
+    std::string name;
+    Kernel kernel;
+};
+
+static std::mutex memory;
+struct Block {
+    char *base;
+    size_t mapped, size;
+};
+static std::map<uint64_t, Block> blocks;
+static size_t held = 0, most = 0;
+
+static const size_t CAPACITY = [] {
+    const char *text = getenv("LIMPID_EMULATED_MEMORY");
+    return text ? strtoull(text, nullptr, 10) : (size_t)16 << 30;
+}();
+
+static int allocate(uint64_t *at, size_t size) {
+    const size_t page = 4096;
+    size_t body = (std::max<size_t>(size, 1) + page - 1) / page * page;
+    std::lock_guard<std::mutex> lock(memory);
+    if (held + size > CAPACITY) return 2;
+    char *base = (char *)mmap(nullptr, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return 2;
+    mprotect(base + body, page, PROT_NONE);
+    memset(base, 0xff, body);
+    // the last element ends where the forbidden page begins, as far as vectors of 16 bytes allow
+    uint64_t address = (uint64_t)(base + body - size) & ~(uint64_t)15;
+    blocks[address] = {base, body + page, size};
+    held += size;
+    most = std::max(most, held);
+    *at = address;
+    return 0;
+}
+
+static int release(uint64_t at) {
+    std::lock_guard<std::mutex> lock(memory);
+    auto found = blocks.find(at);
+    if (found == blocks.end()) return 1;
+    Block block = found->second;
+    const char *end = (char *)at + block.size, *last = block.base + block.mapped - 4096;
+    for (const char *c = end; c < last; c++)
+        if ((unsigned char)*c != 0xff) {
+            fprintf(stderr, "emulator: something was written %zd bytes behind a buffer of %zu\n", c - end, block.size);
+            abort();
+        }
+    for (const char *c = block.base; c < (char *)at; c++)
+        if ((unsigned char)*c != 0xff) {
+            fprintf(stderr, "emulator: something was written before a buffer of %zu bytes\n", block.size);
+            abort();
+        }
+    held -= block.size;
+    munmap(block.base, block.mapped);
+    blocks.erase(found);
+    return 0;
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+#define API extern "C" __attribute__((visibility("default"))) int
+
+API cuInit(unsigned) { return 0; }
+API cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+API cuDeviceGetCount(int *count) { *count = 1; return 0; }
+API cuDeviceGet(int *device, int ordinal) { *device = 0; return ordinal == 0 ? 0 : 101; }
+API cuDeviceGetName(char *name, int size, int) { snprintf(name, size, "emulator"); return 0; }
+API cuDeviceTotalMem_v2(size_t *bytes, int) { *bytes = CAPACITY; return 0; }
+API cuDeviceGetAttribute(int *value, int attribute, int) {
+    switch (attribute) {
+    case 75: *value = 9; break;    // capability, major
+    case 76: *value = 0; break;    // minor
+    case 115: *value = 1; break;   // memory pools
+    case 16: *value = 4; break;    // multiprocessors
+    case 10: *value = 32; break;   // warp
+    case 1: *value = 1024; break;  // threads of a block
+    case 8: *value = 48 << 10; break; // shared memory of a block
+    case 97: *value = 96 << 10; break; // at most
+    default: *value = 0;
+    }
+    return 0;
+}
+static thread_local void *context = nullptr;
+static int a_context, a_stream;
+API cuDevicePrimaryCtxRetain(void **out, int) { *out = &a_context; return 0; }
+API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+API cuCtxSetCurrent(void *c) { context = c; return 0; }
+API cuCtxGetCurrent(void **c) { *c = context; return 0; }
+API cuCtxSynchronize() { return 0; }
+API cuStreamCreate(void **out, unsigned) { *out = &a_stream; return 0; }
+API cuStreamDestroy_v2(void *) { return 0; }
+API cuStreamSynchronize(void *) { return 0; }
+API cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
+API cuStreamQuery(void *) { return 0; }
+API cuEventCreate(void **out, unsigned) { *out = &a_stream; return 0; }
+API cuEventRecord(void *, void *) { return 0; }
+API cuEventSynchronize(void *) { return 0; }
+API cuEventQuery(void *) { return 0; }
+API cuEventDestroy_v2(void *) { return 0; }
+API cuEventElapsedTime(float *ms, void *, void *) { *ms = 0; return 0; }
+API cuEventElapsedTime_v2(float *ms, void *, void *) { *ms = 0; return 0; }
+API cuDeviceGetDefaultMemPool(void **pool, int) { *pool = &a_context; return 0; }
+API cuDeviceGetMemPool(void **pool, int) { *pool = &a_context; return 0; }
+API cuMemPoolSetAttribute(void *, int, void *) { return 0; }
+API cuMemPoolGetAttribute(void *, int attribute, void *value) {
+    std::lock_guard<std::mutex> lock(memory);
+    *(uint64_t *)value = attribute == 6 || attribute == 8 ? most : held;
+    return 0;
+}
+API cuMemPoolTrimTo(void *, size_t) { return 0; }
+API cuMemGetInfo_v2(size_t *left, size_t *total) {
+    std::lock_guard<std::mutex> lock(memory);
+    *total = CAPACITY;
+    *left = CAPACITY - held;
+    return 0;
+}
+API cuMemAllocAsync(uint64_t *at, size_t size, void *) { return allocate(at, size); }
+API cuMemAlloc_v2(uint64_t *at, size_t size) { return allocate(at, size); }
+API cuMemFreeAsync(uint64_t at, void *) { return release(at); }
+API cuMemFree_v2(uint64_t at) { return release(at); }
+API cuMemHostAlloc(void **at, size_t size, unsigned) { *at = malloc(size); return *at ? 0 : 2; }
+API cuMemFreeHost(void *at) { free(at); return 0; }
+API cuMemsetD8Async(uint64_t at, unsigned char value, size_t size, void *) {
+    memset((void *)at, value, size);
+    return 0;
+}
+API cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *) {
+    memcpy((void *)to, from, size);
+    return 0;
+}
+API cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *) {
+    memcpy(to, (void *)from, size);
+    return 0;
+}
+API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void *) {
+    memmove((void *)to, (void *)from, size);
+    return 0;
+}
+API cuModuleLoadData(void **module, const void *) { *module = &a_context; return 0; }
+API cuModuleUnload(void *) { return 0; }
+API cuModuleGetFunction(void **function, void *, const char *name) {
+    auto found = kernels().find(name);
+    if (found == kernels().end()) {
+        fprintf(stderr, "emulator: no kernel %s\n", name);
+        return 500;
+    }
+    *function = new Function{name, found->second};
+    return 0;
+}
+API cuFuncSetAttribute(void *, int, int) { return 0; }
+API cuFuncGetAttribute(int *value, int, void *) { *value = 0; return 0; }
+
+API cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned, void *, void **args, void **) {
+    Function *f = (Function *)function;
+    size_t threads = (size_t)bx * by * bz;
+    if (!gx || !gy || !gz || !threads || threads > 1024 || gy > 65535 || gz > 65535) return 1;
+    Machine &m = machine;
+    if (m.fibers.size() < threads) m.fibers.resize(threads);
+    m.kernel = f->kernel;
+    m.args = args;
+    m.count = threads;
+    for (unsigned z = 0; z < gz; z++)
+        for (unsigned y = 0; y < gy; y++)
+            for (unsigned x = 0; x < gx; x++) {
+                for (size_t i = 0; i < threads; i++) {
+                    Fiber &fiber = m.fibers[i];
+                    start(fiber);
+                    unsigned t = (unsigned)i;
+                    fiber.self = {{t % bx, t / bx % by, t / (bx * by)}, {x, y, z}, {gx, gy, gz}, {bx, by, bz}, t};
+                }
+                run_block(f->name);
+            }
+    current = nullptr;
+    return 0;
+}
+
+API cuGetErrorName(int error, const char **text) {
+    *text = error == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : error == 500 ? "CUDA_ERROR_NOT_FOUND" : "CUDA_ERROR";
+    return 0;
+}
+API cuGetErrorString(int error, const char **text) {
+    *text = error == 2 ? "out of memory" : error == 500 ? "named symbol not found" : "an error of the emulator";
+    return 0;
+}

@@ -1,0 +1,31 @@
+// What the parts of the emulator share.
+#pragma once
+
+#include <cstddef>
+
+namespace emulator {
+
+// A kernel that takes the addresses of its arguments.
+using Kernel = void (*)(void **);
+bool add(const char *name, Kernel kernel);
+
+struct Index {
+    unsigned x, y, z;
+};
+
+// The thread that is running, and what it belongs to.
+struct Thread {
+    Index thread, block, blocks, threads;
+    unsigned number; // within the block
+};
+extern thread_local Thread *current;
+
+// Waits until all threads of the block, or of the warp, have come here.
+void block_barrier();
+void warp_barrier();
+// Gives `size` bytes to the warp and takes those of its lane `from`.
+void exchange(void *value, size_t size, unsigned from);
+// The lanes of the warp that say yes.
+unsigned vote(bool value);
+
+} // namespace emulator

@@ -1,0 +1,89 @@
+//! The CUDA toolkit: the one that is installed, or NVIDIA's wheels from PyPI under `target/cuda`.
+
+use crate::process::{run, target};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The release whose kernels the oldest driver of its series (580) still loads.
+const VERSION: &str = "13.0.2";
+/// What is needed of it: compiler, headers, the runtime that is linked; random numbers and the run-time
+/// compiler only for their headers.
+const PARTS: &str = "nvcc,nvvm,crt,cudart,cccl,curand,nvrtc";
+
+/// A toolkit.
+pub(crate) struct Toolkit {
+    home: PathBuf,
+}
+
+impl Toolkit {
+    /// The toolkit of `CUDA_HOME` or of the path, or else the wheels, fetched if they are not there.
+    ///
+    /// # Errors
+    /// If they cannot be fetched.
+    pub(crate) fn find() -> Result<Self, String> {
+        let named = std::env::var_os("CUDA_HOME").map(PathBuf::from);
+        if let Some(home) = named {
+            return match home.join("bin/nvcc").is_file() {
+                true => Ok(Self { home }),
+                false => Err(format!("CUDA_HOME is {}, which has no bin/nvcc", home.display())),
+            };
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = std::env::split_paths(&path).find(|dir| dir.join("nvcc").is_file());
+        if let Some(home) = on_path.as_deref().and_then(Path::parent) {
+            return Ok(Self { home: home.to_owned() });
+        }
+        let folder = target().join("cuda/toolkit");
+        let home = folder.join("nvidia/cu13");
+        if !home.join("bin/nvcc").is_file() {
+            fetch(&folder)?;
+        }
+        Ok(Self { home })
+    }
+
+    /// Lets a build use it, for devices of compute capability 8.0 and later.
+    pub(crate) fn apply(&self, command: &mut Command) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut dirs = vec![self.home.join("bin")];
+        dirs.extend(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(dirs) {
+            command.env("PATH", path);
+        }
+        command.env("CUDA_HOME", &self.home).env("CUDA_PATH", &self.home);
+        command.env("CUDA_COMPUTE_CAP", "80").env("CUDARC_CUDA_VERSION", "13000");
+    }
+
+    /// Where its headers are.
+    pub(crate) fn headers(&self) -> PathBuf {
+        self.home.join("include")
+    }
+
+    /// The runtime library that programs are linked with.
+    ///
+    /// # Errors
+    /// If the toolkit has none.
+    pub(crate) fn runtime(&self) -> Result<PathBuf, String> {
+        let places = ["lib/libcudart_static.a", "lib64/libcudart_static.a"];
+        let found = places.iter().map(|place| self.home.join(place)).find(|file| file.is_file());
+        found.ok_or_else(|| format!("no libcudart_static.a in {}", self.home.display()))
+    }
+}
+
+/// Installs the wheels; an interrupted download leaves no toolkit behind.
+fn fetch(folder: &Path) -> Result<(), String> {
+    let part = folder.with_extension("part");
+    let remove = |dir: &Path| match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {e}", dir.display()))
+        }
+        _ => Ok(()),
+    };
+    remove(&part)?;
+    eprintln!("fetching the CUDA toolkit {VERSION} from PyPI into {} (0.6 GB)", folder.display());
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+    pip.arg(&part).arg(format!("cuda-toolkit[{PARTS}]=={VERSION}"));
+    run(&mut pip).map_err(|e| format!("{e}; or install a toolkit and set CUDA_HOME"))?;
+    remove(folder)?;
+    std::fs::rename(&part, folder).map_err(|e| format!("cannot move {}: {e}", part.display()))
+}
