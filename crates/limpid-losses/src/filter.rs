@@ -26,7 +26,7 @@ impl Border {
     }
 
     /// Where the first tap lies, relative to the output position.
-    fn shift(self, taps: usize) -> isize {
+    pub(crate) fn shift(self, taps: usize) -> isize {
         match self {
             Self::Valid => 0,
             Self::Full => 1 - taps as isize,

@@ -13,6 +13,8 @@
 
 mod fft;
 mod filter;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod losses;
 pub mod metrics;
 pub mod stats;

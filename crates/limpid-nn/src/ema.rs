@@ -8,7 +8,7 @@ use crate::error::require_valid;
 use crate::{Error, Params, Result};
 use candle_core::{DType, Tensor};
 use limpid_config::{Check, Validate};
-use limpid_kernels::step::ema_;
+use limpid_kernels::step::Updates;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -139,10 +139,11 @@ impl Ema {
         }
         self.updates += 1;
         let decay = self.config.decay(self.updates);
+        let mut updates = Updates::default();
         for p in &params {
-            ema_(&self.averages[p.name()], &wide(p.var())?, decay)?;
+            updates.ema_(&self.averages[p.name()], &wide(p.var())?, decay)?;
         }
-        Ok(())
+        updates.run()
     }
 
     /// The averages by parameter name. They are not copies: the next update changes them.

@@ -1,8 +1,8 @@
 //! Losses of complex numbers, which are pairs of real and imaginary part along the last axis.
 
-use super::operand::{cpu, prepare, slice};
+use super::operand::{cpu, on_gpu, prepare, slice};
 use super::pixel::sign;
-use super::reduce::mean_of;
+use super::reduce::{Kernel, mean_of, mean_of2};
 use crate::sum::{BLOCK, mean};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, WithDType};
 use limpid_kernels::{Error, Result};
@@ -25,6 +25,15 @@ fn difference(op: &'static str, pred: &Tensor, target: &Tensor) -> Result<Tensor
 pub fn complex_l1(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     let d = difference("complex_l1", pred, target)?;
     let [d] = prepare("complex_l1", [&d])?;
+    if on_gpu(&d) {
+        let last = d.rank() - 1;
+        let (re, im) = (d.narrow(last, 0, 1)?, d.narrow(last, 1, 1)?);
+        return mean_of2("complex_l1", [&re, &im], Kernel::plain("modulus"), |pair| {
+            let size = modulus(pair);
+            let over = if size > 0.0 { 1.0 / size } else { 0.0 * size };
+            (size, pair.map(|x| over * x))
+        });
+    }
     Ok(d.apply_op1(MeanModulus)?.to_device(pred.device())?)
 }
 
@@ -90,7 +99,8 @@ impl CustomOp1 for MeanModulus {
 /// As [`complex_l1`].
 pub fn complex_l1_parts(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     let d = difference("complex_l1_parts", pred, target)?;
-    Ok((mean_of("complex_l1_parts", &d, |[x]| (x.abs(), [sign(x)]))? * 2.0)?)
+    Ok((mean_of("complex_l1_parts", &d, Kernel::plain("magnitude"), |[x]| (x.abs(), [sign(x)]))?
+        * 2.0)?)
 }
 
 /// Mean squared absolute value of the difference.
@@ -99,7 +109,7 @@ pub fn complex_l1_parts(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
 /// As [`complex_l1`].
 pub fn complex_l2(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     let d = difference("complex_l2", pred, target)?;
-    Ok((mean_of("complex_l2", &d, |[x]| (x * x, [2.0 * x]))? * 2.0)?)
+    Ok((mean_of("complex_l2", &d, Kernel::plain("square"), |[x]| (x * x, [2.0 * x]))? * 2.0)?)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use super::linear::{correlate_same, spatial_rank};
 use super::pixel::{l1, positive};
-use super::reduce::mean_of;
+use super::reduce::{Kernel, mean_of};
 use candle_core::Tensor;
 use limpid_kernels::{Error, Result};
 
@@ -60,7 +60,7 @@ pub fn tv_isotropic(x: &Tensor, eps: f64) -> Result<Tensor> {
         }
         Ok(difference.sqr()?)
     })?;
-    mean_of(OP, &squares, move |[s]| {
+    mean_of(OP, &squares, Kernel("root_of_sum", [eps, 0.0]), move |[s]| {
         let root = (s + eps).sqrt();
         (root, [0.5 / root])
     })

@@ -1,7 +1,7 @@
 //! Focal loss: cross-entropy in which well-classified pixels count little.
 
-use super::operand::prepare;
-use candle_core::{DType, Tensor};
+use super::operand::{on_gpu, prepare};
+use candle_core::{DType, Device, Tensor};
 use limpid_kernels::{Error, Result, log_softmax};
 
 /// Focal loss of each element (Lin et al. 2017, arXiv:1708.02002): `-w (1 - p)^gamma ln p`, with the
@@ -37,7 +37,15 @@ pub fn focal_elements(
         return Err(Error::shape(OP, expected, (classes.dims(), classes.dtype())));
     }
     let indices = classes.to_device(logits.device())?.to_dtype(DType::I64)?;
-    let flat: Vec<i64> = indices.flatten_all()?.to_vec1()?;
+    // of classes on a GPU two numbers are fetched: an index out of range would end the program
+    // there
+    let flat: Vec<i64> = if on_gpu(classes) {
+        let numbers = classes.flatten_all()?.to_dtype(DType::F64)?;
+        let ends = Tensor::stack(&[numbers.min(0)?, numbers.max(0)?], 0)?.to_vec1::<f64>()?;
+        ends.into_iter().map(|class| class as i64).collect()
+    } else {
+        classes.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.to_vec1()?
+    };
     if let Some(bad) = flat.iter().find(|&&class| !(0..count as i64).contains(&class)) {
         let message = format!("classes must lie in 0..{count}, got {bad}");
         return Err(Error::argument(OP, message));
@@ -51,9 +59,9 @@ pub fn focal_elements(
             let message = format!("needs a weight for each of {count} classes");
             return Err(Error::argument(OP, message));
         }
-        let by_element: Vec<f64> = flat.iter().map(|&class| weights[class as usize]).collect();
-        let by_element = Tensor::from_vec(by_element, log_p.shape(), log_p.device())?;
-        factor = (factor * by_element.to_dtype(log_p.dtype())?)?;
+        let weights = Tensor::new(weights, log_p.device())?.to_dtype(log_p.dtype())?;
+        let by_element = weights.index_select(&indices.flatten_all()?, 0)?;
+        factor = (factor * by_element.reshape(log_p.shape())?)?;
     }
     Ok((log_p * factor)?.neg()?)
 }

@@ -2,7 +2,7 @@
 
 use super::linear::half_spectrum;
 use super::pixel::sign;
-use super::reduce::mean_of;
+use super::reduce::{Kernel, mean_of};
 use candle_core::Tensor;
 use limpid_kernels::Result;
 
@@ -17,5 +17,5 @@ pub fn fft_l1(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     const OP: &str = "fft_l1";
     super::operand::prepare(OP, [pred, target])?;
     let spectrum = half_spectrum(OP, &(pred - target)?)?;
-    mean_of(OP, &spectrum, |[v]| (v.abs(), [sign(v)]))
+    mean_of(OP, &spectrum, Kernel::plain("magnitude"), |[v]| (v.abs(), [sign(v)]))
 }

@@ -4,7 +4,7 @@
 //! discriminator, `g` the generator) and what the logits were computed from.
 
 use super::pixel::{positive, squared};
-use super::reduce::{mean_of, mean_of2};
+use super::reduce::{Kernel, mean_of, mean_of2};
 use candle_core::{Tensor, Var};
 use limpid_kernels::{Error, Result, second_derivatives};
 use schemars::JsonSchema;
@@ -116,7 +116,7 @@ fn relu(x: f64) -> (f64, f64) {
 pub fn bce_with_logits(logits: &Tensor, labels: &Tensor, pos_weight: f64) -> Result<Tensor> {
     const OP: &str = "bce_with_logits";
     let p = positive(OP, "pos_weight", pos_weight)?;
-    mean_of2(OP, [logits, labels], move |[x, t]| {
+    mean_of2(OP, [logits, labels], Kernel("cross_entropy", [p, 0.0]), move |[x, t]| {
         let (below, above) = (softplus(-x), softplus(x));
         let value = p * t * below + (1.0 - t) * above;
         let by_logit = (1.0 - t) * sigmoid(x) - p * t * sigmoid(-x);
@@ -134,7 +134,9 @@ pub fn vanilla(logits: &Tensor, label: f64) -> Result<Tensor> {
     if !(0.0..=1.0).contains(&label) {
         return Err(Error::argument(OP, format!("`label` must lie in 0..=1, got {label}")));
     }
-    mean_of(OP, logits, move |[x]| (softplus(x) - label * x, [sigmoid(x) - label]))
+    mean_of(OP, logits, Kernel("vanilla", [label, 0.0]), move |[x]| {
+        (softplus(x) - label * x, [sigmoid(x) - label])
+    })
 }
 
 /// Mean squared distance of logits from one label: 1 real, 0 fake (LSGAN, Mao et al. 2017).
@@ -147,7 +149,7 @@ pub fn least_squares(logits: &Tensor, label: f64) -> Result<Tensor> {
         let message = format!("`label` must be finite, got {label}");
         return Err(Error::argument("gan_least_squares", message));
     }
-    mean_of("gan_least_squares", logits, move |[x]| {
+    mean_of("gan_least_squares", logits, Kernel("least_squares", [label, 0.0]), move |[x]| {
         let (value, [slope, _]) = squared([x, label]);
         (value, [slope])
     })
@@ -158,7 +160,7 @@ pub fn least_squares(logits: &Tensor, label: f64) -> Result<Tensor> {
 /// # Errors
 /// As [`least_squares`].
 pub fn hinge_d_real(logits: &Tensor) -> Result<Tensor> {
-    mean_of("hinge_d_real", logits, |[x]| {
+    mean_of("hinge_d_real", logits, Kernel::plain("hinge_real"), |[x]| {
         let (value, slope) = relu(1.0 - x);
         (value, [-slope])
     })
@@ -169,7 +171,7 @@ pub fn hinge_d_real(logits: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`least_squares`].
 pub fn hinge_d_fake(logits: &Tensor) -> Result<Tensor> {
-    mean_of("hinge_d_fake", logits, |[x]| {
+    mean_of("hinge_d_fake", logits, Kernel::plain("hinge_fake"), |[x]| {
         let (value, slope) = relu(1.0 + x);
         (value, [slope])
     })
@@ -180,7 +182,7 @@ pub fn hinge_d_fake(logits: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`least_squares`].
 pub fn hinge_g(logits: &Tensor) -> Result<Tensor> {
-    mean_of("hinge_g", logits, |[x]| (-x, [-1.0]))
+    mean_of("hinge_g", logits, Kernel::plain("negated"), |[x]| (-x, [-1.0]))
 }
 
 /// Wasserstein loss of the critic on generated images: the mean of the logits. On real images it is
@@ -189,7 +191,7 @@ pub fn hinge_g(logits: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`least_squares`].
 pub fn wasserstein_d_fake(logits: &Tensor) -> Result<Tensor> {
-    mean_of("wasserstein_d_fake", logits, |[x]| (x, [1.0]))
+    mean_of("wasserstein_d_fake", logits, Kernel::plain("identity"), |[x]| (x, [1.0]))
 }
 
 /// Logistic loss of the generator, non-saturating: mean of `softplus(-x)` (StyleGAN).
@@ -197,7 +199,9 @@ pub fn wasserstein_d_fake(logits: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`least_squares`].
 pub fn softplus_g(logits: &Tensor) -> Result<Tensor> {
-    mean_of("softplus_g", logits, |[x]| (softplus(-x), [-sigmoid(-x)]))
+    mean_of("softplus_g", logits, Kernel::plain("softplus_negated"), |[x]| {
+        (softplus(-x), [-sigmoid(-x)])
+    })
 }
 
 /// MONAI `PatchAdversarialLoss(criterion="hinge")` on real images: [`hinge_d_real`] of `tanh(x)`.
@@ -205,7 +209,7 @@ pub fn softplus_g(logits: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`least_squares`].
 pub fn monai_patch_hinge_d_real(logits: &Tensor) -> Result<Tensor> {
-    mean_of("monai_patch_hinge_d_real", logits, |[x]| {
+    mean_of("monai_patch_hinge_d_real", logits, Kernel::plain("patch_hinge_real"), |[x]| {
         let t = x.tanh();
         (1.0 - t, [t * t - 1.0])
     })
@@ -216,7 +220,7 @@ pub fn monai_patch_hinge_d_real(logits: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`least_squares`].
 pub fn monai_patch_hinge_d_fake(logits: &Tensor) -> Result<Tensor> {
-    mean_of("monai_patch_hinge_d_fake", logits, |[x]| {
+    mean_of("monai_patch_hinge_d_fake", logits, Kernel::plain("patch_hinge_fake"), |[x]| {
         let t = x.tanh();
         (1.0 + t, [1.0 - t * t])
     })
@@ -229,7 +233,8 @@ pub fn monai_patch_hinge_d_fake(logits: &Tensor) -> Result<Tensor> {
 /// As [`least_squares`].
 pub fn monai_patch_least_squares(logits: &Tensor, label: f64) -> Result<Tensor> {
     const SLOPE: f64 = 0.05;
-    mean_of("monai_patch_least_squares", logits, move |[x]| {
+    let kernel = Kernel("patch_least_squares", [label, SLOPE]);
+    mean_of("monai_patch_least_squares", logits, kernel, move |[x]| {
         // at 0 PyTorch takes the slope of the negative side
         let leak = if x > 0.0 { 1.0 } else { SLOPE };
         let d = x * leak - label;

@@ -2,7 +2,7 @@
 
 use super::operand::prepare;
 use super::pixel::positive;
-use super::reduce::{mean_of2, mean_of3};
+use super::reduce::{Kernel, mean_of2, mean_of3};
 use candle_core::Tensor;
 use limpid_kernels::Result;
 
@@ -25,7 +25,7 @@ pub fn gaussian_nll(
     const OP: &str = "gaussian_nll";
     let eps = positive(OP, "eps", eps)?;
     let constant = if full { 0.5 * std::f64::consts::TAU.ln() } else { 0.0 };
-    mean_of3(OP, [pred, target, variance], move |[x, y, v]| {
+    mean_of3(OP, [pred, target, variance], Kernel("gaussian", [eps, constant]), move |[x, y, v]| {
         let (d, v) = (x - y, if v < eps { eps } else { v });
         let slope = d / v;
         let by_variance = 0.5 / v - 0.5 * slope * slope;
@@ -42,7 +42,8 @@ pub fn gaussian_nll_logvar(
     target: &Tensor,
     log_variance: &Tensor,
 ) -> Result<Tensor> {
-    mean_of3("gaussian_nll_logvar", [pred, target, log_variance], |[x, y, s]| {
+    let kernel = Kernel::plain("gaussian_log");
+    mean_of3("gaussian_nll_logvar", [pred, target, log_variance], kernel, |[x, y, s]| {
         let d = x - y;
         let slope = d * (-s).exp();
         (0.5 * (s + d * slope), [slope, -slope, 0.5 - 0.5 * d * slope])
@@ -77,7 +78,7 @@ pub fn gaussian_nll_logvar_weighted(
 pub fn poisson_nll(rate: &Tensor, counts: &Tensor, eps: f64) -> Result<Tensor> {
     const OP: &str = "poisson_nll";
     let eps = positive(OP, "eps", eps)?;
-    mean_of2(OP, [rate, counts], move |[r, n]| {
+    mean_of2(OP, [rate, counts], Kernel("poisson", [eps, 0.0]), move |[r, n]| {
         let log = (r + eps).ln();
         (r - n * log, [1.0 - n / (r + eps), -log])
     })
@@ -89,5 +90,8 @@ pub fn poisson_nll(rate: &Tensor, counts: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`](limpid_kernels::Error::Shape) if the shapes differ.
 pub fn poisson_nll_log(log_rate: &Tensor, counts: &Tensor) -> Result<Tensor> {
-    mean_of2("poisson_nll_log", [log_rate, counts], |[x, n]| (x.exp() - n * x, [x.exp() - n, -x]))
+    let kernel = Kernel::plain("poisson_log");
+    mean_of2("poisson_nll_log", [log_rate, counts], kernel, |[x, n]| {
+        (x.exp() - n * x, [x.exp() - n, -x])
+    })
 }

@@ -57,14 +57,29 @@ impl Map {
 
     fn adjoint(&self, y: &[f64], domain: &[usize]) -> Vec<f64> {
         match self {
-            Self::Correlation(taps) => {
-                let flipped: Vec<Vec<f64>> =
-                    taps.iter().map(|t| t.iter().rev().copied().collect()).collect();
-                separable(y, domain, &flipped, Border::Zero).0
-            }
+            Self::Correlation(taps) => separable(y, domain, &flipped(taps), Border::Zero).0,
             Self::HalfSpectrum => half_spectrum_adjoint(y, domain),
         }
     }
+}
+
+fn flipped(taps: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    taps.iter().map(|t| t.iter().rev().copied().collect()).collect()
+}
+
+/// What a GPU is told of a correlation of the last axes of a shape.
+#[cfg(feature = "cuda")]
+pub(super) fn axes(
+    shape: &[usize],
+    taps: &[Vec<f64>],
+    border: Border,
+) -> Vec<limpid_kernels::loss::Axis> {
+    let axis = |(len, taps): (&usize, &Vec<f64>)| limpid_kernels::loss::Axis {
+        taps: taps.clone(),
+        length: border.output(*len, taps.len()),
+        shift: border.shift(taps.len()),
+    };
+    shape[shape.len() - taps.len()..].iter().zip(taps).map(axis).collect()
 }
 
 fn half_spectrum_of(x: &[f64], domain: &[usize]) -> (Vec<f64>, Vec<usize>) {
@@ -123,6 +138,27 @@ impl CustomOp1 for Linear {
         };
         let dtype = if matches!(s, CpuStorage::F64(_)) { DType::F64 } else { DType::F32 };
         Ok((storage(y, dtype), Shape::from(shape)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s: &candle_core::CudaStorage,
+        l: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        use limpid_kernels::loss::{correlate, half_spectrum, half_spectrum_adjoint};
+        let (op, scale) = (self.name(), orthonormal(&self.domain));
+        match (&*self.map, self.adjoint) {
+            (Map::Correlation(taps), false) => {
+                correlate(op, (s, l), &axes(&self.domain, taps, Border::Zero))
+            }
+            (Map::Correlation(taps), true) => {
+                correlate(op, (s, l), &axes(&self.domain, &flipped(taps), Border::Zero))
+            }
+            (Map::HalfSpectrum, false) => half_spectrum(op, (s, l), scale),
+            (Map::HalfSpectrum, true) => half_spectrum_adjoint(op, (s, l), &self.domain, scale),
+        }
+        .map_err(candle_core::Error::wrap)
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {

@@ -6,7 +6,8 @@
 //! their game.
 //!
 //! Shapes must agree exactly, nothing broadcasts. Arithmetic is f64 inside; half-precision tensors
-//! are lifted to f32. Tensors of another device are fetched to the CPU and the result sent back.
+//! are lifted to f32. With the feature `cuda` tensors on a GPU stay there; else those of another
+//! device are fetched to the CPU and the result sent back.
 
 mod complex;
 mod edge;

@@ -3,7 +3,13 @@
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 use limpid_kernels::{Error, Result};
 
-/// Brings tensors of one shape to contiguous f32 or f64 on the CPU, keeping their gradients.
+/// Whether a loss of this tensor is computed on a GPU.
+pub(super) fn on_gpu(tensor: &Tensor) -> bool {
+    cfg!(feature = "cuda") && tensor.device().is_cuda()
+}
+
+/// Brings tensors of one shape to contiguous f32 or f64 on the first one's GPU or the CPU, keeping
+/// their gradients.
 ///
 /// Half precision becomes f32: a mean over an image does not fit in it. The arithmetic behind it is
 /// f64 in any case.
@@ -40,9 +46,10 @@ pub(super) fn prepare<const N: usize>(
         DType::F32 | DType::F16 | DType::BF16 => DType::F32,
         other => return Err(Error::shape(op, "a floating-point dtype", other)),
     };
+    let device = if on_gpu(first) { first.device() } else { &Device::Cpu };
     let mut ready = inputs.map(Tensor::clone);
     for tensor in &mut ready {
-        *tensor = tensor.to_dtype(dtype)?.to_device(&Device::Cpu)?.contiguous()?;
+        *tensor = tensor.to_dtype(dtype)?.to_device(device)?.contiguous()?;
     }
     Ok(ready)
 }

@@ -3,8 +3,8 @@
 //! All take `[N, ..]` tensors of equal shape and return a 0-d tensor; the mean runs over every
 //! element unless the name says otherwise.
 
-use super::operand::{prepare, values};
-use super::reduce::{mean_of2, mean_of3, sample_means, sample_means2};
+use super::operand::{on_gpu, prepare, values};
+use super::reduce::{Kernel, mean_of2, mean_of3, sample_means, sample_means2};
 use candle_core::Tensor;
 use limpid_kernels::{Error, Result};
 
@@ -32,7 +32,7 @@ pub(super) fn positive(op: &'static str, name: &str, value: f64) -> Result<f64> 
 /// # Errors
 /// [`Error::Shape`] if the shapes or dtypes differ, or the tensors are empty; so for every loss.
 pub fn l1(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
-    mean_of2("l1", [pred, target], |[x, y]| {
+    mean_of2("l1", [pred, target], Kernel::plain("l1"), |[x, y]| {
         let s = sign(x - y);
         ((x - y).abs(), [s, -s])
     })
@@ -51,7 +51,7 @@ pub fn l1_sum(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`l1`].
 pub fn l2(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
-    mean_of2("l2", [pred, target], squared)
+    mean_of2("l2", [pred, target], Kernel::plain("l2"), squared)
 }
 
 pub(super) fn squared([x, y]: [f64; 2]) -> (f64, [f64; 2]) {
@@ -65,7 +65,7 @@ pub(super) fn squared([x, y]: [f64; 2]) -> (f64, [f64; 2]) {
 /// As [`l1`]; [`Error::Argument`] if `eps` is not above 0.
 pub fn charbonnier(pred: &Tensor, target: &Tensor, eps: f64) -> Result<Tensor> {
     let eps = positive("charbonnier", "eps", eps)?;
-    mean_of2("charbonnier", [pred, target], move |[x, y]| {
+    mean_of2("charbonnier", [pred, target], Kernel("charbonnier", [eps, 0.0]), move |[x, y]| {
         let d = x - y;
         let root = (d * d + eps * eps).sqrt();
         (root, [d / root, -d / root])
@@ -78,7 +78,7 @@ pub fn charbonnier(pred: &Tensor, target: &Tensor, eps: f64) -> Result<Tensor> {
 /// As [`l1`]; [`Error::Argument`] if `delta` is not above 0.
 pub fn huber(pred: &Tensor, target: &Tensor, delta: f64) -> Result<Tensor> {
     let delta = positive("huber", "delta", delta)?;
-    mean_of2("huber", [pred, target], move |[x, y]| {
+    mean_of2("huber", [pred, target], Kernel("huber", [delta, 0.0]), move |[x, y]| {
         let d = x - y;
         let slope = d.clamp(-delta, delta);
         let value = if d.abs() < delta { 0.5 * d * d } else { delta * (d.abs() - 0.5 * delta) };
@@ -100,7 +100,7 @@ pub fn smooth_l1(pred: &Tensor, target: &Tensor, beta: f64) -> Result<Tensor> {
 /// # Errors
 /// As [`l1`].
 pub fn log_cosh(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
-    mean_of2("log_cosh", [pred, target], |[x, y]| {
+    mean_of2("log_cosh", [pred, target], Kernel::plain("log_cosh"), |[x, y]| {
         let d = x - y;
         let value = d.abs() + (-2.0 * d.abs()).exp().ln_1p() - std::f64::consts::LN_2;
         (value, [d.tanh(), -d.tanh()])
@@ -122,10 +122,22 @@ pub fn interpolation_weighted_l2(
     const OP: &str = "interpolation_weighted_l2";
     let (target, interpolated) = (target.detach(), interpolated.detach());
     let [a, b] = prepare(OP, [&interpolated, &target])?;
+    let weighted = Kernel::plain("weighted_l2");
+    if on_gpu(&a) {
+        let error = (a - b)?.sqr()?;
+        // without any error the quotient is zero over one
+        let largest = error.max_all()?;
+        let largest = (&largest + largest.eq(0.0)?.to_dtype(largest.dtype())?)?;
+        let weight = error.broadcast_div(&largest)?.affine(0.5, 0.5)?.to_dtype(pred.dtype())?;
+        return mean_of3(OP, [pred, &target, &weight], weighted, |[x, y, m]| {
+            let d = x - y;
+            (m * d * d, [2.0 * m * d, 0.0, 0.0])
+        });
+    }
     let errors = values(&a)?.into_iter().zip(values(&b)?).map(|(a, b)| (a - b) * (a - b));
     // a NaN anywhere must not be lost
     let largest = errors.fold(0.0, |m: f64, e| if e > m || e.is_nan() { e } else { m });
-    mean_of3(OP, [pred, &target, &interpolated], move |[x, y, i]| {
+    mean_of3(OP, [pred, &target, &interpolated], weighted, move |[x, y, i]| {
         let (d, error) = (x - y, (i - y) * (i - y));
         let relative = if largest == 0.0 { 0.0 } else { error / largest };
         let weight = 0.5 + 0.5 * relative;
@@ -139,18 +151,27 @@ pub fn interpolation_weighted_l2(
 /// As [`l1`]; [`Error::Argument`] if a target sample is zero everywhere.
 pub fn relative_l2(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     const OP: &str = "relative_l2";
-    let error = sample_means2(OP, [pred, target], squared)?;
-    let power = sample_means(OP, target, |[y]| (y * y, [2.0 * y]))?;
-    let smallest: f64 = power.min_all()?.to_dtype(candle_core::DType::F64)?.to_scalar()?;
-    if smallest == 0.0 {
+    let error = sample_means2(OP, [pred, target], Kernel::plain("l2"), squared)?;
+    let power = sample_means(OP, target, Kernel::plain("square"), |[y]| (y * y, [2.0 * y]))?;
+    if has_zero(&power)? {
         return Err(Error::argument(OP, "a target sample is zero everywhere"));
     }
     Ok((root(&error)? / root(&power)?)?.mean_all()?)
 }
 
+/// Whether one of the divisors is zero. Those on a GPU are not looked at, which would wait for it:
+/// there the loss is not finite then.
+fn has_zero(divisors: &Tensor) -> Result<bool> {
+    if on_gpu(divisors) {
+        return Ok(false);
+    }
+    let smallest: f64 = divisors.min_all()?.to_dtype(candle_core::DType::F64)?.to_scalar()?;
+    Ok(smallest == 0.0)
+}
+
 /// Square root whose gradient at 0 is 0, as of a norm in PyTorch.
 fn root(x: &Tensor) -> Result<Tensor> {
-    sample_means("sqrt", x, |[x]| {
+    sample_means("sqrt", x, Kernel::plain("root"), |[x]| {
         let root = x.sqrt();
         (root, [if root == 0.0 { 0.0 } else { 0.5 / root }])
     })
@@ -165,18 +186,18 @@ pub fn correlation(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
     let centred = |x: &Tensor| -> Result<Tensor> {
         let mut per_sample = vec![1; x.rank()];
         per_sample[0] = x.dim(0)?;
-        let means = sample_means(OP, x, |[x]| (x, [1.0]))?;
+        let means = sample_means(OP, x, Kernel::plain("identity"), |[x]| (x, [1.0]))?;
         Ok(x.to_dtype(means.dtype())?.broadcast_sub(&means.reshape(per_sample)?)?)
     };
     prepare(OP, [pred, target])?;
     let (x, y) = (centred(pred)?, centred(target)?);
     let square = |[x]: [f64; 1]| (x * x, [2.0 * x]);
-    let norm = (sample_means(OP, &x, square)? * sample_means(OP, &y, square)?)?;
-    let smallest: f64 = norm.min_all()?.to_dtype(candle_core::DType::F64)?.to_scalar()?;
-    if smallest == 0.0 {
+    let power = |x: &Tensor| sample_means(OP, x, Kernel::plain("square"), square);
+    let norm = (power(&x)? * power(&y)?)?;
+    if has_zero(&norm)? {
         return Err(Error::argument(OP, "a sample is constant, so its correlation is undefined"));
     }
-    let product = sample_means2(OP, [&x, &y], |[x, y]| (x * y, [y, x]))?;
+    let product = sample_means2(OP, [&x, &y], Kernel::plain("product"), |[x, y]| (x * y, [y, x]))?;
     Ok((product / root(&norm)?)?.mean_all()?.affine(-1.0, 1.0)?)
 }
 
@@ -186,7 +207,7 @@ pub fn correlation(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
 /// As [`l1`]; [`Error::Argument`] if `data_range` is not above 0.
 pub fn negative_psnr(pred: &Tensor, target: &Tensor, data_range: f64) -> Result<Tensor> {
     let range = positive("negative_psnr", "data_range", data_range)?;
-    let mse = sample_means2("negative_psnr", [pred, target], squared)?;
+    let mse = sample_means2("negative_psnr", [pred, target], Kernel::plain("l2"), squared)?;
     let decibel = 10.0 / std::f64::consts::LN_10;
     Ok(((mse / (range * range))? + 1e-8)?.log()?.mean_all()?.affine(decibel, 0.0)?)
 }

@@ -1,7 +1,7 @@
 //! Losses whose minimum is a quantile instead of a mean: bounds of what the truth may be.
 
 use super::l2;
-use super::reduce::mean_of2;
+use super::reduce::{Kernel, mean_of2};
 use candle_core::Tensor;
 use limpid_kernels::{Error, Result, relu};
 
@@ -16,7 +16,7 @@ use limpid_kernels::{Error, Result, relu};
 /// 1, both excluded.
 pub fn pinball(pred: &Tensor, target: &Tensor, quantile: f64) -> Result<Tensor> {
     let q = inside("pinball", quantile)?;
-    mean_of2("pinball", [pred, target], move |[x, y]| {
+    mean_of2("pinball", [pred, target], Kernel("pinball", [q, 0.0]), move |[x, y]| {
         let d = x - y;
         let slope = if d > 0.0 {
             1.0 - q

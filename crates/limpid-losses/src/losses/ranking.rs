@@ -6,7 +6,7 @@
 //! smaller one, as in EMDiffuse. The true errors receive no gradient.
 
 use super::operand::prepare;
-use super::reduce::sample_means;
+use super::reduce::{Kernel, sample_means};
 use candle_core::Tensor;
 use limpid_kernels::{Error, Result, relu};
 
@@ -21,7 +21,7 @@ use limpid_kernels::{Error, Result, relu};
 pub fn sample_ranking_pairs(predicted: &Tensor, error: &Tensor, margin: f64) -> Result<Tensor> {
     const OP: &str = "sample_ranking";
     prepare(OP, [predicted, error])?;
-    let mean = |t: &Tensor| sample_means(OP, t, |[x]| (x, [1.0]));
+    let mean = |t: &Tensor| sample_means(OP, t, Kernel::plain("identity"), |[x]| (x, [1.0]));
     let samples: Vec<u32> = (0..predicted.dims()[0] as u32).collect();
     pairs(OP, &mean(predicted)?, &mean(&error.detach())?, &samples, 0, margin)
 }

@@ -1,9 +1,9 @@
 //! Objectives that need no clean image.
 
 use super::linear::{correlate_same, spatial_rank};
-use super::operand::{prepare, values};
+use super::operand::{on_gpu, prepare, values};
 use super::pixel::{l2, positive};
-use super::reduce::{mean_of3, sample_means, sample_means3};
+use super::reduce::{Kernel, mean_of3, sample_means, sample_means3};
 use candle_core::Tensor;
 use limpid_kernels::{Error, Result};
 
@@ -17,11 +17,16 @@ use limpid_kernels::{Error, Result};
 pub fn masked_l2(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tensor> {
     const OP: &str = "masked_l2";
     let mask = mask.detach();
-    let error = sample_means3(OP, [pred, target, &mask], |[x, y, m]| {
-        let d = x - y;
-        (m * d * d, [2.0 * m * d, -2.0 * m * d, d * d])
-    })?;
-    let weight = sample_means(OP, &mask, |[m]| (m, [1.0]))?;
+    let error =
+        sample_means3(OP, [pred, target, &mask], Kernel::plain("weighted_l2"), |[x, y, m]| {
+            let d = x - y;
+            (m * d * d, [2.0 * m * d, -2.0 * m * d, d * d])
+        })?;
+    let weight = sample_means(OP, &mask, Kernel::plain("identity"), |[m]| (m, [1.0]))?;
+    if on_gpu(&weight) {
+        // a mask without elements is not looked for: the loss is NaN then
+        return Ok((error.sum_all()? / weight.sum_all()?)?);
+    }
     let total: f64 = values(&weight.to_device(&candle_core::Device::Cpu)?)?.iter().sum();
     if total == 0.0 {
         return Err(Error::argument(OP, "the mask is zero everywhere: nothing to compare"));
@@ -125,8 +130,9 @@ pub fn mc_sure(
     let (sigma, eps) = (positive(OP, "sigma", sigma)?, positive(OP, "eps", eps)?);
     prepare(OP, [pred, noisy, moved, probe])?;
     let variance = sigma * sigma;
-    let divergence = mean_of3(OP, [moved, pred, probe], move |[m, x, b]| {
-        let weight = 2.0 * variance / eps;
+    let weight = 2.0 * variance / eps;
+    let kernel = Kernel("divergence", [weight, 0.0]);
+    let divergence = mean_of3(OP, [moved, pred, probe], kernel, move |[m, x, b]| {
         (weight * b * (m - x), [weight * b, -weight * b, weight * (m - x)])
     })?;
     Ok(((l2(pred, noisy)? + divergence)? - variance)?)

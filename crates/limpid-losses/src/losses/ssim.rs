@@ -75,6 +75,18 @@ struct SampleSsim {
 }
 
 impl SampleSsim {
+    /// What a GPU is told of it, for images of a shape.
+    #[cfg(feature = "cuda")]
+    fn variant(&self, shape: &[usize]) -> limpid_kernels::loss::Similarity {
+        let windows = super::linear::axes(shape, &self.taps, Border::Valid);
+        let places: Vec<usize> = windows.iter().map(|axis| axis.length).collect();
+        limpid_kernels::loss::Similarity {
+            spreads: super::linear::axes(&places, &self.taps, Border::Full),
+            windows,
+            constants: self.constants.numbers(),
+        }
+    }
+
     /// Gradient by `x` of one sample, for a mean weighted by `scale`.
     fn gradient(&self, m: &Moments, x: &[f64], y: &[f64], map: &[usize], scale: f64) -> Vec<f64> {
         let scale = scale / m.len() as f64;
@@ -119,6 +131,19 @@ impl CustomOp2 for SampleSsim {
         Ok((storage(means, dtype), Shape::from(shape[0])))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let variant = self.variant(l1.dims());
+        limpid_kernels::loss::similarities("ssim", [(s1, l1), (s2, l2)], &variant)
+            .map_err(candle_core::Error::wrap)
+    }
+
     fn bwd(
         &self,
         pred: &Tensor,
@@ -126,6 +151,15 @@ impl CustomOp2 for SampleSsim {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            let (images, wanted) = ([pred, target], [pred.track_op(), target.track_op()]);
+            let variant = self.variant(pred.dims());
+            let [dx, dy] =
+                limpid_kernels::loss::similarity_gradients("ssim", images, wanted, grad, &variant)
+                    .map_err(candle_core::Error::wrap)?;
+            return Ok((dx, dy));
+        }
         let (x, y, grad) = (values(pred)?, values(target)?, values(&grad.contiguous()?)?);
         let shape = &pred.dims()[1..];
         let size = x.len() / grad.len();

@@ -99,6 +99,13 @@ pub(crate) struct Constants {
     covariance: f64,
 }
 
+#[cfg(feature = "cuda")]
+impl Constants {
+    pub(crate) fn numbers(self) -> [f64; 3] {
+        [self.c1, self.c2, self.covariance]
+    }
+}
+
 /// Windowed means of `x`, `y`, `x²`, `y²` and `x y`, each as one array.
 pub(crate) struct Moments {
     x: Vec<f64>,

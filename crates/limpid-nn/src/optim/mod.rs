@@ -7,12 +7,13 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use clip::{all_finite, clip_grad_norm, clip_grad_value};
+pub use clip::{GradientSurvey, clip_grad_norm, clip_grad_value, survey};
 pub use config::{Adagrad, Adam, AdamW, Adamax, NAdam, OptimizerConfig, RAdam, RmsProp, Sgd};
 
 use crate::error::require_valid;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
+use limpid_kernels::step::Updates;
 use rules::State;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,6 +93,7 @@ impl Optimizer {
         lr: f64,
     ) -> Result<()> {
         self.check(params, gradients)?;
+        let mut updates = Updates::default();
         for (name, var) in params {
             let Some(g) = gradients.get(name) else { continue };
             let p = var.as_detached_tensor();
@@ -101,9 +103,9 @@ impl Optimizer {
             let decay = group.and_then(|group| group.weight_decay);
             let decay = decay.unwrap_or_else(|| self.config.weight_decay());
             let state = self.states.entry(name.clone()).or_default();
-            rules::update(&self.config, &p, &g, lr, decay, state)?;
+            rules::update(&self.config, &p, &g, lr, decay, state, &mut updates)?;
         }
-        Ok(())
+        updates.run()
     }
 
     /// What a later [`Self::load_state`] needs to go on bit for bit: `{parameter}.{slot}` with
