@@ -1,5 +1,6 @@
 //! Finding and reading the model that a command is to use.
 
+use candle_core::{DType, Device};
 use limpid_arch::{ImageArchitecture, Network, NetworkConfig};
 use limpid_cli::prediction::by_type;
 use limpid_cli::{Failure, find_model};
@@ -17,6 +18,7 @@ pub(crate) struct Trained {
     pub(crate) net: Box<dyn Network>,
     pub(crate) params: Params,
     pub(crate) intensities: Intensities,
+    pub(crate) device: Device,
 }
 
 /// How intensities of files become those of the network.
@@ -40,14 +42,14 @@ impl Intensities {
 impl Trained {
     /// Reads the model that the user named: a run, a file, the name of runs, or (none) the last run
     /// in `runs/`.
-    pub(crate) fn open(named: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn open(named: Option<&Path>, device: &Device) -> Result<Self, Failure> {
         let path = find_model(named, "denoise")?;
         let bundle = Bundle::load(&path).map_err(Failure::data)?;
-        Self::of(path, bundle)
+        Self::of(path, bundle, device)
     }
 
     /// The network of a model file, with its weights.
-    pub(crate) fn of(path: PathBuf, bundle: Bundle) -> Result<Self, Failure> {
+    pub(crate) fn of(path: PathBuf, bundle: Bundle, device: &Device) -> Result<Self, Failure> {
         let normalisers =
             serde_json::from_value(bundle.card.normalisation.clone()).map_err(|e| {
                 Failure::data(format!("the normalisation of the model cannot be read: {e}"))
@@ -55,8 +57,7 @@ impl Trained {
                     .file(&path)
             })?;
         let params = Params::new();
-        let device = candle_core::Device::Cpu;
-        let scope = params.scope(Stream::new(0, "init"), candle_core::DType::F32, &device);
+        let scope = params.scope(Stream::new(0, "init"), DType::F32, device);
         let net = bundle.card.network.build(&scope).map_err(Failure::data)?;
         let report = limpid_nn::compare(&params.shapes(), &bundle.weights);
         if !report.is_match() {
@@ -66,7 +67,8 @@ impl Trained {
         }
         params.set(&bundle.weights).map_err(Failure::data)?;
         let intensities = Intensities::OfModel(normalisers);
-        Ok(Self { path, card: bundle.card, net, params, intensities })
+        let device = device.clone();
+        Ok(Self { path, card: bundle.card, net, params, intensities, device })
     }
 
     /// What the network asks of its windows.

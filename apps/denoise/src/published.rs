@@ -2,6 +2,7 @@
 //! by the sample type.
 
 use crate::model_file::{Intensities, Trained, axes};
+use candle_core::{DType, Device};
 use limpid_arch::{AnyConfig, Architecture, ImageArchitecture, NetworkConfig};
 use limpid_cli::{Failure, report};
 use limpid_config::{Check, Request, Validate};
@@ -41,13 +42,12 @@ impl Validate for Settings {
 }
 
 /// Builds the network that the weights belong to and fills it.
-pub(crate) fn open(wishes: &Wishes<'_>) -> Result<Trained, Failure> {
+pub(crate) fn open(wishes: &Wishes<'_>, device: &Device) -> Result<Trained, Failure> {
     let path = wishes.path;
     let Published { weights, network, .. } = Published::open(path).map_err(Failure::data)?;
     let network = settings(network, wishes)?;
     let params = Params::new();
-    let device = candle_core::Device::Cpu;
-    let scope = params.scope(Stream::new(0, "init"), candle_core::DType::F32, &device);
+    let scope = params.scope(Stream::new(0, "init"), DType::F32, device);
     let net = network.build(&scope).map_err(Failure::data)?;
     let keys = limpid_nn::compare(&params.shapes(), &weights);
     if !keys.is_match() {
@@ -86,7 +86,8 @@ pub(crate) fn open(wishes: &Wishes<'_>) -> Result<Trained, Failure> {
     }
     let card = Card::new(&name, &network, axes(&network), serde_json::Value::Null, 1.0, "");
     let intensities = Intensities::OfType(wishes.range);
-    Ok(Trained { path: path.to_owned(), card, net, params, intensities })
+    let device = device.clone();
+    Ok(Trained { path: path.to_owned(), card, net, params, intensities, device })
 }
 
 /// The recognised network with the user's settings.

@@ -56,6 +56,7 @@ pub struct Axial {
     pub params: Params,
     net: SrUNet3d,
     normalisers: Normalisers,
+    device: Device,
 }
 
 /// How a volume is to be restored.
@@ -98,7 +99,7 @@ impl Axial {
     ///
     /// # Errors
     /// It is one, and damaged.
-    pub fn open(path: &Path) -> Result<Option<Self>, Failure> {
+    pub fn open(path: &Path, device: &Device) -> Result<Option<Self>, Failure> {
         if !limpid_export::says(path, KEY) {
             return Ok(None);
         }
@@ -113,7 +114,7 @@ impl Axial {
         let normalisers =
             serde_json::from_value(bundle.card.normalisation.clone()).map_err(|e| damaged(&e))?;
         let params = Params::new();
-        let scope = params.scope(Stream::new(0, "init"), DType::F32, &Device::Cpu);
+        let scope = params.scope(Stream::new(0, "init"), DType::F32, device);
         let net = SrUNet3d::new(&bundle.card.network, &scope).map_err(Failure::data)?;
         let report = limpid_nn::compare(&params.shapes(), &bundle.weights);
         if !report.is_match() {
@@ -121,7 +122,8 @@ impl Axial {
         }
         params.set(&bundle.weights).map_err(Failure::data)?;
         let origin = path.display().to_string();
-        Ok(Some(Self { origin, card: bundle.card, gap, params, net, normalisers }))
+        let device = device.clone();
+        Ok(Some(Self { origin, card: bundle.card, gap, params, net, normalisers, device }))
     }
 
     /// Restores one volume.
@@ -169,7 +171,7 @@ impl Axial {
             (image.restored_normalisation(normalisers), WriteOptions::default());
         let mut result =
             Output::create_with(output, &info, 2, way_back, 1, &options).map_err(Failure::data)?;
-        let inferencer = Inferencer { plan, deviation: false, device: Device::Cpu };
+        let inferencer = Inferencer { plan, deviation: false, device: self.device.clone() };
         let _no_grad = self.params.no_grad();
         let mut before = 0;
         for (first, pairs) in (0..times).flat_map(|time| {

@@ -79,6 +79,8 @@ pub struct Trained {
     pub params: Params,
     /// How intensities of files become those of the network; none: by sample type.
     pub normalisers: Option<Normalisers>,
+    /// Where it lies.
+    pub device: Device,
 }
 
 impl Task {
@@ -117,7 +119,7 @@ impl Trained {
     ///
     /// # Errors
     /// There is no such model, or it is of another task.
-    pub fn open(named: Option<&Path>, program: &str) -> Result<Self, Failure> {
+    pub fn open(named: Option<&Path>, program: &str, device: &Device) -> Result<Self, Failure> {
         let path = find_model(named, program)?;
         if limpid_export::says(&path, axial::KEY) {
             return Err(Failure::data("the model fills in layers in one pass")
@@ -126,20 +128,20 @@ impl Trained {
         }
         let bundle = Bundle::load(&path).map_err(Failure::data)?;
         let origin = path.display().to_string();
-        Self::of(origin, Some(path), bundle)
+        Self::of(origin, Some(path), bundle, device)
     }
 
     /// As [`Trained::open`]; if none is named, the model that comes with `emdiffuse`.
     ///
     /// # Errors
     /// There is no such model, or it is of another task.
-    pub fn open_or_shipped(named: Option<&Path>) -> Result<Self, Failure> {
+    pub fn open_or_shipped(named: Option<&Path>, device: &Device) -> Result<Self, Failure> {
         if named.is_some() {
-            return Self::open(named, "emdiffuse");
+            return Self::open(named, "emdiffuse", device);
         }
         let origin = "fib25, which comes with emdiffuse".to_owned();
         let bundle = Bundle::from_bytes(SHIPPED, Path::new(&origin)).map_err(Failure::data)?;
-        Self::of(origin, None, bundle)
+        Self::of(origin, None, bundle, device)
     }
 
     /// A model from the contents of its file.
@@ -150,6 +152,7 @@ impl Trained {
         origin: String,
         path: Option<PathBuf>,
         bundle: Bundle<guided_unet::Config>,
+        device: &Device,
     ) -> Result<Self, Failure> {
         let unreadable = |what: &str, e: serde_json::Error| {
             Failure::data(format!("the {what} of the model cannot be read: {e}"))
@@ -167,7 +170,7 @@ impl Trained {
         };
         let normalisers = serde_json::from_value(card.normalisation.clone())
             .map_err(|e| unreadable("normalisation", e))?;
-        let (net, params) = built(&card.network)?;
+        let (net, params) = built(&card.network, device)?;
         let report = limpid_nn::compare(&params.shapes(), &weights);
         if !report.is_match() {
             return Err(Failure::data(format!(
@@ -176,7 +179,8 @@ impl Trained {
             .hint("the file is damaged or was put together by hand"));
         }
         params.set(&weights).map_err(Failure::data)?;
-        Ok(Self { origin, path, card, task, net, params, normalisers: Some(normalisers) })
+        let (normalisers, device) = (Some(normalisers), device.clone());
+        Ok(Self { origin, path, card, task, net, params, normalisers, device })
     }
 
     /// Published weights as a model of EMDiffuse's own process; `scale` and `layers` are what they
@@ -184,9 +188,14 @@ impl Trained {
     ///
     /// # Errors
     /// They are no network of EMDiffuse.
-    pub fn published(path: &Path, scale: usize, layers: Option<usize>) -> Result<Self, Failure> {
+    pub fn published(
+        path: &Path,
+        scale: usize,
+        layers: Option<usize>,
+        device: &Device,
+    ) -> Result<Self, Failure> {
         let (network, published) = published_network(path)?;
-        let (net, params) = built(&network)?;
+        let (net, params) = built(&network, device)?;
         params.set(&published.weights).map_err(Failure::data)?;
         let name = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let layers = if network.layer_index { layers } else { None };
@@ -194,7 +203,8 @@ impl Trained {
         let mut card = Card::new(&name, &network, "YX", serde_json::Value::Null, 1.0, "");
         task.put(&mut card)?;
         let origin = path.display().to_string();
-        Ok(Self { origin, path: None, card, task, net, params, normalisers: None })
+        let (normalisers, device) = (None, device.clone());
+        Ok(Self { origin, path: None, card, task, net, params, normalisers, device })
     }
 
     /// How intensities of a file become those of the network: as the model says, unless `range` says
@@ -245,9 +255,9 @@ pub fn published_network(path: &Path) -> Result<(guided_unet::Config, Published)
 }
 
 /// A network with weights of its own yet to be set.
-fn built(network: &guided_unet::Config) -> Result<(GuidedUnet, Params), Failure> {
+fn built(network: &guided_unet::Config, device: &Device) -> Result<(GuidedUnet, Params), Failure> {
     let params = Params::new();
-    let scope = params.scope(Stream::new(0, "init"), DType::F32, &Device::Cpu);
+    let scope = params.scope(Stream::new(0, "init"), DType::F32, device);
     let net = network.build(&scope).map_err(Failure::data)?;
     Ok((net, params))
 }
@@ -256,7 +266,7 @@ fn built(network: &guided_unet::Config) -> Result<(GuidedUnet, Params), Failure>
 ///
 /// # Errors
 /// They cannot be read, or are of another network.
-pub fn built_raft(path: &Path) -> Result<(Raft, Params), Failure> {
+pub fn built_raft(path: &Path, device: &Device) -> Result<(Raft, Params), Failure> {
     let published = Published::open(path).map_err(Failure::data)?;
     let Some(AnyConfig::Raft(config)) = published.network.filter(|_| published.report.is_match())
     else {
@@ -265,7 +275,7 @@ pub fn built_raft(path: &Path) -> Result<(Raft, Params), Failure> {
             .file(path));
     };
     let params = Params::new();
-    let scope = params.scope(Stream::new(0, "init"), DType::F32, &Device::Cpu);
+    let scope = params.scope(Stream::new(0, "init"), DType::F32, device);
     let net = config.build(&scope).map_err(Failure::data)?;
     params.set(&published.weights).map_err(Failure::data)?;
     Ok((net, params))

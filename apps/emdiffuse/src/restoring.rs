@@ -173,7 +173,7 @@ impl<'a> Work<'a> {
             process: &task.process,
             config: wanted.config,
             seed: wanted.seed,
-            device: candle_core::Device::Cpu,
+            device: trained.device.clone(),
         };
         let plan = restorer.plan([height * scale, width * scale], places.len()).map_err(failure)?;
         let normalisation = image.restored_normalisation(normalisers);
@@ -387,7 +387,7 @@ impl<'a> Work<'a> {
         let inferencer = Inferencer {
             plan: regions.clone(),
             deviation: false,
-            device: candle_core::Device::Cpu,
+            device: self.trained.device.clone(),
         };
         let _no_grad = self.trained.params.no_grad();
         let predict = |x: &candle_core::Tensor, at: &[Vec<isize>]| {

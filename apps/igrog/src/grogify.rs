@@ -6,6 +6,7 @@ use crate::learn::{
     self, KernelData, KernelModel, KernelsCard, Phase, SamplesConfig, TrainedKernels,
 };
 use crate::scan::{Finding, geometry_findings};
+use candle_core::Device;
 use limpid_engine::{Checkpoints, RunDir, Sink, TrainConfig, Trainer};
 use limpid_export::{Bundle, Card};
 use limpid_mri::{
@@ -138,7 +139,7 @@ pub fn grogify(
 }
 
 /// How a network of kernels is trained.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TrainParams {
     /// The network.
     pub network: NetConfig,
@@ -152,6 +153,22 @@ pub struct TrainParams {
     pub train: TrainConfig,
     /// Seed of everything random.
     pub seed: u64,
+    /// Where the network is trained.
+    pub device: Device,
+}
+
+impl Default for TrainParams {
+    fn default() -> Self {
+        Self {
+            network: NetConfig::default(),
+            samples: SamplesConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            train: TrainConfig::default(),
+            seed: 0,
+            device: Device::Cpu,
+        }
+    }
 }
 
 /// Data and model of a training, and what the file of the network says of it.
@@ -194,8 +211,9 @@ impl Learning {
         })?;
         card.extra = BTreeMap::from([(learn::CARD_KEY.to_owned(), says)]);
         let SamplesConfig { loss, l2, .. } = params.samples;
+        let scope = (params.seed, &params.device);
         let (optimizer, schedule) = (params.optimizer.clone(), params.schedule.clone());
-        let model = KernelModel::new(&network, (loss, l2), optimizer, schedule, params.seed)?;
+        let model = KernelModel::new(&network, (loss, l2), optimizer, schedule, scope)?;
         let data =
             KernelData::new(geometry, calibration, phase, params.samples.clone(), params.seed)?;
         Ok(Self { data, model, card })
@@ -212,6 +230,7 @@ impl Learning {
         sink: &mut dyn Sink,
     ) -> Result<TrainedKernels> {
         let mut trainer = Trainer::new(params.train.clone(), params.seed);
+        trainer.device = params.device.clone();
         trainer.fit(&mut self.model, &self.data, run, sink)?;
         let list = Checkpoints::new(&run.path().join("checkpoints")).list();
         let last = list.iter().max_by_key(|info| info.step).ok_or_else(|| {

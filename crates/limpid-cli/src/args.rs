@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use limpid_config::Request;
 
+use crate::device;
 use crate::failure::Failure;
 use crate::terminal::{Color, choose_color, report};
 use crate::threads::init_threads;
@@ -141,7 +142,8 @@ const TERMINAL: &str = "Terminal";
 /// To what numbers are rounded, for commands that only predict.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct PrecisionArgs {
-    /// Round the factors of linear maps (transformers) to bf16: faster, two to three digits
+    /// Round the factors of products: faster, two to three digits. On the CPU bf16 rounds those of
+    /// linear maps (transformers), on a GPU all types round convolutions too
     #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = COMPUTE)]
     pub precision: PrecisionName,
 }
@@ -151,19 +153,25 @@ pub struct PrecisionArgs {
 pub enum PrecisionName {
     /// Not at all.
     F32,
+    /// To eleven significant bits, with the range of f32; on a GPU.
+    Tf32,
     /// To eight significant bits.
     Bf16,
+    /// To eleven significant bits, up to 65504; on a GPU.
+    F16,
 }
 
 impl PrecisionArgs {
-    /// Puts the choice into effect, and says so where the machine cannot follow it.
-    pub fn apply(&self) {
+    /// Puts the choice into effect, and says so where the device cannot follow it.
+    pub fn apply(&self, device: &candle_core::Device) {
         let precision = match self.precision {
             PrecisionName::F32 => Precision::F32,
+            PrecisionName::Tf32 => Precision::Tf32,
             PrecisionName::Bf16 => Precision::Bf16,
+            PrecisionName::F16 => Precision::F16,
         };
-        if !set_precision(precision) {
-            report("this processor does not multiply bf16: computing in f32");
+        if !set_precision(precision) && device.is_cpu() {
+            report("this processor does not multiply such numbers: computing in f32");
         }
     }
 }
@@ -231,6 +239,15 @@ impl CommonArgs {
         Ok(())
     }
 
+    /// The device that was asked for, opened; with `auto` it says why it is not a GPU.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::Kind::Device) if the device cannot be used.
+    pub fn open_device(&self) -> Result<candle_core::Device, Failure> {
+        let talk = self.verbosity() > Verbosity::Quiet;
+        device::open(self.device, talk)
+    }
+
     /// How much to say.
     #[must_use]
     pub fn verbosity(&self) -> Verbosity {
@@ -256,22 +273,6 @@ impl RequestArgs {
             sets: self.keys.sets.clone(),
             flags: seed.into_iter().collect(),
             ..Request::default()
-        }
-    }
-}
-
-impl Device {
-    /// The device that will be used: never [`Device::Auto`].
-    ///
-    /// # Errors
-    /// [`Kind::Device`](crate::Kind::Device) if this build cannot use it.
-    pub fn resolve(self) -> Result<Self, Failure> {
-        match self {
-            Self::Auto | Self::Cpu => Ok(Self::Cpu),
-            Self::Cuda(n) => {
-                Err(Failure::device(format!("cannot use cuda:{n}: built without cuda"))
-                    .hint("use `--device cpu`"))
-            }
         }
     }
 }
@@ -333,13 +334,14 @@ mod tests {
 
     #[test]
     fn cuda_is_refused_with_the_exit_code_of_devices() {
-        assert_eq!(Device::Auto.resolve().unwrap(), Device::Cpu);
-        let failure = Device::Cuda(1).resolve().unwrap_err();
+        let open = |device| device::open(device, false);
+        assert!(open(Device::Auto).unwrap().is_cpu());
+        assert!(open(Device::Cpu).unwrap().is_cpu());
+        let failure = open(Device::Cuda(1)).unwrap_err();
         assert_eq!(failure.exit_code(), 4);
-        assert_eq!(
-            failure.to_string(),
-            "error: cannot use cuda:1: built without cuda\nhint: use `--device cpu`"
-        );
+        let text = failure.to_string();
+        assert!(text.starts_with("error: cannot use cuda:1: "), "{text}");
+        assert!(text.ends_with("hint: use `--device cpu`"), "{text}");
     }
 
     #[test]

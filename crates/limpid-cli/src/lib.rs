@@ -29,6 +29,7 @@
 
 mod about;
 mod args;
+mod device;
 mod entry;
 pub mod evaluation;
 mod failure;

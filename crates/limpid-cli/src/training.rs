@@ -55,6 +55,8 @@ pub struct Training<'a, N> {
     pub card: Card<N>,
     /// What the user should know of the data.
     pub warnings: Vec<String>,
+    /// Where tensors live.
+    pub device: candle_core::Device,
     /// What happens around the steps besides the usual.
     pub callbacks: Vec<Box<dyn Callback>>,
     /// Name and version of the program.
@@ -98,6 +100,7 @@ impl<N: CardNetwork + 'static> Training<'_, N> {
             }
         }
         let mut trainer = Trainer::new(TrainConfig::clone(train), self.seed);
+        trainer.device = self.device.clone();
         trainer.allow_changed = args.allow_changed;
         trainer.interrupt = interrupt::install()?.flag();
         let metric = match train.checkpoint.best.metric.as_str() {

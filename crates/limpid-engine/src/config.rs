@@ -1,6 +1,7 @@
 //! Settings of training that do not depend on the task.
 
 use limpid_config::{Check, Validate};
+use limpid_kernels::Precision;
 use limpid_nn::ema::EmaConfig;
 use limpid_nn::scaler::ScalerConfig;
 use schemars::JsonSchema;
@@ -31,6 +32,9 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// Steps between validations; 0: only at the end.
     pub validate_every: u64,
+    /// How a GPU computes.
+    #[serde(skip_serializing_if = "GpuConfig::is_default")]
+    pub gpu: GpuConfig,
     /// When checkpoints are written and how many are kept.
     pub checkpoint: CheckpointConfig,
     /// Stop when validation no longer improves.
@@ -50,6 +54,7 @@ impl Default for TrainConfig {
             nonfinite: NonFinite::Stop,
             log_every: 10,
             validate_every: 500,
+            gpu: GpuConfig::default(),
             checkpoint: CheckpointConfig::default(),
             early_stop: None,
         }
@@ -67,6 +72,55 @@ pub enum Recompute {
     /// Only the inputs of the network's blocks are kept: a fraction of the memory, about a third
     /// more time, the same bits.
     Blocks,
+}
+
+/// How a GPU computes; without effect on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GpuConfig {
+    /// To what the factors of convolutions and products are rounded; sums and weights stay f32.
+    pub precision: GpuPrecision,
+    /// Use only algorithms that repeat their bits, so that a resumed run ends with those of one that was not
+    /// interrupted.
+    pub deterministic: bool,
+}
+
+impl Default for GpuConfig {
+    fn default() -> Self {
+        Self { precision: GpuPrecision::F32, deterministic: true }
+    }
+}
+
+impl GpuConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// To what the factors of products are rounded on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuPrecision {
+    /// Not at all.
+    #[default]
+    F32,
+    /// To 11 significant bits, on tensor cores.
+    Tf32,
+    /// To 8 significant bits, the range of f32.
+    Bf16,
+    /// To 11 significant bits, up to 65504; scales the loss unless `loss_scale` says how.
+    F16,
+}
+
+impl From<GpuPrecision> for Precision {
+    fn from(precision: GpuPrecision) -> Self {
+        match precision {
+            GpuPrecision::F32 => Self::F32,
+            GpuPrecision::Tf32 => Self::Tf32,
+            GpuPrecision::Bf16 => Self::Bf16,
+            GpuPrecision::F16 => Self::F16,
+        }
+    }
 }
 
 /// Limit on a gradient.

@@ -26,7 +26,8 @@ pub use batch::{Batch, SampleId};
 pub use callback::{Callback, Control, Hook};
 pub use checkpoint::{CheckpointInfo, Checkpoints};
 pub use config::{
-    BestConfig, CheckpointConfig, ClipConfig, EarlyStopConfig, NonFinite, Recompute, TrainConfig,
+    BestConfig, CheckpointConfig, ClipConfig, EarlyStopConfig, GpuConfig, GpuPrecision, NonFinite,
+    Recompute, TrainConfig,
 };
 pub use data::{Batches, DataModule, Loader};
 pub use error::{BoxError, Error, Result};

@@ -6,7 +6,7 @@ use crate::{Error, Logs, Result, SampleId};
 use candle_core::{DType, Tensor};
 use limpid_kernels::autograd;
 use limpid_nn::Ctx;
-use limpid_nn::optim::{all_finite, clip_grad_norm, clip_grad_value};
+use limpid_nn::optim::{clip_grad_norm, clip_grad_value, survey};
 
 /// Loss scale at which a gradient that is not finite is no longer the scale's doing, and how many
 /// steps in a row may be left out before.
@@ -79,13 +79,16 @@ impl Stepper<'_> {
         }
         drop(store);
         // now, not at the boundary: the batch at fault is the one whose samples are at hand
-        if group.overflow.is_none()
-            && let Some(parameter) = all_finite(&group.gradients)?
-        {
-            if group.scaler.is_none() {
-                return Err(self.nonfinite(format!("the gradient of `{parameter}`")));
+        let mut norm = None;
+        if group.overflow.is_none() {
+            let found = survey(&group.gradients)?;
+            norm = found.norm;
+            if let Some(parameter) = found.nonfinite {
+                if group.scaler.is_none() {
+                    return Err(self.nonfinite(format!("the gradient of `{parameter}`")));
+                }
+                group.overflow = Some(parameter);
             }
-            group.overflow = Some(parameter);
         }
         if !self.boundary {
             return Ok(());
@@ -107,12 +110,13 @@ impl Stepper<'_> {
                 for g in gradients.values_mut() {
                     *g = (&*g * (1.0 / scale))?;
                 }
+                norm = norm.map(|norm| norm / scale);
             }
         }
         let group = &mut self.groups[index];
         match self.clip {
             Some(ClipConfig::Norm { max }) => {
-                let norm = clip_grad_norm(&mut gradients, max)?;
+                let norm = clip_grad_norm(&mut gradients, max, norm)?;
                 self.logs.insert(format!("grad_norm/{name}"), norm);
             }
             Some(ClipConfig::Value { max }) => clip_grad_value(&mut gradients, max)?,
@@ -145,10 +149,8 @@ impl Stepper<'_> {
 
 /// The first parameter of the groups that is not finite.
 fn nonfinite_parameter(groups: &[Group]) -> Result<Option<&str>> {
-    for p in groups.iter().flat_map(|g| &g.params) {
-        if !limpid_kernels::all_finite(&p.var().as_detached_tensor())? {
-            return Ok(Some(p.name()));
-        }
-    }
-    Ok(None)
+    let params: Vec<_> = groups.iter().flat_map(|g| &g.params).collect();
+    let values: Vec<Tensor> = params.iter().map(|p| p.var().as_detached_tensor()).collect();
+    let found = limpid_kernels::step::first_nonfinite(&values.iter().collect::<Vec<_>>())?;
+    Ok(found.map(|i| params[i].name()))
 }

@@ -54,7 +54,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     positive(args.data_range)?;
     let about = match args.model.as_deref() {
         Some(named) => {
-            let Trained { path, card, params, .. } = Trained::open(Some(named))?;
+            let Trained { path, card, params, .. } =
+                Trained::open(Some(named), &candle_core::Device::Cpu)?;
             of_model(&path, &card, params.count(), "denoise")
         }
         None => Report::default(),

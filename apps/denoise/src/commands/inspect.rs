@@ -7,7 +7,7 @@ use limpid_cli::inspect::{InspectArgs, card};
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
     args.run::<NetworkConfig>("denoise", |path, bundle| {
-        let trained = Trained::of(path, bundle)?;
+        let trained = Trained::of(path, bundle, &candle_core::Device::Cpu)?;
         let network = &trained.card.network;
         let window = format!(
             "receptive field {:?}, divisor {:?}\n",

@@ -66,24 +66,27 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let common = &args.common;
     common.apply()?;
-    args.precision.apply();
-    common.device.resolve()?;
+    let device = common.open_device()?;
+    args.precision.apply(&device);
     let jobs = jobs(&args.paths, common.out.as_deref(), common.dry_run)?;
     let (network, tiling): (Vec<String>, Vec<String>) =
         args.keys.sets.iter().cloned().partition(|s| s.starts_with("network."));
     let trained = match &args.weights {
-        Some(path) => published::open(&Wishes {
-            path,
-            sets: network,
-            range: range(&args.range)?,
-            partial: args.partial,
-            quiet: common.verbosity() == Verbosity::Quiet,
-        })?,
+        Some(path) => {
+            let wishes = Wishes {
+                path,
+                sets: network,
+                range: range(&args.range)?,
+                partial: args.partial,
+                quiet: common.verbosity() == Verbosity::Quiet,
+            };
+            published::open(&wishes, &device)?
+        }
         None if !network.is_empty() => {
             return Err(Failure::config("the network of a model cannot be set")
                 .hint("`--set network.KEY=VALUE` goes with `--weights`"));
         }
-        None => Trained::open(args.model.as_deref())?,
+        None => Trained::open(args.model.as_deref(), &device)?,
     };
     let mut tile = tile_config(&trained)?;
     // other keys are those of `[tile]`
@@ -171,8 +174,7 @@ fn restore(
         })
         .transpose()?;
     let windows = plan.starts.len() as u64;
-    let inferencer =
-        Inferencer { plan, deviation: args.deviation, device: candle_core::Device::Cpu };
+    let inferencer = Inferencer { plan, deviation: args.deviation, device: trained.device.clone() };
     let mut sink = progress(&args.common);
     let _no_grad = trained.params.no_grad();
     for index in 0..image.frames() {

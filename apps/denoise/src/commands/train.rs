@@ -11,8 +11,7 @@ use limpid_export::Card;
 pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     let common = &args.run_args.common;
     common.apply()?;
-    common.device.resolve()?;
-    let device = candle_core::Device::Cpu;
+    let device = common.open_device()?;
     let loaded = load::<Config>(&args.run_args.request.request(Some(args.config.clone())))?;
     let config = &loaded.value;
     if common.dry_run {
@@ -33,6 +32,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         args: &args.run_args,
         name: &config.name,
         seed: config.seed,
+        device: device.clone(),
         train: &config.train,
         digest: digest_of(config, |config| &mut config.data)?,
         shown,

@@ -73,8 +73,11 @@ const CLASSES: usize = 12;
 pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
     args.compute.apply()?;
     positive(args.data_range)?;
-    let trained =
-        args.model.as_deref().map(|named| Trained::open(Some(named), program)).transpose()?;
+    let trained = args
+        .model
+        .as_deref()
+        .map(|named| Trained::open(Some(named), program, &candle_core::Device::Cpu))
+        .transpose()?;
     let mut about = match &trained {
         Some(Trained { path: Some(path), card, params, .. }) => {
             of_model(path, card, params.count(), program)

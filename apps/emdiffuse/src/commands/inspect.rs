@@ -2,6 +2,7 @@
 
 use crate::axial::{Axial, Gap};
 use crate::model::Trained;
+use candle_core::Device;
 use limpid_arch::guided_unet;
 use limpid_cli::inspect::{InspectArgs, card};
 use limpid_cli::{Failure, find_model, print};
@@ -21,7 +22,8 @@ pub fn run(args: &InspectArgs, program: &str) -> Result<(), Failure> {
     }
     args.run::<guided_unet::Config>(program, |path, bundle| {
         let origin = path.display().to_string();
-        let Trained { card: of, task, params, .. } = Trained::of(origin, Some(path), bundle)?;
+        let Trained { card: of, task, params, .. } =
+            Trained::of(origin, Some(path), bundle, &Device::Cpu)?;
         let mut text = String::new();
         let process = serde_json::to_string(&task.process).map_err(Failure::run)?;
         let _ = writeln!(text, "process        {process}");
@@ -47,7 +49,9 @@ pub fn run(args: &InspectArgs, program: &str) -> Result<(), Failure> {
 /// The model of one pass that a file or run holds.
 fn axial(path: &Path, program: &str) -> Result<Option<Axial>, Failure> {
     match find_model(Some(path), program) {
-        Ok(file) if file.extension().is_some_and(|e| e == "safetensors") => Axial::open(&file),
+        Ok(file) if file.extension().is_some_and(|e| e == "safetensors") => {
+            Axial::open(&file, &Device::Cpu)
+        }
         _ => Ok(None), // not a model at all, of which others say what it is
     }
 }

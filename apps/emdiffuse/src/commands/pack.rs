@@ -29,7 +29,8 @@ pub fn run(args: &Args, program: &str) -> Result<(), Failure> {
     args.compute.apply()?;
     let path = find_model(Some(&args.model), program)?;
     let mut bundle: Bundle<guided_unet::Config> = Bundle::load(&path).map_err(Failure::data)?;
-    let Trained { mut task, .. } = Trained::of(path.display().to_string(), None, bundle.clone())?;
+    let (origin, device) = (path.display().to_string(), candle_core::Device::Cpu);
+    let Trained { mut task, .. } = Trained::of(origin, None, bundle.clone(), &device)?;
     let restore = with_keys(&task.restore, &args.keys)?;
     if restore != task.restore && task.calibration.take().is_some() {
         report("the calibration was left out: it was made for another way to restore");

@@ -3,6 +3,7 @@
 use crate::axial::{self, Axial};
 use crate::model::Trained;
 use crate::restoring::{Job, Wanted, restore};
+use candle_core::Device;
 use limpid_cli::prediction::{jobs, progress, range, sample_type};
 use limpid_cli::{CommonArgs, Failure, SetArgs, Verbosity, find_model, interrupt, report};
 use limpid_io::Axes;
@@ -73,9 +74,10 @@ pub struct Args {
 /// As [`run`].
 pub fn images(args: &Args) -> Result<(), Failure> {
     args.common.apply()?;
+    let device = args.common.open_device()?;
     let trained = match &args.weights {
-        Some(weights) => published(weights, &args.mode, None)?,
-        None => Trained::open_or_shipped(args.model.as_deref())?,
+        Some(weights) => published(weights, &args.mode, None, &device)?,
+        None => Trained::open_or_shipped(args.model.as_deref(), &device)?,
     };
     if trained.task.layers.is_some() {
         return Err(Failure::config("the model draws layers between slices")
@@ -94,14 +96,16 @@ pub fn volumes(args: &Args, z: Option<usize>) -> Result<(), Failure> {
         return Err(Failure::config("`--z` must be at least 2").hint("6 makes five layers"));
     }
     let layers = z.map(|z| z - 1);
+    let device = args.common.open_device()?;
     if args.weights.is_none()
-        && let Some(model) = Axial::open(&find_model(args.model.as_deref(), "vemdiffuse")?)?
+        && let Some(model) =
+            Axial::open(&find_model(args.model.as_deref(), "vemdiffuse")?, &device)?
     {
         return one_pass(args, layers, &model);
     }
     let trained = match &args.weights {
-        Some(weights) => published(weights, &args.mode, layers)?,
-        None => Trained::open(args.model.as_deref(), "vemdiffuse")?,
+        Some(weights) => published(weights, &args.mode, layers, &device)?,
+        None => Trained::open(args.model.as_deref(), "vemdiffuse", &device)?,
     };
     if trained.task.layers.is_none() {
         return Err(Failure::config("the model does not draw layers between slices").hint(
@@ -128,7 +132,6 @@ fn one_pass(args: &Args, layers: Option<usize>, model: &Axial) -> Result<(), Fai
             ));
     }
     let common = &args.common;
-    common.device.resolve()?;
     let jobs = jobs(&args.paths, common.out.as_deref(), common.dry_run)?;
     let quiet = common.verbosity() == Verbosity::Quiet;
     if !quiet {
@@ -152,7 +155,12 @@ fn one_pass(args: &Args, layers: Option<usize>, model: &Axial) -> Result<(), Fai
 }
 
 /// Published weights: a file, or the averaged ones of a prefix (in mode reference the others).
-fn published(named: &Path, mode: &str, layers: Option<usize>) -> Result<Trained, Failure> {
+fn published(
+    named: &Path,
+    mode: &str,
+    layers: Option<usize>,
+    device: &Device,
+) -> Result<Trained, Failure> {
     let mut endings = ["_Network_ema.pth", "_Network.pth"];
     if mode == "reference" {
         endings.reverse();
@@ -162,7 +170,7 @@ fn published(named: &Path, mode: &str, layers: Option<usize>) -> Result<Trained,
         name.push(ending);
         Some(PathBuf::from(name)).filter(|path| path.is_file())
     });
-    Trained::published(of_prefix.as_deref().unwrap_or(named), 1, layers)
+    Trained::published(of_prefix.as_deref().unwrap_or(named), 1, layers, device)
 }
 
 /// Restores with a model.
@@ -171,7 +179,6 @@ fn published(named: &Path, mode: &str, layers: Option<usize>) -> Result<Trained,
 /// A file cannot be read or written, or does not fit the model.
 pub fn run(args: &Args, layers: Option<usize>, trained: &Trained) -> Result<(), Failure> {
     let common = &args.common;
-    common.device.resolve()?;
     let jobs = jobs(&args.paths, common.out.as_deref(), common.dry_run)?;
     let config = restoring(args, trained)?;
     let quiet = common.verbosity() == Verbosity::Quiet;

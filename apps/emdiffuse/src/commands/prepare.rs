@@ -73,9 +73,9 @@ pub fn pairs(args: &Pairs) -> Result<(), Failure> {
             *path = enlarge(path, &enlarged, args.scale)?;
         }
     }
-    let raft = args.raft.as_deref().map(built_raft).transpose()?;
-    let flow = FlowConfig::default();
     let device = candle_core::Device::Cpu;
+    let raft = args.raft.as_deref().map(|path| built_raft(path, &device)).transpose()?;
+    let flow = FlowConfig::default();
     let local = |fixed: &[f64], moving: &[f64], shape: [usize; 2]| -> Result<_, BoxError> {
         if stop.flag().load(Ordering::Relaxed) {
             return Err("interrupted".into());

@@ -94,8 +94,8 @@ struct Pair {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let common = &args.common;
     common.apply()?;
-    common.device.resolve()?;
-    let trained = Trained::open_or_shipped(args.model.as_deref())?;
+    let device = common.open_device()?;
+    let trained = Trained::open_or_shipped(args.model.as_deref(), &device)?;
     let pairs = pairs(args, &trained)?;
     let base = super::predict::with_keys(&trained.task.restore, &args.keys)?;
     let ways = ways(args, &base, &trained.task.process)?;
@@ -121,7 +121,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 process: &trained.task.process,
                 config: &way.config,
                 seed: args.seed,
-                device: candle_core::Device::Cpu,
+                device: device.clone(),
             };
             let begun = Instant::now();
             let mut tell = |_: u64, _: u64| {

@@ -5,6 +5,7 @@ use crate::config::{Config, ModelConfig};
 use crate::model::Task;
 use crate::start::Start;
 use crate::task;
+use candle_core::Device;
 use limpid_cli::training::{TrainArgs, Training, digest_of};
 use limpid_cli::{Failure, Verbosity, print, report};
 use limpid_config::load;
@@ -20,8 +21,7 @@ use limpid_export::{Card, CardNetwork};
 pub fn run(args: &TrainArgs, layers: bool, program: &str) -> Result<(), Failure> {
     let common = &args.run_args.common;
     common.apply()?;
-    common.device.resolve()?;
-    let device = candle_core::Device::Cpu;
+    let device = common.open_device()?;
     let loaded = load::<Config>(&args.run_args.request.request(Some(args.config.clone())))?;
     let config = &loaded.value;
     if config.layers().is_some() != layers {
@@ -46,7 +46,7 @@ pub fn run(args: &TrainArgs, layers: bool, program: &str) -> Result<(), Failure>
     let mut model = task::model(config, &data, start.as_ref(), &device)?;
     let shown = [loaded.show(false), loaded.show(true)];
     let spacing = task::spacing(config)?;
-    let begun = Begun { args, config, data: &data, shown, program };
+    let begun = Begun { args, config, device, data: &data, shown, program };
     match &config.model {
         ModelConfig::Axial(axial) => {
             let mut card = begun.card(&axial.network)?;
@@ -67,6 +67,7 @@ struct Begun<'a> {
     args: &'a TrainArgs,
     config: &'a Config,
     data: &'a Data,
+    device: Device,
     /// As in [`Training::shown`].
     shown: [String; 2],
     program: &'a str,
@@ -92,11 +93,12 @@ impl Begun<'_> {
         card: Card<N>,
         callbacks: Vec<Box<dyn Callback>>,
     ) -> Result<(), Failure> {
-        let Self { args, config, data, shown, program } = self;
+        let Self { args, config, data, device, shown, program } = self;
         let training = Training {
             args: &args.run_args,
             name: &config.name,
             seed: config.seed,
+            device,
             train: &config.train,
             digest: digest_of(config, |config| &mut config.data)?,
             shown,

@@ -39,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
     let common = &args.run_args.common;
     common.apply()?;
-    common.device.resolve()?;
+    let device = common.open_device()?;
     let request = args.run_args.request.clone();
     let scan = ScanArgs { scan: args.scan.clone(), config: args.config.clone(), request };
     let loaded = scan.load(Some(preset))?;
@@ -49,7 +49,7 @@ pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
     }
     let quiet = common.verbosity() == Verbosity::Quiet;
     let prepared = scan.prepare(config, quiet, &[])?;
-    let params = params(config);
+    let params = params(config, &device);
     let Learning { data, mut model, mut card } =
         learning(&prepared, config, &params).map_err(failure)?;
     let shown = [loaded.show(false), loaded.show(true)];
@@ -59,6 +59,7 @@ pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
         args: &args.run_args,
         name: &config.name,
         seed: config.seed,
+        device: device.clone(),
         train: &config.train,
         digest: digest(&text),
         shown,
@@ -70,7 +71,7 @@ pub fn run(args: &Args, preset: Preset) -> Result<(), Failure> {
     training.run(&mut model, &data)
 }
 
-fn params(config: &Config) -> TrainParams {
+fn params(config: &Config, device: &candle_core::Device) -> TrainParams {
     TrainParams {
         network: config.network,
         samples: config.samples.clone(),
@@ -78,6 +79,7 @@ fn params(config: &Config) -> TrainParams {
         schedule: config.schedule.clone(),
         train: config.train.clone(),
         seed: config.seed,
+        device: device.clone(),
     }
 }
 

@@ -21,7 +21,7 @@ pub struct KernelModel {
 }
 
 impl KernelModel {
-    /// A network with initial weights drawn from the seed.
+    /// A network on a device, with initial weights drawn from the seed.
     ///
     /// # Errors
     /// If the network cannot be built.
@@ -30,10 +30,10 @@ impl KernelModel {
         (loss, l2): (Loss, f64),
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
-        seed: u64,
+        (seed, device): (u64, &Device),
     ) -> Result<Self> {
         let params = Params::new();
-        let scope = params.scope(Stream::new(seed, "init"), DType::F32, &Device::Cpu);
+        let scope = params.scope(Stream::new(seed, "init"), DType::F32, device);
         let net = network.build(&scope)?;
         Ok(Self { net, params, loss, l2, optimizer, schedule })
     }

@@ -8,8 +8,8 @@ use crate::checkpoint::{CheckpointInfo, Checkpoints};
 use crate::rundir::BestScore;
 use crate::state::{Group, Progress};
 use crate::{
-    Batch, DataModule, Error, Event, Loader, Logs, Model, NonFinite, Outcome, Recompute, Result,
-    RunDir, Sink, Stepper, TrainConfig, TrainState,
+    Batch, DataModule, Error, Event, GpuPrecision, Loader, Logs, Model, NonFinite, Outcome,
+    Recompute, Result, RunDir, Sink, Stepper, TrainConfig, TrainState,
 };
 use candle_core::{Device, Tensor};
 use limpid_kernels::autograd;
@@ -17,7 +17,7 @@ use limpid_kernels::rng::Stream;
 use limpid_nn::Ctx;
 use limpid_nn::ema::Ema;
 use limpid_nn::optim::Optimizer;
-use limpid_nn::scaler::GradScaler;
+use limpid_nn::scaler::{GradScaler, ScalerConfig};
 use limpid_nn::schedule::Schedule;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,6 +77,7 @@ impl<'a> Trainer<'a> {
         sink: &mut dyn Sink,
     ) -> Result<Outcome> {
         let began = Instant::now();
+        self.prepare_device(sink);
         let mut result = self.attempt(model, data, run, sink);
         let status = match &result {
             Ok(Outcome::Finished) => "finished",
@@ -94,6 +95,27 @@ impl<'a> Trainer<'a> {
         let (step, seconds) = (run.status().step, began.elapsed().as_secs_f64());
         sink.event(&Event::Ended { step, outcome, seconds });
         result
+    }
+
+    /// Puts the choices for a GPU into effect.
+    fn prepare_device(&self, sink: &mut dyn Sink) {
+        let gpu = self.config.gpu;
+        if !self.device.is_cpu() {
+            limpid_kernels::set_precision(gpu.precision.into());
+            limpid_kernels::set_deterministic(gpu.deterministic);
+        } else if gpu.precision != GpuPrecision::F32 {
+            let message = "`train.gpu.precision` has no effect: training is on the CPU, in f32";
+            sink.event(&Event::Warning { message: message.into() });
+        }
+    }
+
+    /// How losses are scaled: as configured, or as usual if gradients are f16.
+    fn scaler(&self) -> Option<GradScaler> {
+        let is_half = !self.device.is_cpu() && self.config.gpu.precision == GpuPrecision::F16;
+        match &self.config.loss_scale {
+            Some(config) => Some(GradScaler::new(config)),
+            None => is_half.then(|| GradScaler::new(&ScalerConfig::default())),
+        }
     }
 
     fn attempt(
@@ -139,7 +161,7 @@ impl<'a> Trainer<'a> {
                     lr: optimizer.base_lr(),
                     optimizer,
                     schedule: Schedule::new(&spec.schedule, self.config.steps),
-                    scaler: self.config.loss_scale.as_ref().map(GradScaler::new),
+                    scaler: self.scaler(),
                     gradients: BTreeMap::new(),
                     overflow: None,
                     overflows: 0,
