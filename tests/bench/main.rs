@@ -9,6 +9,9 @@
 //! - `run`: one repetition; milliseconds of wall and of CPU per work;
 //! - `peak`: the most memory that the process has held.
 //!
+//! With `LIMPID_BENCH_GPU` set it computes on the first GPU, in the precision of `LIMPID_BENCH_PRECISION`, and waits
+//! for it at the end of a repetition.
+//!
 //! `peer.py` is the other side.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -18,7 +21,7 @@ mod networks;
 mod ops;
 mod step;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use limpid_kernels::{Precision, set_precision};
 use limpid_nn::{Error, Result};
 use serde_json::{Value, json};
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
 fn serve(words: &[String]) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut work = work(words)?;
     let output = work.once()?;
+    device()?.synchronize()?;
     let version = concat!("limpid ", env!("CARGO_PKG_VERSION"));
     let hello = json!({
         "parameters": work.parameters, "output": output.dims(), "version": version,
@@ -95,6 +99,7 @@ fn serve(words: &[String]) -> std::result::Result<(), Box<dyn std::error::Error>
                 for _ in 0..times {
                     work.once()?;
                 }
+                device()?.synchronize()?;
                 let each = |ms: f64| ms / times as f64;
                 let wall = wall.elapsed().as_secs_f64() * 1e3;
                 say(&json!({ "wall": each(wall), "cpu": each(cpu_ms() - cpu) }))?;
@@ -141,6 +146,7 @@ fn warm(work: &mut Work) -> Result<usize> {
     while calls < 2 || begin.elapsed().as_secs_f64() < REPETITION {
         let start = Instant::now();
         work.once()?;
+        device()?.synchronize()?;
         best = best.min(start.elapsed().as_secs_f64());
         calls += 1;
     }
@@ -170,10 +176,31 @@ fn peak() -> Option<u64> {
     Some(1024 * line.split_whitespace().next()?.parse::<u64>().ok()?)
 }
 
+/// Where the work is done.
+fn device() -> Result<Device> {
+    #[cfg(feature = "cuda")]
+    if std::env::var_os("LIMPID_BENCH_GPU").is_some() {
+        static GPU: std::sync::OnceLock<Device> = std::sync::OnceLock::new();
+        if let Some(device) = GPU.get() {
+            return Ok(device.clone());
+        }
+        let precision = match std::env::var("LIMPID_BENCH_PRECISION").as_deref() {
+            Ok("tf32") => Precision::Tf32,
+            Ok("bf16") => Precision::Bf16,
+            Ok("f16") => Precision::F16,
+            _ => Precision::F32,
+        };
+        set_precision(precision);
+        let device = limpid_kernels::gpu::open(0)?;
+        return Ok(GPU.get_or_init(|| device).clone());
+    }
+    Ok(Device::Cpu)
+}
+
 /// A tensor of fixed numbers between -1 and 1.
 fn numbers(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let count: usize = shape.iter().product();
     let mut draws = limpid_kernels::rng::Stream::new(seed, "bench").draws();
     let values: Vec<f32> = (0..count).map(|_| draws.range(-1.0, 1.0) as f32).collect();
-    Ok(Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?)
+    Ok(Tensor::from_vec(values, shape, &device()?)?)
 }

@@ -1,8 +1,8 @@
 //! Inference and training steps of networks; `networks.py` has the same ones.
 
 use crate::step::Trained;
-use crate::{Mode, Work, numbers};
-use candle_core::{DType, Device, Tensor};
+use crate::{Mode, Work, device, numbers};
+use candle_core::{DType, Tensor};
 use limpid_arch::{
     ImageArchitecture, basic_unet, dncnn, grog_mlp, guided_unet, patch_gan, pix2pix_unet, swinir,
     vit,
@@ -22,7 +22,7 @@ pub(crate) fn work(mode: Mode, name: &str, shapes: &[Vec<usize>]) -> Result<Opti
         (Mode::Train, "grog_mlp") => grog(shape).map(Some),
         _ => {
             let params = Params::new();
-            let Some(forward) = network(name, &scope(&params))? else { return Ok(None) };
+            let Some(forward) = network(name, &scope(&params)?)? else { return Ok(None) };
             let x = numbers(1, shape)?;
             Ok(Some(match mode {
                 Mode::Train => supervised(params, forward, x, false)?,
@@ -33,8 +33,8 @@ pub(crate) fn work(mode: Mode, name: &str, shapes: &[Vec<usize>]) -> Result<Opti
     }
 }
 
-fn scope(params: &Params) -> Scope {
-    params.scope(Stream::new(0, "bench"), DType::F32, &Device::Cpu)
+fn scope(params: &Params) -> Result<Scope> {
+    Ok(params.scope(Stream::new(0, "bench"), DType::F32, &device()?))
 }
 
 fn network(name: &str, scope: &Scope) -> Result<Option<Forward>> {
@@ -45,7 +45,7 @@ fn network(name: &str, scope: &Scope) -> Result<Option<Forward>> {
     match name {
         "emdiffuse" => {
             let net = guided_unet::Config::emdiffuse().build(scope)?;
-            let gamma = Tensor::new(&[0.5f32], &Device::Cpu)?;
+            let gamma = Tensor::new(&[0.5f32], &device()?)?;
             Ok(Some(Box::new(move |x, ctx| Ok(net.forward(x, &gamma, None, ctx)?.output))))
         }
         "basic_unet" => image(&basic_unet::Config { dims: 3, ..Default::default() }),
@@ -88,8 +88,8 @@ fn supervised(params: Params, forward: Forward, x: Tensor, recompute: bool) -> R
 fn pix2pix(shape: &[usize]) -> Result<Work> {
     let (x, y) = (numbers(1, shape)?, numbers(2, shape)?);
     let [generator, discriminator] = [Params::new(), Params::new()];
-    let g = pix2pix_unet::Config::default().build(&scope(&generator))?;
-    let d = patch_gan::PatchGan::new(&patch_gan::Config::default(), &scope(&discriminator))?;
+    let g = pix2pix_unet::Config::default().build(&scope(&generator)?)?;
+    let d = patch_gan::PatchGan::new(&patch_gan::Config::default(), &scope(&discriminator)?)?;
     let parameters = generator.count() + discriminator.count();
     let (mut generator, mut discriminator) =
         (Trained::new(generator)?, Trained::new(discriminator)?);
@@ -116,7 +116,7 @@ fn grog(shape: &[usize]) -> Result<Work> {
     let config = grog_mlp::Config::default();
     let [n, features] = *shape else { return Err(Error::shape("bench", "[N, features]", shape)) };
     let params = Params::new();
-    let net = config.build(&scope(&params))?;
+    let net = config.build(&scope(&params)?)?;
     let features = numbers(1, &[n, features])?;
     let sources = numbers(2, &[n, config.sources, config.coils, 2])?;
     let target = numbers(3, &[n, config.coils, 2])?;

@@ -1,6 +1,7 @@
 """PyTorch's side of the benchmarks: `peer.py LAYOUT MODE NAME SHAPE...`.
 
-Speaks as `main.rs` does, of the same works. LAYOUT is `nchw` or `channels_last`.
+Speaks as `main.rs` does, of the same works. LAYOUT is `nchw` or `channels_last`; on a GPU (`LIMPID_BENCH_GPU`), where
+images are channels-last and factors bf16, it is `eager` or `compiled`.
 """
 
 import json
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 import mri
 from networks import NETWORKS, GrogMlp, PatchGan, Pix2pixUnet
 
+GPU = "LIMPID_BENCH_GPU" in os.environ
 REPETITION = 0.3  # seconds that a repetition lasts at least
 
 
@@ -28,7 +30,8 @@ def count(*modules):
 
 class Peer:
     def __init__(self, layout):
-        self.last = layout == "channels_last"
+        self.last = GPU or layout == "channels_last"
+        self.compiled = layout == "compiled"
 
     def laid(self, what):
         """A tensor or module in the layout that is measured."""
@@ -48,6 +51,13 @@ class Peer:
 
     def work(self, mode, name, shapes):
         """Trained numbers, and what is measured."""
+        if name == "ceiling_copy":
+            x = self.numbers(*shapes[0])
+            y = torch.empty_like(x)
+            return 0, lambda: y.copy_(x)
+        if name == "ceiling_matmul":
+            a, b = (self.numbers(*shape, dtype=torch.bfloat16) for shape in shapes)
+            return 0, lambda: a @ b
         if name.startswith("mri_"):
             return mri.work(mode, name, shapes)
         if name == "pix2pix":
@@ -57,6 +67,8 @@ class Peer:
         if name in NETWORKS:
             net = self.laid(NETWORKS[name]())
             x = self.numbers(*shapes[0])
+            if self.compiled:
+                net = torch.compile(net)
             if mode == "bf16":
                 return count(net), torch.autocast("cpu", torch.bfloat16)(self.infer(net, x))
             return count(net), (self.infer if mode == "infer" else self.train)(net, x)
@@ -95,6 +107,8 @@ class Peer:
     def pix2pix(self, shape):
         x, y = self.numbers(*shape), self.numbers(*shape)
         g, d = self.laid(Pix2pixUnet()), self.laid(PatchGan())
+        if self.compiled:
+            g, d = torch.compile(g), torch.compile(d)
         adam_g, adam_d = (torch.optim.Adam(net.parameters(), lr=1e-4) for net in (g, d))
         bce = F.binary_cross_entropy_with_logits
 
@@ -185,18 +199,34 @@ def warm(call):
     while calls < 2 or time.perf_counter() - begin < REPETITION:
         start = time.perf_counter()
         call()
+        finish()
         best = min(best, time.perf_counter() - start)
         calls += 1
     return math.ceil(REPETITION / best)
 
 
+def finish():
+    """Waits until a GPU has done what it was given."""
+    if GPU:
+        torch.cuda.synchronize()
+
+
 def main(layout, mode, name, *shapes):
+    if GPU:
+        torch.set_default_device("cuda")
+        torch.backends.cudnn.benchmark = True
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
     shapes = [[int(size) for size in shape.split("x")] for shape in shapes]
-    parameters, call = Peer(layout).work(mode, name, shapes)
+    parameters, work = Peer(layout).work(mode, name, shapes)
+
+    def call():
+        with torch.autocast("cuda", torch.bfloat16, enabled=GPU):
+            return work()
+
     say = lambda **what: print(json.dumps(what), flush=True)
     output = list(call().shape)
+    finish()
     say(parameters=parameters, output=output, version=f"torch {torch.__version__}")
     times = 1
     for line in sys.stdin:
@@ -208,6 +238,7 @@ def main(layout, mode, name, *shapes):
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(times):
                 call()
+            finish()
             each = lambda seconds: 1e3 * seconds / times
             say(wall=each(time.perf_counter() - wall), cpu=each(time.process_time() - cpu))
         elif command == "peak":

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor, Var};
 use limpid_kernels::autograd::{Gradients, backward};
-use limpid_nn::optim::{Adam, Optimizer, OptimizerConfig, all_finite};
+use limpid_nn::optim::{Adam, Optimizer, OptimizerConfig, survey};
 use limpid_nn::{Error, Params, Result};
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ impl Trained {
         let gradient = |(name, var): &(String, Var)| Some((name.clone(), store.remove(var)?));
         let found: BTreeMap<String, Tensor> = self.vars.iter().filter_map(gradient).collect();
         drop(store);
-        if let Some(name) = all_finite(&found)? {
+        if let Some(name) = survey(&found)?.nonfinite {
             return Err(Error::argument(
                 "bench",
                 format!("the gradient of `{name}` is not finite"),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
@@ -24,6 +25,20 @@ pub(crate) enum Outcome {
     Compared(Worst),
     /// The file is not for us, and why.
     Skipped(String),
+}
+
+/// Where comparisons are computed, if not on the CPU.
+static DEVICE: OnceLock<Device> = OnceLock::new();
+
+/// Where comparisons are computed.
+pub(crate) fn device() -> Device {
+    DEVICE.get().cloned().unwrap_or(Device::Cpu)
+}
+
+/// Has comparisons computed on a GPU from now on; only the first choice counts.
+#[cfg(feature = "cuda")]
+pub(super) fn compute_on(device: Device) {
+    let _ = DEVICE.set(device);
 }
 
 /// Any error as text, for `map_err`.
@@ -52,8 +67,8 @@ impl Fixture {
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
             let tensor = match view.dtype() {
-                Dtype::BOOL => Tensor::from_slice(view.data(), view.shape(), &Device::Cpu),
-                _ => view.load(&Device::Cpu),
+                Dtype::BOOL => Tensor::from_slice(view.data(), view.shape(), &device()),
+                _ => view.load(&device()),
             };
             tensors.insert(name.to_string(), tensor.map_err(|e| at(&e))?);
         }

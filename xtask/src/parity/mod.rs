@@ -53,6 +53,22 @@ pub(crate) struct Args {
     /// Also write the results as a page of Markdown tables
     #[arg(long, value_name = "FILE")]
     pub(crate) doc: Option<PathBuf>,
+    /// Compute on this GPU, and compare networks only
+    #[cfg(feature = "cuda")]
+    #[arg(long, value_name = "N")]
+    pub(crate) gpu: Option<usize>,
+}
+
+impl Args {
+    /// For these folders.
+    pub(crate) fn of(dirs: Vec<PathBuf>) -> Self {
+        Self {
+            dirs,
+            doc: None,
+            #[cfg(feature = "cuda")]
+            gpu: None,
+        }
+    }
 }
 
 /// Computes what a file asks for and compares; an error says why that was not possible.
@@ -193,6 +209,11 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     let mut files = Vec::new();
     for dir in &args.dirs {
         files.extend(fixtures(dir)?);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(ordinal) = args.gpu {
+        fixture::compute_on(limpid_kernels::gpu::open(ordinal).map_err(|e| e.to_string())?);
+        files.retain(|(stem, _)| stem.starts_with("net_"));
     }
     let width = files.iter().map(|(stem, _)| stem.len()).max().unwrap_or(0);
     let mut lines = Vec::new();

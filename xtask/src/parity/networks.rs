@@ -1,6 +1,6 @@
 //! Networks with the weights of their reference: output, loss and every gradient.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use limpid_arch::ffdnet::FfdNet;
 use limpid_arch::{
     AnyConfig, ImageArchitecture, Network, NetworkConfig, Shapes, recognise, reference_entries,
@@ -11,7 +11,7 @@ use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Error, Params, Scope};
 use std::collections::BTreeMap;
 
-use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, text};
+use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, device, text};
 
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
 
@@ -68,7 +68,7 @@ pub(super) fn filled<N>(
     build: impl FnOnce(&Scope) -> limpid_nn::Result<N>,
 ) -> Result<(Params, N), String> {
     let params = Params::new();
-    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
+    let scope = params.scope(Stream::new(0, "parity"), DType::F32, &device());
     let net = build(&scope).map_err(text)?;
     params.set(weights).map_err(text)?;
     Ok((params, net))

@@ -1,12 +1,12 @@
 //! Transformers: what shapes of weights do not tell is taken from the input, or tried.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use limpid_arch::swin_unetr::Merging;
 use limpid_arch::{ImageArchitecture, NetworkConfig, VitConfig};
 use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Params};
 
-use super::fixture::{Fixture, Outcome, text, values};
+use super::fixture::{Fixture, Outcome, device, text, values};
 use super::networks::{Weights, image_network, recognised_image};
 
 /// Compares the network whose untold settings bring its output nearest to the reference.
@@ -110,7 +110,7 @@ fn heads(c: &VitConfig) -> Vec<VitConfig> {
 fn error(fixture: &Fixture, config: &NetworkConfig, weights: &Weights) -> f64 {
     let run = || -> Result<f64, String> {
         let params = Params::new();
-        let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
+        let scope = params.scope(Stream::new(0, "parity"), DType::F32, &device());
         let net = config.build(&scope).map_err(text)?;
         params.set(weights).map_err(text)?;
         let _untracked = params.no_grad();

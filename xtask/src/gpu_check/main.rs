@@ -1,0 +1,121 @@
+//! `limpid-gpu-check`: what a GPU computes beside what the CPU does, in one program to carry to the machine with the
+//! GPU. Built by `cargo xtask cuda check`.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a terminal tool")]
+
+#[path = "../parity/mod.rs"]
+mod parity;
+mod training;
+
+use candle_core::{DType, Device};
+use clap::Parser;
+use limpid_kernels::gpu;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Compare a GPU with the CPU: operations, losses, networks, training, and going on after a kill
+#[derive(Parser)]
+#[command(name = "limpid-gpu-check", version)]
+struct Args {
+    /// Number of the GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    gpu: usize,
+    /// Compare only operations whose name contains this, and nothing else
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Folder of network fixtures [default: `fixtures` beside the program]
+    #[arg(long, value_name = "DIR")]
+    fixtures: Option<PathBuf>,
+    /// Train in this folder and stop there: what the check of kills runs
+    #[arg(long, value_name = "DIR", hide = true)]
+    train: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Any error as text.
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    let device = gpu::open(args.gpu).map_err(text)?;
+    if let Some(folder) = &args.train {
+        return training::in_folder(folder, &device);
+    }
+    let (name, free, total) = gpu::describe(&device).map_err(text)?;
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    println!("cuda:{} {name}, {:.1} of {:.1} GiB free", args.gpu, gib(free), gib(total));
+    let mut failures = Vec::new();
+    let mut note = |what: &str, result: Result<(), String>| {
+        if let Err(message) = result {
+            failures.push(format!("{what}: {message}"));
+        }
+    };
+    note("operations", operations(&device, args.only.as_deref().unwrap_or_default()));
+    if args.only.is_none() {
+        note("networks", networks(args));
+        note("training", training::compared(&device));
+        note("kill", training::killed(args.gpu));
+    }
+    if failures.is_empty() {
+        println!("everything agrees");
+        return Ok(());
+    }
+    Err(failures.join("\n"))
+}
+
+/// Operations and losses in f32 and f64.
+fn operations(device: &Device, only: &str) -> Result<(), String> {
+    println!("\n{:40} {:>10} {:>10}", "operation", "f32", "f64");
+    let (mut count, mut failed) = (0, 0);
+    for case in gpu::cases().into_iter().chain(limpid_losses::gpu::cases()) {
+        if !case.name.contains(only) {
+            continue;
+        }
+        count += 1;
+        let mut cells = Vec::new();
+        let mut is_wrong = false;
+        for (dtype, most) in [(DType::F32, 1e-5), (DType::F64, 1e-11)] {
+            match case.worst(device, dtype) {
+                Ok(worst) => {
+                    is_wrong |= worst.is_nan() || worst > most;
+                    cells.push(format!("{worst:10.1e}"));
+                }
+                Err(e) => {
+                    is_wrong = true;
+                    cells.push(e.to_string());
+                }
+            }
+        }
+        failed += usize::from(is_wrong);
+        let mark = if is_wrong { "  FAIL" } else { "" };
+        println!("{:40} {}{mark}", case.name, cells.join(" "));
+    }
+    println!("{} of {count} agree", count - failed);
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {count} differ from the CPU")) }
+}
+
+/// Networks with the weights of their reference.
+fn networks(args: &Args) -> Result<(), String> {
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.join("fixtures"));
+    let folder = args.fixtures.clone().or_else(beside);
+    let Some(folder) = folder.filter(|folder: &PathBuf| Path::is_dir(folder)) else {
+        return Err("no folder of fixtures; give one with --fixtures".into());
+    };
+    println!("\nnetworks beside their reference");
+    let began = Instant::now();
+    let args = parity::Args { gpu: Some(args.gpu), ..parity::Args::of(vec![folder]) };
+    let result = parity::run(&args);
+    println!("in {:.1} s", began.elapsed().as_secs_f64());
+    result
+}
