@@ -194,28 +194,13 @@ fn others() -> Vec<Case> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use candle_core::Device;
-
-    /// Run by hand with a GPU, or with one in software. `LIMPID_CASE` picks some.
+    /// With a GPU, real or in software.
     #[test]
     #[ignore = "run by cargo xtask cuda test"]
     fn cuda_gives_what_the_cpu_does() {
-        let device = Device::new_cuda_with_stream(0).unwrap();
-        let filter = std::env::var("LIMPID_CASE").unwrap_or_default();
-        let mut wrong = Vec::new();
-        let mut count = 0;
-        for case in cases().into_iter().filter(|case| case.name.contains(&filter)) {
-            for (dtype, most) in [(DType::F32, 1e-5), (DType::F64, 1e-11)] {
-                count += 1;
-                match case.worst(&device, dtype) {
-                    Ok(worst) if worst <= most => {}
-                    Ok(worst) => wrong.push(format!("{} in {dtype:?}: {worst:.1e}", case.name)),
-                    Err(e) => wrong.push(format!("{} in {dtype:?}: {e}", case.name)),
-                }
-            }
+        let device = limpid_kernels::gpu::open(0).unwrap();
+        if let Err(e) = limpid_kernels::gpu::compare_all(super::cases(), &device) {
+            panic!("{e}");
         }
-        assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
-        assert!(count > 0, "no case is called that");
     }
 }

@@ -180,7 +180,8 @@ impl Ema {
                 let expected = format!("{:?} for `{name}`", average.dims());
                 return Err(Error::shape(op, expected, tensor.dims()));
             }
-            let tensor = tensor.detach().to_dtype(average.dtype())?.contiguous()?.copy()?;
+            let tensor = tensor.detach().to_dtype(average.dtype())?.to_device(average.device())?;
+            let tensor = tensor.contiguous()?.copy()?;
             averages.insert(name.clone(), tensor);
         }
         (self.averages, self.updates) = (averages, updates);

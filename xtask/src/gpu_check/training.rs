@@ -36,7 +36,7 @@ impl Loader for Squares {
             const SHAPE: [usize; 4] = [2, 1, 32, 32];
             let count = SHAPE.iter().product();
             let clean: Vec<f32> = (0..count)
-                .map(|p: usize| if (p / 8 + p / 256) % 2 == 0 { 0.8 } else { 0.2 })
+                .map(|p: usize| if (p / 8 + p / 256).is_multiple_of(2) { 0.8 } else { 0.2 })
                 .collect();
             let mut noisy = vec![0f32; count];
             Stream::new(3, "squares").at(epoch, i).fill_normal(&mut noisy);

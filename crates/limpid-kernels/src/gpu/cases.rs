@@ -16,7 +16,7 @@ pub struct Case {
     /// Whether gradients are compared too.
     differentiated: bool,
     /// Whether factors are rounded where that is asked for.
-    pub is_rounded: bool,
+    is_rounded: bool,
     f: Function,
 }
 
@@ -94,20 +94,9 @@ impl Case {
         Ok(found)
     }
 
-    /// The worst difference between `device` and the CPU in numbers of `dtype`, relative to the largest number of
-    /// each result.
-    ///
-    /// # Errors
-    /// Whatever the operation returns on either; [`Error::Shape`] if shapes differ.
-    pub fn worst(&self, device: &Device, dtype: DType) -> Result<f64> {
-        self.worst_in(device, dtype, Precision::F32)
-    }
-
-    /// [`Case::worst`] with the factors of products rounded on the device, and not on the CPU.
-    ///
-    /// # Errors
-    /// As [`Case::worst`].
-    pub fn worst_in(&self, device: &Device, dtype: DType, precision: Precision) -> Result<f64> {
+    /// The worst difference between `device`, where the factors of products are rounded, and the CPU, where they are
+    /// not, in numbers of `dtype`, relative to the largest number of each result.
+    fn worst_in(&self, device: &Device, dtype: DType, precision: Precision) -> Result<f64> {
         let before = crate::precision();
         set_precision(precision);
         let ours = self.found(dtype, device);
@@ -130,6 +119,73 @@ impl Case {
         }
         Ok(worst)
     }
+}
+
+/// A case in numbers of one type.
+pub struct Comparison {
+    /// What they are called in tables.
+    pub numbers: &'static str,
+    /// The worst difference, relative to the largest number of each result.
+    pub worst: Result<f64>,
+    /// The most that it may be.
+    pub most: f64,
+}
+
+impl Comparison {
+    /// Whether it is small enough.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        self.worst.as_ref().is_ok_and(|&worst| worst <= self.most)
+    }
+}
+
+impl Case {
+    /// The case in all types of numbers that it may have on a GPU.
+    #[must_use]
+    pub fn compare(&self, device: &Device) -> Vec<Comparison> {
+        const WHOLE: [(&str, DType, f64); 2] =
+            [("f32", DType::F32, 1e-5), ("f64", DType::F64, 1e-11)];
+        const ROUNDED: [(&str, Precision); 3] =
+            [("tf32", Precision::Tf32), ("bf16", Precision::Bf16), ("f16", Precision::F16)];
+        let whole = WHOLE.into_iter().map(|(numbers, dtype, most)| {
+            let worst = self.worst_in(device, dtype, Precision::F32);
+            Comparison { numbers, worst, most }
+        });
+        let rounded =
+            ROUNDED.into_iter().filter(|_| self.is_rounded).map(|(numbers, precision)| {
+                let worst = self.worst_in(device, DType::F32, precision);
+                Comparison { numbers, worst, most: 1e-2 }
+            });
+        whole.chain(rounded).collect()
+    }
+}
+
+/// Goes through cases, some of them if the environment variable `LIMPID_CASE` has a part of their name.
+///
+/// # Errors
+/// [`Error::Argument`] with the comparisons that differ, or if there are none at all.
+pub fn compare_all(cases: Vec<Case>, device: &Device) -> Result<()> {
+    let filter = std::env::var("LIMPID_CASE").unwrap_or_default();
+    let (mut count, mut wrong) = (0, Vec::new());
+    for case in cases.into_iter().filter(|case| case.name.contains(&filter)) {
+        for comparison in case.compare(device) {
+            count += 1;
+            let name = format!("{} in {}", case.name, comparison.numbers);
+            match &comparison.worst {
+                Ok(_) if comparison.agrees() => {}
+                Ok(worst) => wrong.push(format!("{name}: {worst:.1e}")),
+                Err(e) => wrong.push(format!("{name}: {e}")),
+            }
+        }
+    }
+    if count == 0 && !filter.is_empty() {
+        return Ok(()); // those of another crate were meant
+    }
+    if wrong.is_empty() && count > 0 {
+        return Ok(());
+    }
+    let message = format!("{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+    Err(Error::argument("gpu case", message))
 }
 
 /// Every operation that runs on a GPU, on random and odd shapes.
@@ -155,38 +211,13 @@ pub fn cases() -> Vec<Case> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    /// Run by `cargo xtask cuda test` with a GPU in software, or by hand with one. `LIMPID_CASE` picks some.
+    /// With a GPU, real or in software.
     #[test]
     #[ignore = "run by cargo xtask cuda test"]
     fn cuda_gives_what_the_cpu_does() {
         let device = crate::gpu::open(0).unwrap();
-        let filter = std::env::var("LIMPID_CASE").unwrap_or_default();
-        let mut wrong = Vec::new();
-        let mut count = 0;
-        for case in cases().into_iter().filter(|case| case.name.contains(&filter)) {
-            for (dtype, most) in [(DType::F32, 1e-5), (DType::F64, 1e-11)] {
-                count += 1;
-                match case.worst(&device, dtype) {
-                    Ok(worst) if worst <= most => {}
-                    Ok(worst) => wrong.push(format!("{} in {dtype:?}: {worst:.1e}", case.name)),
-                    Err(e) => wrong.push(format!("{} in {dtype:?}: {e}", case.name)),
-                }
-            }
-            for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
-                if case.is_rounded {
-                    match case.worst_in(&device, DType::F32, precision) {
-                        Ok(worst) if worst <= 1e-2 => {}
-                        Ok(worst) => {
-                            wrong.push(format!("{} in {precision:?}: {worst:.1e}", case.name))
-                        }
-                        Err(e) => wrong.push(format!("{} in {precision:?}: {e}", case.name)),
-                    }
-                }
-            }
+        if let Err(e) = super::compare_all(super::cases(), &device) {
+            panic!("{e}");
         }
-        assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
-        assert!(count > 0, "no case is called that");
     }
 }

@@ -11,7 +11,7 @@ mod device;
 pub(crate) mod dnn;
 mod half;
 
-pub use cases::{Case, cases};
+pub use cases::{Case, Comparison, cases, compare_all};
 pub use device::{describe, open};
 
 use crate::math::Real;

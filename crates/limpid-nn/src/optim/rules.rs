@@ -29,16 +29,17 @@ impl Default for State {
 }
 
 impl State {
-    /// The tensor of a slot, at first filled with `value`.
+    /// The tensor of a slot, at first filled with `value`, on the device of the parameter.
     fn slot(&mut self, name: &'static str, like: &Tensor, value: f64) -> Result<Tensor> {
-        if !self.slots.contains_key(name) {
-            let mut tensor = like.detach().zeros_like()?;
-            if value != 0.0 {
-                tensor = (tensor + value)?;
-            }
-            self.slots.insert(name, tensor);
-        }
-        Ok(self.slots[name].clone())
+        let tensor = match self.slots.get(name) {
+            Some(tensor) if tensor.device().same_device(like.device()) => return Ok(tensor.clone()),
+            // as it was read from a file
+            Some(tensor) => tensor.to_device(like.device())?,
+            None if value == 0.0 => like.detach().zeros_like()?,
+            None => (like.detach().zeros_like()? + value)?,
+        };
+        self.slots.insert(name, tensor.clone());
+        Ok(tensor)
     }
 
     fn zeros(&mut self, name: &'static str, like: &Tensor) -> Result<Tensor> {
