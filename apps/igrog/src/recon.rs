@@ -273,7 +273,12 @@ pub fn reconstruct(
 ) -> Result<Reconstruction> {
     let scan = &prepared.scan;
     let few: Vec<Finding> = too_few(prepared, &config.field).into_iter().collect();
-    if method == Method::Grog || matches!(config.kernels, KernelsConfig::Grog { .. }) {
+    let is_classical = match method {
+        Method::Grog => true,
+        Method::Igrog => trained.is_none() && matches!(config.kernels, KernelsConfig::Grog { .. }),
+        _ => false,
+    };
+    if is_classical {
         // what the scan lacks is not the gridding's time
         prepared.region()?;
     }
