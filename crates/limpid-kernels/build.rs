@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             let mut compile = Command::new(&nvcc);
             compile.args(["-fatbin", "-O3", "-std=c++17", "-Werror=all-warnings"]);
-            compile.args(["-Xptxas=-v,-warn-spills", "-Isrc/gpu"]);
+            compile.args(["-Xptxas=-v,-warn-spills", "-Isrc/gpu", "--compress-mode=size"]);
             for target in TARGETS {
                 compile.args(["-gencode", target]);
             }
