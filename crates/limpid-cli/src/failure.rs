@@ -32,13 +32,21 @@ pub struct Failure {
     file: Option<PathBuf>,
 }
 
+/// How the driver of a GPU says that its memory is full, in an error of whichever crate.
+const OUT_OF_MEMORY: &str = "CUDA_ERROR_OUT_OF_MEMORY";
+
 /// Any error, or a message.
 type Cause = Box<dyn Error + Send + Sync>;
 
 impl Failure {
-    /// A failure of that kind.
+    /// A failure of that kind; of the device, whatever was under way, if that has no memory left.
     pub fn new(kind: Kind, error: impl Into<Cause>) -> Self {
-        Self { kind, error: error.into(), hints: Vec::new(), file: None }
+        let failure = Self { kind, error: error.into(), hints: Vec::new(), file: None };
+        if !failure.error.to_string().contains(OUT_OF_MEMORY) {
+            return failure;
+        }
+        let hint = "make batch or patch smaller, or use `--device cpu`; a run goes on from its last checkpoint";
+        Self { kind: Kind::Device, ..failure }.hint(hint)
     }
 
     /// The run failed.
@@ -188,6 +196,13 @@ mod tests {
         fn source(&self) -> Option<&(dyn Error + 'static)> {
             Some(&self.1)
         }
+    }
+
+    #[test]
+    fn a_full_gpu_is_a_failure_of_the_device() {
+        let failure = Failure::run("conv: DriverError(CUDA_ERROR_OUT_OF_MEMORY)");
+        assert_eq!(failure.kind(), Kind::Device);
+        assert!(failure.to_string().contains("\nhint: make batch or patch smaller"), "{failure}");
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Gpu {
         let bytes = len.saturating_mul(size_of::<T>());
         let free = self.stream.context().mem_get_info().map_or(0, |(free, _)| free);
         let message = format!(
-            "no room for {} on the GPU, which has {} left: {e}; make the batch or the patch smaller",
+            "no room for {} on the GPU, which has {} left: {e}",
             megabytes(bytes),
             megabytes(free)
         );
