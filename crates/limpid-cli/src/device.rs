@@ -41,9 +41,8 @@ fn gpu(ordinal: usize) -> Result<(candle_core::Device, String), String> {
         other => other.to_string(),
     };
     let device = gpu::open(ordinal).map_err(said)?;
-    let (name, free, total) = gpu::describe(&device).map_err(said)?;
-    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
-    Ok((device, format!("{name}, {:.1} of {:.1} GiB free", gib(free), gib(total))))
+    let description = gpu::describe(&device).map_err(said)?;
+    Ok((device, description))
 }
 
 /// The GPU and a description of it, or why there is none.

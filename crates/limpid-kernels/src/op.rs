@@ -171,7 +171,7 @@ fn run_cuda<O: Op>(
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         crate::gpu::run::<T, _>(op.name(), args, |gpu, args| {
             let (data, shape) = op.forward_cuda(gpu, args)?;
-            Ok((candle_core::CudaStorage::wrap_cuda_slice(data, gpu.device.clone()), shape))
+            Ok((gpu.storage(data), shape))
         })
     }
     match args.first().map(|(storage, _)| storage.dtype()) {

@@ -52,9 +52,7 @@ fn run(args: &Args) -> Result<(), String> {
     if let Some(folder) = &args.train {
         return training::in_folder(folder, &device);
     }
-    let (name, free, total) = gpu::describe(&device).map_err(text)?;
-    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
-    println!("cuda:{} {name}, {:.1} of {:.1} GiB free", args.gpu, gib(free), gib(total));
+    println!("cuda:{} {}", args.gpu, gpu::describe(&device).map_err(text)?);
     let mut failures = Vec::new();
     let mut note = |what: &str, result: Result<(), String>| {
         if let Err(message) = result {

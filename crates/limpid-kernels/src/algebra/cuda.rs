@@ -63,18 +63,28 @@ pub(super) fn plane_sums<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<
     Ok((out, (dims[0], dims[1]).into()))
 }
 
+/// Adds one number per channel in place; `plane` elements of a channel follow each other.
+pub(crate) fn add_bias<T: Number>(
+    gpu: &Gpu,
+    y: &mut Slice<T>,
+    bias: &Buffer<'_, T>,
+    plane: usize,
+) -> Result<()> {
+    let (count, channels) = (y.len(), bias.count());
+    let kernel = gpu.function::<T>(&KERNELS, "add_bias")?;
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(y).arg(&bias.data).arg(&count).arg(&plane).arg(&channels);
+    // SAFETY: `y` has `count` elements, the bias `channels`.
+    unsafe { gpu.launch(launch, count, false) }
+}
+
 /// Rows through a weight, plus a bias.
 pub(super) fn linear<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
     let (x, w) = (&args[0], &args[1]);
     let [rows, inputs, outputs] = [x.dims[0], x.dims[1], w.dims[0]];
     let mut y = blas::product(gpu, 1, [rows, outputs, inputs], [x, w], [false, true])?;
     if let Some(bias) = args.get(2) {
-        let count = rows * outputs;
-        let kernel = gpu.function::<T>(&KERNELS, "add_to_rows")?;
-        let mut launch = gpu.stream.launch_builder(&kernel);
-        launch.arg(&mut y).arg(&bias.data).arg(&count).arg(&outputs);
-        // SAFETY: `y` has `count` elements, the bias `outputs`.
-        unsafe { gpu.launch(launch, count, false) }?;
+        add_bias(gpu, &mut y, bias, 1)?;
     }
     Ok((y, (rows, outputs).into()))
 }

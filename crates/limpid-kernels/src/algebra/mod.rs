@@ -7,7 +7,7 @@ mod complex;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::cases;
+pub(crate) use cuda::{add_bias, cases};
 mod join;
 mod linear;
 mod product;

@@ -26,8 +26,10 @@ template <class T> __device__ __forceinline__ void plane_sums(const T *x, T *out
     }
 }
 
-template <class T> __device__ __forceinline__ void add_to_rows(T *x, const T *bias, size_t count, size_t width) {
-    EACH(i, count) x[i] += bias[i % width];
+// As add_to_channels, in place.
+template <class T>
+__device__ __forceinline__ void add_bias(T *x, const T *bias, size_t count, size_t plane, size_t channels) {
+    EACH(i, count) x[i] += bias[i / plane % channels];
 }
 
 // The sums over each `piece` rows of a column: a thread for each.
@@ -59,10 +61,10 @@ BOTH(add, ADD, (x, y, out, count))
 BOTH(scale, SCALE, (x, factor, out, count))
 BOTH(add_to_channels, ADD_TO_CHANNELS, (x, shift, out, count, plane, shifts))
 BOTH(plane_sums, PLANE_SUMS, (x, out, planes, plane))
-#define ADD_TO_ROWS(T) (T *x, const T *bias, size_t count, size_t width)
+#define ADD_BIAS(T) (T *x, const T *bias, size_t count, size_t plane, size_t channels)
 #define COLUMN_PARTS(T) (const T *x, double *parts, size_t rows, size_t width, size_t piece)
 #define COLUMN_ENDS(T) (const double *parts, T *out, size_t pieces, size_t width)
-BOTH(add_to_rows, ADD_TO_ROWS, (x, bias, count, width))
+BOTH(add_bias, ADD_BIAS, (x, bias, count, plane, channels))
 BOTH(column_parts, COLUMN_PARTS, (x, parts, rows, width, piece))
 BOTH(column_ends, COLUMN_ENDS, (parts, out, pieces, width))
 

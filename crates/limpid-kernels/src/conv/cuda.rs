@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // launches of kernels
 
 use super::geometry::Geometry;
+use crate::algebra::add_bias;
 use crate::gpu::dnn::{self, Map, Sizes};
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
 use crate::{Error, Result};
@@ -67,13 +68,8 @@ pub(super) fn convolve<T: Number>(
         false => dnn::convolve(gpu, map, &sizes, operands)?,
     };
     if let Some(bias) = bias {
-        let channels = bias.count();
-        let plane: usize = out[2..].iter().map(|&d| d as usize).product();
-        let kernel = gpu.function::<T>(&KERNELS, "add_bias")?;
-        let mut launch = gpu.stream.launch_builder(&kernel);
-        launch.arg(&mut y).arg(&bias.data).arg(&count).arg(&plane).arg(&channels);
-        // SAFETY: `y` has `count` elements, the bias `channels`.
-        unsafe { gpu.launch(launch, count, false) }?;
+        let plane = out[2..].iter().map(|&d| d as usize).product();
+        add_bias(gpu, &mut y, bias, plane)?;
     }
     Ok(y)
 }

@@ -1,12 +1,6 @@
 // What convolutions need besides cuDNN; see cuda.rs.
 #include "limpid.cuh"
 
-// `plane` elements follow each other that take the same of `channels` numbers.
-template <class T>
-__device__ __forceinline__ void add_bias(T *x, const T *bias, size_t count, size_t plane, size_t channels) {
-    EACH(i, count) x[i] += bias[i / plane % channels];
-}
-
 // The sums over piece `part` of each channel's elements, which are `batch` planes: a block for each piece.
 template <class T>
 __device__ __forceinline__ void channel_parts(const T *x, double *parts, size_t batch, size_t channels, size_t plane,
@@ -32,10 +26,8 @@ __device__ __forceinline__ void channel_ends(const double *parts, T *out, size_t
     }
 }
 
-#define ADD_BIAS(T) (T *x, const T *bias, size_t count, size_t plane, size_t channels)
 #define CHANNEL_PARTS(T)                                                                                     \
     (const T *x, double *parts, size_t batch, size_t channels, size_t plane, size_t pieces)
 #define CHANNEL_ENDS(T) (const double *parts, T *out, size_t channels, size_t pieces)
-BOTH(add_bias, ADD_BIAS, (x, bias, count, plane, channels))
 BOTH(channel_parts, CHANNEL_PARTS, (x, parts, batch, channels, plane, pieces))
 BOTH(channel_ends, CHANNEL_ENDS, (parts, out, channels, pieces))

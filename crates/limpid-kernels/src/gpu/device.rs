@@ -59,16 +59,17 @@ pub fn open(ordinal: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// What a GPU is called, and its memory in bytes: free and in all.
+/// What a GPU is called, and its memory: free and in all.
 ///
 /// # Errors
 /// [`Error::Argument`] if the device is none or the driver does not answer.
-pub fn describe(device: &Device) -> Result<(String, usize, usize)> {
+pub fn describe(device: &Device) -> Result<String> {
     let stream = device.as_cuda_device()?.cuda_stream();
     let context = stream.context();
     let name = context.name().map_err(|e| refused(&e))?;
     let (free, total) = context.mem_get_info().map_err(|e| refused(&e))?;
-    Ok((name, free, total))
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Ok(format!("{name}, {:.1} of {:.1} GiB free", gib(free), gib(total)))
 }
 
 /// Has memory that is freed kept for what comes next, instead of given back to the driver.

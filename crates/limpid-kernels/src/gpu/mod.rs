@@ -117,10 +117,15 @@ impl Gpu {
         Self { op, device: device.clone(), stream: device.cuda_stream() }
     }
 
+    /// What a kernel has filled, as candle stores it.
+    pub(crate) fn storage<T: Number>(&self, data: CudaSlice<T>) -> CudaStorage {
+        CudaStorage::wrap_cuda_slice(data, self.device.clone())
+    }
+
     /// What a kernel has filled, as a tensor.
     pub(crate) fn tensor<T: Number>(&self, data: CudaSlice<T>, shape: impl Into<Shape>) -> Tensor {
-        let storage = CudaStorage::wrap_cuda_slice(data, self.device.clone());
-        Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+        let storage = Storage::Cuda(self.storage(data));
+        Tensor::from_storage(storage, shape, BackpropOp::none(), false)
     }
 
     /// A buffer that a kernel is about to fill.

@@ -28,16 +28,6 @@ const PIECE: usize = 8192;
 /// What a custom operation is lent of a tensor; it must be contiguous and of f32 or f64.
 pub type Lent<'a> = (&'a CudaStorage, &'a Layout);
 
-/// Numbers of a type that kernels exist for, as candle stores them.
-trait Stored: Number {
-    /// Wraps a buffer.
-    fn stored(gpu: &Gpu, data: Slice<Self>) -> CudaStorage {
-        CudaStorage::wrap_cuda_slice(data, gpu.device.clone())
-    }
-}
-
-impl<T: Number> Stored for T {}
-
 /// Something to be done with buffers of either float type.
 trait Work {
     fn run<T: Number>(&self, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Result<(Slice<T>, Shape)>;
@@ -52,7 +42,7 @@ fn work(op: &'static str, args: &[Lent<'_>], work: &impl Work) -> Result<(CudaSt
     ) -> Result<(CudaStorage, Shape)> {
         run::<T, _>(op, args, |gpu, args| {
             let (data, shape) = work.run(gpu, args)?;
-            Ok((T::stored(gpu, data), shape))
+            Ok((gpu.storage(data), shape))
         })
     }
     match args.first().map(|(storage, _)| storage.dtype()) {

@@ -47,11 +47,7 @@ pub(super) fn max_picks<T: Number>(windows: &Windows, x: &Tensor) -> Result<Slic
     with_buffers::<T, _>("max_pool", &[x], |gpu, args| {
         let count = args[0].count() / windows.pixels() * windows.count();
         let rows = count / windows.outputs[2];
-        // SAFETY: the kernel writes all of it.
-        let picks = unsafe { gpu.stream.alloc::<u32>(count) };
-        let mut picks = picks.map_err(|e| {
-            Error::argument("max_pool", format!("no room for {count} indices on the GPU: {e}"))
-        })?;
+        let mut picks = gpu.alloc::<u32>(count)?;
         let kernel = gpu.function::<T>(&KERNELS, "max_picks")?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         launch.arg(&args[0].data).arg(&mut picks).arg(&rows).arg(windows);
