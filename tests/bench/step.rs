@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Tensor, Var};
 use limpid_kernels::autograd::{Gradients, backward};
-use limpid_nn::optim::{Adam, Optimizer, OptimizerConfig, survey};
+use limpid_kernels::step::{Gate, Judgement, Look};
+use limpid_nn::optim::{Adam, Optimizer, OptimizerConfig};
 use limpid_nn::{Error, Params, Result};
 use std::collections::BTreeMap;
 
@@ -29,20 +30,20 @@ impl Trained {
     }
 
     pub(crate) fn minimise(&mut self, loss: &Tensor) -> Result<()> {
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        if !value.is_finite() {
-            return Err(Error::argument("bench", format!("the loss is {value}")));
-        }
         let mut store = gradients(loss)?;
         let gradient = |(name, var): &(String, Var)| Some((name.clone(), store.remove(var)?));
         let found: BTreeMap<String, Tensor> = self.vars.iter().filter_map(gradient).collect();
         drop(store);
-        if let Some(name) = survey(&found)?.nonfinite {
-            return Err(Error::argument(
-                "bench",
-                format!("the gradient of `{name}` is not finite"),
-            ));
+        let loss = loss.detach();
+        let look = Look::at(&found.values().chain([&loss]).collect::<Vec<_>>())?;
+        let judgement =
+            Judgement { gradients: found.len(), scale: 1.0, max_norm: None, after: None };
+        let gate = Gate::new(&look, judgement)?;
+        self.optimizer.step_behind(&gate, &self.vars, &found, RATE)?;
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if gate.read()?.1 {
+            return Err(Error::argument("bench", format!("not finite: a gradient, or {value}")));
         }
-        self.optimizer.step(&self.vars, &found, RATE)
+        Ok(())
     }
 }

@@ -83,11 +83,14 @@ pub struct GpuConfig {
     /// Use only algorithms that repeat their bits, so that a resumed run ends with those of one that was not
     /// interrupted.
     pub deterministic: bool,
+    /// Give the GPU a whole training step at once where its shapes stay the same (CUDA graphs), instead of one kernel
+    /// after the other.
+    pub graphs: bool,
 }
 
 impl Default for GpuConfig {
     fn default() -> Self {
-        Self { precision: GpuPrecision::F32, deterministic: true }
+        Self { precision: GpuPrecision::F32, deterministic: true, graphs: true }
     }
 }
 

@@ -31,13 +31,30 @@ pub struct Score {
 
 /// How a task is optimised.
 pub trait Model {
-    /// One training step: compute a loss, hand it to `step.minimise`, and so on in order. After
-    /// `minimise` returns, the parameters of that optimizer have changed (at an accumulation
-    /// boundary). What is returned is logged.
+    /// The batch with what a training step needs besides: random draws of the host, tensors made from
+    /// them, what need not be differentiated. Its random numbers come from [`Ctx::next_stream`].
+    ///
+    /// # Errors
+    /// Those of the operations.
+    fn prepare(&self, batch: Batch, ctx: &Ctx) -> Result<Batch> {
+        let _ = ctx;
+        Ok(batch)
+    }
+
+    /// One training step on a prepared batch: compute a loss, hand it to `step.minimise`, and so on in
+    /// order. After `minimise` returns, the parameters of that optimizer have changed (at an
+    /// accumulation boundary). What is given to `step.log` is logged.
     ///
     /// # Errors
     /// Those of the operations and of [`Stepper::minimise`].
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs>;
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()>;
+
+    /// Whether a training step is fixed work, so that a GPU may be given it once and repeat it: it
+    /// calls `minimise` once, last of all; what differs between steps is in the prepared batch or
+    /// comes from [`Ctx::next_stream`], and it reads no value back.
+    fn is_fixed(&self) -> bool {
+        false
+    }
 
     /// Scores of every sample of a validation batch, in its order.
     ///

@@ -3,10 +3,12 @@
 use crate::config::ClipConfig;
 use crate::state::Group;
 use crate::{Error, Logs, Result, SampleId};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use limpid_kernels::autograd;
+use limpid_kernels::step::{Gate, Judgement, Look};
 use limpid_nn::Ctx;
-use limpid_nn::optim::{clip_grad_norm, clip_grad_value, survey};
+use limpid_nn::optim::clip_grad_value;
+use std::collections::BTreeMap;
 
 /// Loss scale at which a gradient that is not finite is no longer the scale's doing, and how many
 /// steps in a row may be left out before.
@@ -15,25 +17,88 @@ const OVERFLOW_LIMIT: u64 = 100;
 
 /// Scales, differentiates, accumulates, unscales, checks, clips and steps: the same for one loss or
 /// five.
+///
+/// Nothing of this waits for a GPU: whether a step may be made is judged where the gradients are, and a bad one changes
+/// nothing. What was found is read once, after the model's step.
 pub struct Stepper<'a> {
     pub(crate) groups: &'a mut [Group],
-    pub(crate) ctx: Ctx,
+    pub(crate) ctx: &'a Ctx,
     pub(crate) accumulate: u64,
     /// Whether this batch completes an optimizer step.
     pub(crate) boundary: bool,
     pub(crate) clip: Option<ClipConfig>,
     pub(crate) step: u64,
-    pub(crate) ids: &'a [SampleId],
-    pub(crate) logs: Logs,
-    /// Whether to leave everything as it is: the passes of a step are only watched.
-    pub(crate) rehearsal: bool,
+    /// Loss scales of the groups that have one.
+    pub(crate) scales: &'a [Option<Tensor>],
+    pub(crate) mode: Mode,
+    /// What was minimised, in order.
+    found: Vec<Found>,
+    /// What is to be logged: scalars.
+    logs: Vec<(String, Tensor)>,
+    /// What the next step depends on: the last one of this batch.
+    gate: Option<Gate>,
 }
 
-impl Stepper<'_> {
+/// What a stepper does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Everything.
+    Step,
+    /// Only the gradients are found; the steps follow by [`Stepper::make_steps`].
+    Gradients,
+    /// Nothing: the passes of a step are only watched.
+    Rehearsal,
+}
+
+/// What one loss has led to; all of it may still be on a GPU.
+#[derive(Clone)]
+struct Found {
+    group: usize,
+    loss: Tensor,
+    /// By name of the parameter.
+    gradients: BTreeMap<String, Tensor>,
+    names: Vec<String>,
+    /// At the gradients, then the loss.
+    look: Look,
+    /// Whether the optimizer has stepped, if the gate was open.
+    stepped: bool,
+}
+
+/// What a batch has led to.
+#[derive(Clone)]
+pub(crate) struct Outcome {
+    found: Vec<Found>,
+    logs: Vec<String>,
+    /// For everything found the loss and what the look has found; then what is logged. In f64.
+    numbers: Tensor,
+}
+
+impl<'a> Stepper<'a> {
+    pub(crate) fn new(
+        groups: &'a mut [Group],
+        ctx: &'a Ctx,
+        scales: &'a [Option<Tensor>],
+        mode: Mode,
+    ) -> Self {
+        Self {
+            groups,
+            ctx,
+            accumulate: 1,
+            boundary: true,
+            clip: None,
+            step: 0,
+            scales,
+            mode,
+            found: Vec::new(),
+            logs: Vec::new(),
+            gate: None,
+        }
+    }
+
     /// Context of the forward passes of this step: training mode and its random numbers.
     #[must_use]
-    pub fn ctx(&self) -> &Ctx {
-        &self.ctx
+    pub fn ctx(&self) -> &'a Ctx {
+        self.ctx
     }
 
     /// Optimizer steps done before this one.
@@ -42,63 +107,193 @@ impl Stepper<'_> {
         self.step
     }
 
+    /// Logs a scalar of this step. Its value is read after the step.
+    pub fn log(&mut self, name: &str, value: &Tensor) {
+        self.logs.push((name.to_owned(), value.detach()));
+    }
+
     /// Differentiates a scalar loss and steps the named optimizer. After it returns, that
     /// optimizer's parameters have changed (at an accumulation boundary); no other parameter has.
     ///
+    /// A loss or a gradient that is not finite changes nothing, and later steps of the batch neither; the trainer then
+    /// deals with it.
+    ///
     /// # Errors
-    /// [`Error::UnknownOptimizer`]; [`Error::NonFinite`] naming the loss (and a parameter that was
-    /// not finite before it), or the parameter whose gradient is not finite; [`Error::Setting`] if
-    /// gradients stay so however small the loss scale.
+    /// [`Error::UnknownOptimizer`]; those of the operations.
     pub fn minimise(&mut self, name: &str, loss: &Tensor) -> Result<()> {
         let Some(index) = self.groups.iter().position(|g| g.name == name) else {
             let have = self.groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::UnknownOptimizer { name: name.to_owned(), have });
         };
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        if self.rehearsal && value.is_finite() {
+        if self.mode == Mode::Rehearsal {
             return Ok(());
         }
-        if !value.is_finite() {
+        let scaled = match &self.scales[index] {
+            Some(scale) => (loss * scale.to_dtype(loss.dtype())?)?,
+            None if self.accumulate == 1 => loss.clone(),
+            None => (loss * (1.0 / self.accumulate as f64))?,
+        };
+        let mut store = autograd::backward(&scaled)?;
+        let group = &mut self.groups[index];
+        let mut gradients = std::mem::take(&mut group.gradients);
+        for p in &group.params {
+            let Some(g) = store.remove(p.var()) else { continue };
+            let sum = match gradients.remove(p.name()) {
+                Some(before) => (before + g)?,
+                None => g.detach(),
+            };
+            gradients.insert(p.name().to_owned(), sum);
+        }
+        drop(store);
+        // now, not at the boundary: the batch at fault is the one whose samples are at hand
+        let loss = loss.detach();
+        let look = Look::at(&gradients.values().chain([&loss]).collect::<Vec<_>>())?;
+        let names = gradients.keys().cloned().collect();
+        self.found.push(Found { group: index, loss, gradients, names, look, stepped: false });
+        if self.mode == Mode::Gradients { Ok(()) } else { self.make_step(self.found.len() - 1) }
+    }
+
+    /// Makes the steps of what was found before, where nothing is left to compute.
+    pub(crate) fn make_steps(&mut self, outcome: &mut Outcome) -> Result<()> {
+        self.found = std::mem::take(&mut outcome.found);
+        let made = (0..self.found.len()).try_for_each(|i| self.make_step(i));
+        outcome.found = std::mem::take(&mut self.found);
+        made
+    }
+
+    /// Makes the step of what was found, or keeps its gradients for the next batch.
+    fn make_step(&mut self, found: usize) -> Result<()> {
+        let found = &mut self.found[found];
+        let group = &mut self.groups[found.group];
+        if !self.boundary {
+            group.gradients = std::mem::take(&mut found.gradients);
+            return Ok(());
+        }
+        if group.overflow.is_some() {
+            return Ok(()); // an earlier batch of this step was bad
+        }
+        let scale = group.scaler.as_ref().map_or(1.0, |s| s.scale());
+        let max_norm = match self.clip {
+            Some(ClipConfig::Norm { max }) => Some(max),
+            _ => None,
+        };
+        // where losses are scaled, those of others may be good
+        let after = if group.scaler.is_some() { None } else { self.gate.as_ref() };
+        let count = found.gradients.len();
+        let judgement = Judgement { gradients: count, scale, max_norm, after };
+        let gate = Gate::new(&found.look, judgement)?;
+        let mut gradients = found.gradients.clone();
+        if scale != 1.0 || max_norm.is_some() {
+            let scaled = gate.scaled(&gradients.values().collect::<Vec<_>>())?;
+            gradients.values_mut().zip(scaled).for_each(|(g, scaled)| *g = scaled);
+        }
+        if let Some(ClipConfig::Value { max }) = self.clip {
+            clip_grad_value(&mut gradients, max)?;
+        }
+        let params: Vec<_> =
+            group.params.iter().map(|p| (p.name().to_owned(), p.var().clone())).collect();
+        group.optimizer.step_behind(&gate, &params, &gradients, group.lr)?;
+        found.stepped = true;
+        self.gate = Some(gate);
+        Ok(())
+    }
+
+    /// What the batch has led to, on its way from the device.
+    pub(crate) fn outcome(self) -> Result<Outcome> {
+        let mut numbers = Vec::new();
+        let flat = |t: &Tensor| t.detach().to_dtype(DType::F64)?.flatten_all();
+        for found in &self.found {
+            numbers.push(flat(&found.loss)?);
+            numbers.push(found.look.sums().flatten_all()?);
+        }
+        let device = numbers.first().map(|t| t.device().clone());
+        let mut logs = Vec::with_capacity(self.logs.len());
+        for (name, value) in self.logs {
+            let value = flat(&value)?;
+            numbers.push(match &device {
+                Some(device) => value.to_device(device)?,
+                None => value,
+            });
+            logs.push(name);
+        }
+        let numbers = match numbers.as_slice() {
+            [] => Tensor::zeros(0, DType::F64, &Device::Cpu)?,
+            all => Tensor::cat(all, 0)?,
+        };
+        Ok(Outcome { found: self.found, logs, numbers })
+    }
+}
+
+/// What has to be known to read an outcome.
+pub(crate) struct Reading<'a> {
+    pub groups: &'a mut [Group],
+    pub boundary: bool,
+    /// Whether the norms of gradients are logged.
+    pub norms: bool,
+    pub step: u64,
+    pub ids: &'a [SampleId],
+}
+
+impl Reading<'_> {
+    /// Waits for the numbers of a batch, and draws the consequences: what is logged.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] naming the loss (and a parameter that was not finite before it), or the parameter whose
+    /// gradient is not finite; [`Error::Setting`] if gradients stay so however small the loss scale.
+    pub(crate) fn read(mut self, outcome: &Outcome) -> Result<Logs> {
+        let numbers = outcome.numbers.to_vec1::<f64>()?;
+        let mut rest = numbers.as_slice();
+        let mut logs = Logs::new();
+        for (i, found) in outcome.found.iter().enumerate() {
+            let (own, after) = rest.split_at(3 + 2 * found.names.len());
+            rest = after;
+            if let Err(e) = self.consequences(found, own, &mut logs) {
+                for (j, other) in outcome.found.iter().enumerate().skip(i) {
+                    let group = &mut self.groups[other.group];
+                    // later steps depended on this one, unless losses are scaled
+                    if other.stepped && (j == i || group.scaler.is_none()) {
+                        group.optimizer.take_back();
+                    }
+                }
+                return Err(e);
+            }
+        }
+        logs.extend(outcome.logs.iter().cloned().zip(rest.iter().copied()));
+        Ok(logs)
+    }
+
+    /// Of one loss: its value, then for all gradients and the loss the sum of squares and whether it is bad.
+    fn consequences(&mut self, found: &Found, numbers: &[f64], logs: &mut Logs) -> Result<()> {
+        let (loss, sums) = (numbers[0], numbers[1..].as_chunks::<2>().0);
+        let (sums, _) = sums.split_at(sums.len() - 1);
+        if !loss.is_finite() {
+            let name = &self.groups[found.group].name;
             let cause = match nonfinite_parameter(self.groups)? {
                 Some(parameter) => format!(", with parameter `{parameter}` not finite before"),
                 None => String::new(),
             };
-            return Err(self.nonfinite(format!("the loss of `{name}` ({value}{cause})")));
+            return Err(self.nonfinite(format!("the loss of `{name}` ({loss}{cause})")));
         }
-        let group = &mut self.groups[index];
-        let scale = group.scaler.as_ref().map_or(1.0, |s| s.scale()) / self.accumulate as f64;
-        let scaled = if scale == 1.0 { loss.clone() } else { (loss * scale)? };
-        let mut store = autograd::backward(&scaled)?;
-        for p in &group.params {
-            let Some(g) = store.remove(p.var()) else { continue };
-            let sum = match group.gradients.remove(p.name()) {
-                Some(before) => (before + g)?,
-                None => g,
-            };
-            group.gradients.insert(p.name().to_owned(), sum);
-        }
-        drop(store);
-        // now, not at the boundary: the batch at fault is the one whose samples are at hand
-        let mut norm = None;
-        if group.overflow.is_none() {
-            let found = survey(&group.gradients)?;
-            norm = found.norm;
-            if let Some(parameter) = found.nonfinite {
-                if group.scaler.is_none() {
-                    return Err(self.nonfinite(format!("the gradient of `{parameter}`")));
-                }
-                group.overflow = Some(parameter);
+        let group = &mut self.groups[found.group];
+        if let Some(at) = sums.iter().position(|[_, bad]| *bad > 0.0) {
+            let parameter = found.names[at].clone();
+            if group.scaler.is_none() {
+                return Err(self.nonfinite(format!("the gradient of `{parameter}`")));
             }
+            group.overflow.get_or_insert(parameter);
         }
         if !self.boundary {
             return Ok(());
         }
-        let mut gradients = std::mem::take(&mut group.gradients);
+        let mut scale = 1.0;
         if let Some(scaler) = &mut group.scaler {
-            let scale = scaler.scale();
+            scale = scaler.scale();
             let overflow = group.overflow.take();
             scaler.update(overflow.is_some());
             if let Some(parameter) = overflow {
+                if found.stepped {
+                    group.optimizer.take_back();
+                }
                 group.overflows += 1;
                 if scale <= LEAST_SCALE || group.overflows >= OVERFLOW_LIMIT {
                     return Err(self.overflow(&parameter, scale));
@@ -106,25 +301,11 @@ impl Stepper<'_> {
                 return Ok(());
             }
             group.overflows = 0;
-            if scale != 1.0 {
-                for g in gradients.values_mut() {
-                    *g = (&*g * (1.0 / scale))?;
-                }
-                norm = norm.map(|norm| norm / scale);
-            }
         }
-        let group = &mut self.groups[index];
-        match self.clip {
-            Some(ClipConfig::Norm { max }) => {
-                let norm = clip_grad_norm(&mut gradients, max, norm)?;
-                self.logs.insert(format!("grad_norm/{name}"), norm);
-            }
-            Some(ClipConfig::Value { max }) => clip_grad_value(&mut gradients, max)?,
-            None => {}
+        if self.norms {
+            let squares = sums.iter().fold(0.0, |sum, [squares, _]| sum + squares);
+            logs.insert(format!("grad_norm/{}", group.name), squares.sqrt() / scale);
         }
-        let params: Vec<_> =
-            group.params.iter().map(|p| (p.name().to_owned(), p.var().clone())).collect();
-        group.optimizer.step(&params, &gradients, group.lr)?;
         Ok(())
     }
 

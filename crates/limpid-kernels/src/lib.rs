@@ -29,11 +29,13 @@ mod output;
 mod parts;
 mod planes;
 mod prefetch;
+pub mod recording;
 pub mod rng;
 mod simd;
 pub mod step;
 #[cfg(test)]
 mod threads;
+pub mod upload;
 
 mod activation;
 mod algebra;

@@ -236,6 +236,33 @@ pub(crate) fn address(t: &Tensor) -> usize {
     std::ptr::from_ref::<Storage>(&storage).addr()
 }
 
+/// Lends `f` the bytes of a contiguous tensor of the CPU.
+///
+/// # Errors
+/// [`Error::Shape`] if it is none, or its type is not known here.
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)] // changes the type of a slice
+pub(crate) fn bytes<R>(op: &'static str, t: &Tensor, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    fn of<T: Copy>(numbers: &[T]) -> &[u8] {
+        // SAFETY: numbers have no gaps, and any byte is one.
+        unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+    }
+    let (storage, layout) = t.storage_and_layout();
+    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+    else {
+        return Err(Error::shape(op, "a contiguous tensor on the CPU", t.layout()));
+    };
+    let all = match storage {
+        CpuStorage::U8(x) => of(&x[start..end]),
+        CpuStorage::U32(x) => of(&x[start..end]),
+        CpuStorage::I64(x) => of(&x[start..end]),
+        CpuStorage::F32(x) => of(&x[start..end]),
+        CpuStorage::F64(x) => of(&x[start..end]),
+        other => return Err(Error::shape(op, "numbers of a known type", other.dtype())),
+    };
+    Ok(f(all))
+}
+
 struct Adapter<O>(O);
 
 impl<O: Op> Recorded for O {

@@ -8,7 +8,7 @@
 //! batches: a target whose slices `0, s, 2s…` are the input teaches it to begin at the first slice and to
 //! go on by `s - 1` slices beyond the last.
 
-use crate::restoration::{padded, scalar};
+use crate::restoration::padded;
 use crate::scores::{Measure, Scorer};
 use candle_core::{DType, Device, Tensor};
 use limpid_arch::sr_unet3d::{self, SrUNet3d};
@@ -117,10 +117,10 @@ pub fn interpolate_slices(x: &Tensor, factor: usize) -> Result<Tensor> {
 }
 
 impl Model for AxialSuperResolution {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs> {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()> {
         let loss = self.loss(batch, step.ctx())?;
-        step.minimise("net", &loss)?;
-        Ok(Logs::from([("loss".to_owned(), scalar(&loss)?)]))
+        step.log("loss", &loss);
+        step.minimise("net", &loss)
     }
 
     /// PSNR and SSIM, and by how much PSNR is above that of the interpolation.

@@ -120,17 +120,20 @@ impl Restoration {
 }
 
 impl Model for Restoration {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs> {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()> {
         let y = self.net.forward(batch.get("input")?, step.ctx())?;
         let (loss, terms) = self.loss(batch, &y)?;
-        step.minimise("net", &loss)?;
-        let mut logs = Logs::from([("loss".to_owned(), scalar(&loss)?)]);
+        step.log("loss", &loss);
         if terms.len() > 1 {
             for (name, value) in terms {
-                logs.insert(format!("loss/{name}"), scalar(&value)?);
+                step.log(&format!("loss/{name}"), &value);
             }
         }
-        Ok(logs)
+        step.minimise("net", &loss)
+    }
+
+    fn is_fixed(&self) -> bool {
+        true
     }
 
     fn validation_step(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Logs>> {

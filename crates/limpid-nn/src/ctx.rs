@@ -79,6 +79,21 @@ impl Ctx {
         self.train
     }
 
+    /// How many random sites have been reached.
+    pub(crate) fn sites(&self) -> u64 {
+        self.sites.load(Ordering::Relaxed)
+    }
+
+    /// Goes back, or on, to a number of random sites.
+    pub(crate) fn set_sites(&self, sites: u64) {
+        self.sites.store(sites, Ordering::Relaxed);
+    }
+
+    /// The stream of a random site.
+    pub(crate) fn stream_at(&self, site: u64) -> Stream {
+        self.stream.op(site)
+    }
+
     /// The stream of the next random site; sites are numbered in the order they are reached.
     pub fn next_stream(&self) -> Stream {
         self.stream.op(self.sites.fetch_add(1, Ordering::Relaxed))

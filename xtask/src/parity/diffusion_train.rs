@@ -176,11 +176,11 @@ struct Replay {
 }
 
 impl Model for Replay {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Done<Logs> {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Done<()> {
         let draws = &self.draws[step.step() as usize];
         let loss = self.model.loss(batch, draws, step.ctx())?.value;
-        step.minimise("net", &loss)?;
-        Ok(Logs::from([("loss".to_owned(), f64::from(loss.to_scalar::<f32>()?))]))
+        step.log("loss", &loss);
+        step.minimise("net", &loss)
     }
 
     fn validation_step(&self, _: &Batch, _: &Ctx) -> Done<Vec<Logs>> {

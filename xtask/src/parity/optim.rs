@@ -153,7 +153,7 @@ fn clipping(worst: &mut Worst, fixture: &Fixture) -> Result<(), String> {
         let mut gradients = fixture.part(&format!("{case}.raw_"));
         let limit = |what: &str| case.strip_prefix(what)?.parse::<f64>().ok();
         if let Some(max) = limit("clip_norm") {
-            let norm = clip_grad_norm(&mut gradients, max, None).map_err(text)?;
+            let norm = clip_grad_norm(&mut gradients, max).map_err(text)?;
             let expected = fixture.values(&format!("{case}.total_norm"))?;
             worst.compare(&format!("{case}.total_norm"), &[norm], &expected, CLOSE);
         } else if let Some(max) = limit("clip_value") {

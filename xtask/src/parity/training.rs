@@ -202,13 +202,13 @@ struct Tiny {
 }
 
 impl Model for Tiny {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Done<Logs> {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Done<()> {
         let x = batch.get("x")?;
         let spec = ConvSpec { padding: vec![1, 1], ..ConvSpec::unit(2) };
         let y = (x - sequential(&self.params, "", x, &spec, relu)?)?;
         let loss = l1(&y, batch.get("y")?)?;
-        step.minimise("net", &loss)?;
-        Ok(Logs::from([("loss".to_owned(), f64::from(loss.to_scalar::<f32>()?))]))
+        step.log("loss", &loss);
+        step.minimise("net", &loss)
     }
 
     fn validation_step(&self, _: &Batch, _: &Ctx) -> Done<Vec<Logs>> {
@@ -357,7 +357,7 @@ impl Gan {
 }
 
 impl Model for Gan {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Done<Logs> {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Done<()> {
         let (x, y) = (batch.get("x")?, batch.get("y")?);
         let bce = |logits: &Tensor, label: f64| {
             bce_with_logits(logits, &(logits.zeros_like()? + label)?, 1.0)
@@ -372,16 +372,15 @@ impl Model for Gan {
         let real = bce(&self.discriminator(y, x)?, 1.0)?;
         let faked = bce(&self.discriminator(&fake.detach(), x)?, 0.0)?;
         step.minimise("D", &(&real + &faked)?)?;
-        [
+        let logged = [
             ("g_l1", reconstruction),
             ("g_adv", adversarial),
             ("g_total", total),
             ("d_real", real),
             ("d_fake", faked),
-        ]
-        .into_iter()
-        .map(|(name, t)| Ok((name.to_owned(), f64::from(t.to_scalar::<f32>()?))))
-        .collect()
+        ];
+        logged.iter().for_each(|(name, value)| step.log(name, value));
+        Ok(())
     }
 
     fn validation_step(&self, _: &Batch, _: &Ctx) -> Done<Vec<Logs>> {

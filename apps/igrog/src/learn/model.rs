@@ -48,21 +48,23 @@ impl KernelModel {
 }
 
 impl Model for KernelModel {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs> {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()> {
         let (features, sources) = (batch.get("dk")?, batch.get("source_ksp")?);
         let target = batch.get("target_ksp")?;
-        let mut logs = Logs::new();
         let loss = if self.l2 > 0.0 {
             let kernel = self.net.kernel(features)?;
             let error = self.compare(&self.net.apply(&kernel, sources)?, target)?;
-            logs.insert("error".to_owned(), scalar(&error)?);
+            step.log("error", &error);
             (error + (kernel.sqr()?.mean_all()? * (2.0 * self.l2))?)?
         } else {
             self.compare(&self.net.forward(features, sources)?, target)?
         };
-        step.minimise("net", &loss)?;
-        logs.insert("loss".to_owned(), scalar(&loss)?);
-        Ok(logs)
+        step.log("loss", &loss);
+        step.minimise("net", &loss)
+    }
+
+    fn is_fixed(&self) -> bool {
+        true
     }
 
     /// For every pair the error relative to the root mean square of all targets of the batch, whose mean

@@ -39,7 +39,7 @@ impl Twin {
 }
 
 impl Model for Twin {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs> {
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()> {
         let x = batch.get("input")?.mean(0)?;
         let dropped = limpid_kernels::dropout(&x, 0.3, step.ctx().next_stream())?;
         let first = (self.a.tensor() - &dropped)?.sqr()?.mean_all()?;
@@ -47,8 +47,12 @@ impl Model for Twin {
         self.seen_in_second = self.a.tensor().to_vec1()?;
         let second = (self.b.tensor() - self.a.tensor().detach())?.sqr()?.mean_all()?;
         step.minimise("second", &second)?;
-        let loss = f64::from(first.to_scalar::<f32>()?);
-        Ok(Logs::from([("loss".to_owned(), self.score.unwrap_or(loss))]))
+        let logged = match self.score {
+            Some(score) => Tensor::new(score, &Device::Cpu)?,
+            None => first,
+        };
+        step.log("loss", &logged);
+        Ok(())
     }
 
     fn validation_step(&self, batch: &Batch, _: &Ctx) -> Result<Vec<Logs>> {
@@ -238,8 +242,7 @@ fn train_overflowing(root: &Path, config: TrainConfig, from: u64) -> String {
         // the derivative of the root at 0 is infinite
         let root = (&a - a.detach())?.sqrt()?;
         let loss = if batch > from { root.sum_all()? } else { a.sum_all()? };
-        step.minimise("first", &loss)?;
-        Ok(Logs::new())
+        step.minimise("first", &loss)
     }));
     let error = trainer.fit(&mut Twin::new(), &Toy::new(), &mut run, &mut Silent).unwrap_err();
     assert_eq!(run.status().status, "failed");
@@ -271,8 +274,7 @@ fn a_loss_that_is_not_finite_is_named_with_the_layer_it_began_in() {
             layers[1].bias.as_ref().unwrap().set(&Tensor::full(f32::NAN, 3, &Device::Cpu)?)?;
         }
         let y = layers[1].forward(&layers[0].forward(&a.reshape((1, 3))?)?)?;
-        step.minimise("second", &y.sum_all()?)?;
-        Ok(Logs::new())
+        step.minimise("second", &y.sum_all()?)
     }));
     let mut model = Twin::new();
     let error = trainer.fit(&mut model, &Toy::new(), &mut run, &mut Silent).unwrap_err();

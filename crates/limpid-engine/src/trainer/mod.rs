@@ -1,5 +1,6 @@
 //! The training loop. Going on from checkpoints, and back to them, is in `restore`.
 
+mod feed;
 mod restore;
 
 use crate::callback::decisive_score;
@@ -7,25 +8,27 @@ use crate::callback::{self, Callback, Control, Hook};
 use crate::checkpoint::{CheckpointInfo, Checkpoints};
 use crate::rundir::BestScore;
 use crate::state::{Group, Progress};
+use crate::stepper::{self, Mode, Reading};
 use crate::{
     Batch, DataModule, Error, Event, GpuPrecision, Loader, Logs, Model, NonFinite, Outcome,
     Recompute, Result, RunDir, Sink, Stepper, TrainConfig, TrainState,
 };
 use candle_core::{Device, Tensor};
+use feed::Feed;
 use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
-use limpid_nn::Ctx;
 use limpid_nn::ema::Ema;
 use limpid_nn::optim::Optimizer;
 use limpid_nn::scaler::{GradScaler, ScalerConfig};
 use limpid_nn::schedule::Schedule;
+use limpid_nn::{Ctx, Replay};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// A training step that replaces the model's for a run.
-pub type StepFn<'a> = dyn FnMut(&mut dyn Model, &Batch, &mut Stepper<'_>) -> Result<Logs> + 'a;
+pub type StepFn<'a> = dyn FnMut(&mut dyn Model, &Batch, &mut Stepper<'_>) -> Result<()> + 'a;
 
 /// Trains a model: same configuration, same bits, whether interrupted or not.
 pub struct Trainer<'a> {
@@ -141,6 +144,8 @@ impl<'a> Trainer<'a> {
             buffers: BTreeMap::new(),
             micro: 0,
             micro_logs: Vec::new(),
+            replay: Replay::new(),
+            refusal_told: false,
         };
         let result = fit.train(data);
         if result.is_err() {
@@ -200,6 +205,9 @@ struct Fit<'f, 'a, 'm> {
     /// Batches accumulated towards the next optimizer step, and what they logged.
     micro: u64,
     micro_logs: Vec<Logs>,
+    /// The passes of a step, where a GPU repeats them by itself.
+    replay: Replay<stepper::Outcome>,
+    refusal_told: bool,
 }
 
 /// What became of a batch.
@@ -252,10 +260,11 @@ impl Fit<'_, '_, '_> {
         if self.state.progress.cursor == 0 {
             self.fire(Hook::EpochStarted, control)?;
         }
-        for batch in loader.epoch(epoch, self.state.progress.cursor) {
-            let batch = batch.map_err(Error::Data)?;
+        let batches = loader.epoch(epoch, self.state.progress.cursor);
+        let mut feed = Feed::new(batches, &self.trainer.device)?;
+        while let Some(fed) = feed.next()? {
             self.dirty = true;
-            match self.batch(batch, control)? {
+            match self.batch(fed, &mut feed, control)? {
                 Batched::Done { step: true } => {
                     self.fire(Hook::TrainStepEnded, control)?;
                     if std::mem::take(&mut control.validate) {
@@ -291,15 +300,21 @@ impl Fit<'_, '_, '_> {
         self.trainer.interrupt.load(Ordering::Relaxed)
     }
 
-    fn batch(&mut self, batch: Batch, control: &mut Control) -> Result<Batched> {
-        let batch = batch.to_device(&self.trainer.device)?;
-        self.state.batch = Some(batch);
+    fn batch(
+        &mut self,
+        fed: feed::Fed,
+        feed: &mut Feed<'_>,
+        control: &mut Control,
+    ) -> Result<Batched> {
+        self.state.batch = Some(fed.batch);
         if self.micro == 0 {
             self.fire(Hook::TrainStepStarted, control)?;
         }
         let batch = self.state.batch.take();
         let result = match batch {
-            Some(batch) if !std::mem::take(&mut control.skip) => self.step(&batch),
+            Some(batch) if !std::mem::take(&mut control.skip) => {
+                self.step(batch, fed.nonfinite, feed)
+            }
             _ => Ok(Batched::Skipped),
         };
         self.state.progress.cursor += 1;
@@ -312,25 +327,42 @@ impl Fit<'_, '_, '_> {
         }
     }
 
-    fn step(&mut self, batch: &Batch) -> Result<Batched> {
+    fn step(
+        &mut self,
+        batch: Batch,
+        nonfinite: Option<(String, crate::SampleId)>,
+        feed: &mut Feed<'_>,
+    ) -> Result<Batched> {
         if self.micro == 0 && self.trainer.config.nonfinite == NonFinite::Skip {
             self.buffers = restore::buffers(self.state.model)?;
         }
-        let progress = &self.state.progress;
-        if let Some((tensor, id)) = batch.first_nonfinite()? {
+        if let Some((tensor, id)) = nonfinite {
             return Err(Error::NonFinite {
                 what: format!("the input `{tensor}`"),
-                step: progress.step,
+                step: self.state.progress.step,
                 place: id.to_string(),
             });
         }
         let boundary = self.micro + 1 == self.trainer.config.accumulate;
-        let logs = match self.passes(batch, boundary, false) {
-            Err(e) => return Err(self.with_layer(e, batch)?),
+        let samples = batch.len() as u64;
+        let ctx = self.ctx();
+        let batch = self.state.model.prepare(batch, &ctx)?;
+        let outcome = self.passes(&batch, &ctx, boundary)?;
+        // the next batch comes while a GPU is busy with this one
+        feed.fetch();
+        let reading = Reading {
+            groups: &mut self.state.groups,
+            boundary,
+            norms: matches!(self.trainer.config.clip, Some(crate::ClipConfig::Norm { .. })),
+            step: self.state.progress.step,
+            ids: &batch.ids,
+        };
+        let logs = match reading.read(&outcome) {
+            Err(e) => return Err(self.with_layer(e, &batch)?),
             Ok(logs) => logs,
         };
         self.micro_logs.push(logs);
-        self.state.progress.samples += batch.len() as u64;
+        self.state.progress.samples += samples;
         self.micro = if boundary { 0 } else { self.micro + 1 };
         if boundary {
             self.state.progress.step += 1;
@@ -340,36 +372,81 @@ impl Fit<'_, '_, '_> {
         Ok(Batched::Done { step: boundary })
     }
 
-    /// The passes of the model over a batch, with what it logs; a rehearsal steps no optimizer.
-    fn passes(&mut self, batch: &Batch, boundary: bool, rehearsal: bool) -> Result<Logs> {
+    /// The context of the passes over the current batch.
+    fn ctx(&self) -> Ctx {
         let progress = &self.state.progress;
         let recompute = self.trainer.config.recompute == Recompute::Blocks;
         let stream = Stream::new(self.trainer.seed, "model").at(progress.epoch, progress.cursor);
-        let mut stepper = Stepper {
-            groups: &mut self.state.groups,
-            ctx: Ctx::train(stream).recomputing(recompute),
-            accumulate: self.trainer.config.accumulate,
-            boundary,
-            clip: self.trainer.config.clip,
-            step: progress.step,
-            ids: &batch.ids,
-            logs: Logs::new(),
-            rehearsal,
-        };
-        let result = autograd::record(|| match &mut self.trainer.step_fn {
-            Some(f) => f(self.state.model, batch, &mut stepper),
-            None => self.state.model.train_step(batch, &mut stepper),
+        Ctx::train(stream).recomputing(recompute)
+    }
+
+    /// The passes of the model over a prepared batch and the steps of its optimizers.
+    fn passes(&mut self, batch: &Batch, ctx: &Ctx, boundary: bool) -> Result<stepper::Outcome> {
+        let accumulate = self.trainer.config.accumulate;
+        let scales = self.state.groups.iter().map(|g| {
+            let Some(scaler) = &g.scaler else { return Ok(None) };
+            Ok(Some(Tensor::new(scaler.scale() / accumulate as f64, &self.trainer.device)?))
         });
-        let stepped = std::mem::take(&mut stepper.logs);
-        let mut logs = result?;
-        if recompute && stepper.ctx.blocks() == 0 {
+        let scales = scales.collect::<Result<Vec<_>>>()?;
+        if self.trainer.step_fn.is_some()
+            || accumulate > 1
+            || !self.trainer.config.gpu.graphs
+            || !self.state.model.is_fixed()
+        {
+            return self.run_step(batch, ctx, &scales, boundary, Mode::Step);
+        }
+        let names: Vec<&String> = batch.tensors.keys().collect();
+        let inputs: Vec<&Tensor> = batch.tensors.values().chain(scales.iter().flatten()).collect();
+        let mut replay = std::mem::replace(&mut self.replay, Replay::new());
+        let outcome = replay.run(&inputs, ctx, |tensors, ctx| {
+            let (of_batch, of_scales) = tensors.split_at(names.len());
+            let of_batch = names.iter().map(|&name| name.clone()).zip(of_batch.iter().cloned());
+            let batch = Batch { tensors: of_batch.collect(), ids: batch.ids.clone() };
+            let mut of_scales = of_scales.iter().cloned();
+            let scales: Vec<_> =
+                scales.iter().map(|s| s.as_ref().and_then(|_| of_scales.next())).collect();
+            self.run_step(&batch, ctx, &scales, boundary, Mode::Gradients)
+        });
+        self.replay = replay;
+        let mut outcome = outcome?;
+        if let Some(why) = self.replay.refusal().filter(|_| !self.refusal_told) {
+            self.refusal_told = true;
+            let message = format!("steps are given to the GPU kernel by kernel: {why}");
+            self.sink.event(&Event::Warning { message });
+        }
+        let mut stepper = Stepper::new(&mut self.state.groups, ctx, &scales, Mode::Step);
+        (stepper.boundary, stepper.clip) = (boundary, self.trainer.config.clip);
+        stepper.make_steps(&mut outcome)?;
+        Ok(outcome)
+    }
+
+    /// The model's step on a prepared batch.
+    fn run_step(
+        &mut self,
+        batch: &Batch,
+        ctx: &Ctx,
+        scales: &[Option<Tensor>],
+        boundary: bool,
+        mode: Mode,
+    ) -> Result<stepper::Outcome> {
+        let mut stepper = Stepper::new(&mut self.state.groups, ctx, scales, mode);
+        stepper.accumulate = self.trainer.config.accumulate;
+        (stepper.boundary, stepper.clip) = (boundary, self.trainer.config.clip);
+        stepper.step = self.state.progress.step;
+        let outcome = autograd::record(|| {
+            match &mut self.trainer.step_fn {
+                Some(f) => f(self.state.model, batch, &mut stepper),
+                None => self.state.model.train_step(batch, &mut stepper),
+            }?;
+            stepper.outcome()
+        })?;
+        if self.trainer.config.recompute == Recompute::Blocks && ctx.blocks() == 0 {
             return Err(Error::Setting {
                 message: "`train.recompute` is `blocks`, but this network has none".into(),
                 hint: "leave it at `none`; a smaller patch or batch needs less memory too".into(),
             });
         }
-        logs.extend(stepped);
-        Ok(logs)
+        Ok(outcome)
     }
 
     fn validate(&mut self, data: &dyn DataModule, control: &mut Control) -> Result<()> {

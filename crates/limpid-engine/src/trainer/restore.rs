@@ -3,6 +3,7 @@
 use super::{Batched, Fit};
 use crate::callback::{Control, Hook};
 use crate::checkpoint::{self, SavedGroup, SavedState, Snapshot};
+use crate::stepper::Mode;
 use crate::{Batch, Error, Event, Model, NonFinite, Result};
 use candle_core::Tensor;
 use limpid_nn::ema::Ema;
@@ -154,11 +155,15 @@ impl Fit<'_, '_, '_> {
     }
 
     /// The error, with the layer in which numbers ceased to be finite if it says that they did:
-    /// the passes are rehearsed under a watch, which leaves the model as it is.
+    /// the passes over a prepared batch are rehearsed under a watch, which leaves the model as it is.
     pub(super) fn with_layer(&mut self, error: Error, batch: &Batch) -> Result<Error> {
         let Error::NonFinite { what, step, place } = error else { return Ok(error) };
         let before = buffers(self.state.model)?;
-        let (_, layer) = limpid_nn::first_nonfinite_layer(|| self.passes(batch, true, true));
+        let ctx = self.ctx();
+        let scales = vec![None; self.state.groups.len()];
+        let (_, layer) = limpid_nn::first_nonfinite_layer(|| {
+            self.run_step(batch, &ctx, &scales, true, Mode::Rehearsal)
+        });
         self.state.model.params().set(&before)?;
         let what = match layer {
             Some(layer) => format!("{what}, first after layer `{layer}`,"),

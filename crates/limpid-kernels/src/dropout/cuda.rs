@@ -4,6 +4,7 @@
 
 use super::Dropout;
 use crate::Result;
+use crate::gpu::graph::Words;
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
 use crate::rng::Stream;
 use candle_core::Shape;
@@ -27,12 +28,14 @@ pub(super) fn run<T: Number>(
 
 fn elements<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Slice<T>> {
     let count = x.count();
-    let (scale, limit, [key, sub]) = (T::of(op.scale()), op.limit(), op.stream.words());
+    let (scale, limit) = (T::of(op.scale()), op.limit());
+    let Words { key, sub, at } = Words::of(op.name, op.stream)?;
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "dropout")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&x.data).arg(&mut out).arg(&count).arg(&scale).arg(&limit).arg(&key).arg(&sub);
-    // SAFETY: both arrays have `count` elements.
+    launch.arg(&x.data).arg(&mut out).arg(&count).arg(&scale).arg(&limit);
+    launch.arg(&key).arg(&sub).arg(&at);
+    // SAFETY: both arrays have `count` elements; two words lie at an address that is not 0.
     unsafe { gpu.launch(launch, count.div_ceil(DRAWN), false) }?;
     Ok(out)
 }
@@ -40,12 +43,14 @@ fn elements<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Sli
 fn planes<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Slice<T>> {
     let (count, plane) = (x.count(), op.plane);
     let planes = count / plane.max(1);
-    let (scale, limit, [key, sub]) = (T::of(op.scale()), op.limit(), op.stream.words());
+    let (scale, limit) = (T::of(op.scale()), op.limit());
+    let Words { key, sub, at } = Words::of(op.name, op.stream)?;
     let mut factors = gpu.alloc::<T>(planes)?;
     let kernel = gpu.function::<T>(&KERNELS, "dropout_factors")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&mut factors).arg(&planes).arg(&scale).arg(&limit).arg(&key).arg(&sub);
-    // SAFETY: there is a factor for each plane.
+    launch.arg(&mut factors).arg(&planes).arg(&scale).arg(&limit);
+    launch.arg(&key).arg(&sub).arg(&at);
+    // SAFETY: there is a factor for each plane; two words lie at an address that is not 0.
     unsafe { gpu.launch(launch, planes.div_ceil(DRAWN), false) }?;
 
     let mut out = gpu.alloc::<T>(count)?;

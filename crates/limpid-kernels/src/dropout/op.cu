@@ -2,10 +2,15 @@
 #include "philox.cuh"
 #include "rows.cuh"
 
-// A thread for each block of random words: four elements. Without an `x` it stands for ones.
+// A thread for each block of random words: four elements. Without an `x` it stands for ones. A recorded kernel finds
+// the words of its stream at `words`.
 template <class T>
 __device__ __forceinline__ void dropout(const T *x, T *out, size_t count, T scale, unsigned limit, size_t key,
-                                        size_t sub) {
+                                        size_t sub, const size_t *words) {
+    if (words) {
+        key = words[0];
+        sub = words[1];
+    }
     constexpr int PACKS = 4 / Pack<T>::COUNT;
     bool whole = x && is_aligned(x);
     EACH(block, (count + 3) / 4) {
@@ -31,8 +36,8 @@ __device__ __forceinline__ void dropout(const T *x, T *out, size_t count, T scal
 // What each of `count` elements is multiplied by.
 template <class T>
 __device__ __forceinline__ void dropout_factors(T *out, size_t count, T scale, unsigned limit, size_t key,
-                                                size_t sub) {
-    dropout<T>(nullptr, out, count, scale, limit, key, sub);
+                                                size_t sub, const size_t *words) {
+    dropout<T>(nullptr, out, count, scale, limit, key, sub, words);
 }
 
 // Planes times their factors, of which a zero drops even what is not finite.
@@ -47,9 +52,9 @@ __device__ __forceinline__ void drop_planes(const T *x, const T *factors, T *out
     });
 }
 
-#define DROPOUT(T) (const T *x, T *out, size_t count, T scale, unsigned limit, size_t key, size_t sub)
-#define DROPOUT_FACTORS(T) (T *out, size_t count, T scale, unsigned limit, size_t key, size_t sub)
+#define DROPOUT(T) (const T *x, T *out, size_t count, T scale, unsigned limit, size_t key, size_t sub, const size_t *words)
+#define DROPOUT_FACTORS(T) (T *out, size_t count, T scale, unsigned limit, size_t key, size_t sub, const size_t *words)
 #define DROP_PLANES(T) (const T *x, const T *factors, T *out, size_t planes, size_t plane)
-BOTH(dropout, DROPOUT, (x, out, count, scale, limit, key, sub))
-BOTH(dropout_factors, DROPOUT_FACTORS, (out, count, scale, limit, key, sub))
+BOTH(dropout, DROPOUT, (x, out, count, scale, limit, key, sub, words))
+BOTH(dropout_factors, DROPOUT_FACTORS, (out, count, scale, limit, key, sub, words))
 BOTH(drop_planes, DROP_PLANES, (x, factors, out, planes, plane))

@@ -9,7 +9,9 @@ pub(crate) mod blas;
 mod cases;
 mod device;
 pub(crate) mod dnn;
+pub(crate) mod graph;
 mod half;
+pub(crate) mod upload;
 
 pub use cases::{Case, Comparison, cases, compare_all};
 pub use device::{describe, open};
@@ -113,7 +115,7 @@ pub(crate) struct Gpu {
 }
 
 impl Gpu {
-    fn new(op: &'static str, device: &CudaDevice) -> Self {
+    pub(crate) fn new(op: &'static str, device: &CudaDevice) -> Self {
         Self { op, device: device.clone(), stream: device.cuda_stream() }
     }
 

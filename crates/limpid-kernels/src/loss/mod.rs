@@ -105,10 +105,3 @@ fn narrowed<T: Number>(gpu: &Gpu, x: &Slice<f64>, count: usize) -> Result<Slice<
     unsafe { gpu.launch(launch, count, false) }?;
     Ok(out)
 }
-
-/// A table on the device.
-fn uploaded(gpu: &Gpu, op: &'static str, table: &[f64]) -> Result<Slice<f64>> {
-    gpu.stream
-        .clone_htod(table)
-        .map_err(|e| Error::argument(op, format!("a table does not reach the GPU: {e}")))
-}

@@ -22,7 +22,6 @@ impl Similarity {
     /// Windowed means of x, y, x², y² and x y, and how many each has.
     fn means<T: Number>(
         &self,
-        op: &'static str,
         gpu: &Gpu,
         [x, y]: [&Buffer<'_, T>; 2],
     ) -> Result<(Slice<f64>, usize)> {
@@ -34,7 +33,7 @@ impl Similarity {
         // SAFETY: both images have `count` elements, the result five times as many.
         unsafe { gpu.launch(launch, count, false) }?;
         let mut dims: Vec<usize> = [&[5], x.dims].concat();
-        let means = along_axes(op, gpu, products, &mut dims, &self.windows)?;
+        let means = along_axes(gpu, products, &mut dims, &self.windows)?;
         Ok((means, dims[1..].iter().product()))
     }
 }
@@ -49,18 +48,17 @@ pub fn similarities(
     images: [Lent<'_>; 2],
     variant: &Similarity,
 ) -> Result<(CudaStorage, Shape)> {
-    work(op, &images, &Similarities { op, variant })
+    work(op, &images, &Similarities { variant })
 }
 
 struct Similarities<'a> {
-    op: &'static str,
     variant: &'a Similarity,
 }
 
 impl Work for Similarities<'_> {
     fn run<T: Number>(&self, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Result<(Slice<T>, Shape)> {
         let [c1, c2, covariance] = self.variant.constants;
-        let (means, count) = self.variant.means(self.op, gpu, [&args[0], &args[1]])?;
+        let (means, count) = self.variant.means(gpu, [&args[0], &args[1]])?;
         let samples = Samples::new(count, args[0].dims[0]);
         let mut parts = gpu.alloc::<f64>(samples.blocks())?;
         let kernel = gpu.function::<f64>(&KERNELS, "loss_ssim_sums")?;
@@ -101,7 +99,7 @@ fn gradients_of<T: Number>(
     let [c1, c2, covariance] = variant.constants;
     with_buffers::<T, _>(op, &[x, y, grad], |gpu, buffers| {
         let (x, y, grad) = (&buffers[0], &buffers[1], &buffers[2]);
-        let (means, count) = variant.means(op, gpu, [x, y])?;
+        let (means, count) = variant.means(gpu, [x, y])?;
         let samples = Samples::new(count, grad.count());
         let places: Vec<usize> = variant.windows.iter().map(|axis| axis.length).collect();
         let mut gradients = [None, None];
@@ -118,7 +116,7 @@ fn gradients_of<T: Number>(
             // each sample.
             unsafe { gpu.launch(launch, samples.blocks(), true) }?;
             let mut dims: Vec<usize> = [&[3], &a.dims[..2], &places].concat();
-            let spread = along_axes(op, gpu, slopes, &mut dims, &variant.spreads)?;
+            let spread = along_axes(gpu, slopes, &mut dims, &variant.spreads)?;
             let elements = a.count();
             let mut out = gpu.alloc::<T>(elements)?;
             let kernel = gpu.function::<T>(&KERNELS, "loss_ssim_gradient")?;

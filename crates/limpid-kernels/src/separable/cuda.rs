@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // launches of kernels
 
 use super::{AxisMap, Separable};
+use crate::gpu::graph::keep;
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
 use crate::{Error, Result};
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, CudaView, DeviceRepr, PushKernelArg};
@@ -159,6 +160,7 @@ fn prepared<T: Number>(op: &Separable, gpu: &Gpu) -> Result<Arc<Vec<Step<T>>>> {
     });
     if let Some((i, steps)) = found {
         kept[i..].rotate_left(1);
+        keep(&steps);
         return Ok(steps);
     }
     let mut sizes = [1; 3];

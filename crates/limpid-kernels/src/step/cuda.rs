@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)] // launches of kernels
 
+use super::Judgement;
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, with_buffers};
 use crate::op::address;
 use crate::{Error, Result};
@@ -74,12 +75,19 @@ pub(super) struct Job {
 /// Updates in rounds: those of one round touch different memory, so that their order is free.
 #[derive(Default)]
 pub(super) struct Queue {
+    /// The verdict on which it depends whether anything is changed.
+    gate: Option<Tensor>,
     rounds: Vec<Vec<Job>>,
     /// By address of a storage, in how many rounds it is written, and used at all.
     busy: BTreeMap<usize, [usize; 2]>,
 }
 
 impl Queue {
+    /// Of updates that change nothing unless the verdict allows it.
+    pub(super) fn behind(verdict: Tensor) -> Self {
+        Self { gate: Some(verdict), ..Self::default() }
+    }
+
     /// Puts a job into the first round in which it sees what came before.
     ///
     /// # Errors
@@ -116,6 +124,7 @@ impl Queue {
     /// # Errors
     /// Those of launches.
     pub(super) fn run(self) -> Result<()> {
+        let gate = self.gate.as_ref();
         for round in self.rounds {
             let mut groups: Vec<Vec<Job>> = Vec::new();
             for job in round {
@@ -132,8 +141,8 @@ impl Queue {
             }
             for jobs in groups.iter().flat_map(|group| group.chunks(ROWS)) {
                 match jobs[0].tensors[0].dtype() {
-                    DType::F64 => launch::<f64>(jobs)?,
-                    _ => launch::<f32>(jobs)?,
+                    DType::F64 => launch::<f64>(jobs, gate)?,
+                    _ => launch::<f32>(jobs, gate)?,
                 }
             }
         }
@@ -142,7 +151,7 @@ impl Queue {
 }
 
 /// One launch for up to [`ROWS`] jobs of one kernel.
-fn launch<T: Number>(jobs: &[Job]) -> Result<()> {
+fn launch<T: Number>(jobs: &[Job], gate: Option<&Tensor>) -> Result<()> {
     let tensors: Vec<&Tensor> = jobs.iter().flat_map(|job| &job.tensors).collect();
     with_buffers::<T, _>(jobs[0].op, &tensors, |gpu, buffers| {
         let mut rows = Rows::new();
@@ -153,39 +162,117 @@ fn launch<T: Number>(jobs: &[Job]) -> Result<()> {
             row[6..].copy_from_slice(&job.numbers.map(f64::to_bits));
         }
         let kernel = gpu.function::<T>(&KERNELS, &format!("step_{}", jobs[0].kernel))?;
-        let count = rows.used as i32;
-        let mut launch = gpu.stream.launch_builder(&kernel);
-        launch.arg(&rows.rows).arg(&count).arg(&rows.pieces);
-        // SAFETY: the arrays of a row have its count of elements, as `Updates` has checked, and
-        // those that are written share no memory with another of this launch: `Queue` puts such
-        // into another round.
-        unsafe { gpu.launch(launch, rows.pieces, true) }
+        with_verdict(gpu, gate, |verdict| {
+            let count = rows.used as i32;
+            let mut launch = gpu.stream.launch_builder(&kernel);
+            launch.arg(&rows.rows).arg(&count).arg(&rows.pieces).arg(&verdict);
+            // SAFETY: the arrays of a row have its count of elements, as `Updates` has checked, and
+            // those that are written share no memory with another of this launch: `Queue` puts such
+            // into another round. A verdict is two numbers.
+            unsafe { gpu.launch(launch, rows.pieces, true) }
+        })
     })
 }
 
-/// The sum of squares and the number of elements that are not finite, of each tensor; all of type
-/// `T`.
+/// Lends `f` the address of a verdict, 0 if there is none.
+fn with_verdict<R>(
+    gpu: &Gpu,
+    verdict: Option<&Tensor>,
+    f: impl FnOnce(u64) -> Result<R>,
+) -> Result<R> {
+    let Some(verdict) = verdict else { return f(0) };
+    with_buffers::<f64, _>(gpu.op, &[verdict], |gpu, buffers| {
+        let (address, _guard) = buffers[0].data.device_ptr(&gpu.stream);
+        f(address)
+    })
+}
+
+/// A verdict on what [`look`] has found.
+pub(super) fn judged(sums: &Tensor, judgement: Judgement) -> Result<Tensor> {
+    let Judgement { gradients, scale, max_norm, after } = judgement;
+    with_buffers::<f64, _>("judge", &[sums], |gpu, buffers| {
+        with_verdict(gpu, after.map(|gate| &gate.verdict), |before| {
+            let (rows, gradients) = (buffers[0].dims[0] as i32, gradients as i32);
+            let limit = max_norm.unwrap_or(0.0);
+            let mut out = gpu.alloc::<f64>(2)?;
+            let kernel = gpu.function::<f64>(&KERNELS, "step_judge")?;
+            let mut launch = gpu.stream.launch_builder(&kernel);
+            launch.arg(&buffers[0].data).arg(&rows).arg(&gradients).arg(&scale).arg(&limit);
+            launch.arg(&before).arg(&mut out);
+            // SAFETY: there are two sums in each row, and two numbers in a verdict.
+            unsafe { gpu.launch(launch, 1, true) }?;
+            Ok(gpu.tensor(out, 2))
+        })
+    })
+}
+
+/// Copies of tensors, multiplied by the factor of a verdict.
+pub(super) fn scaled(verdict: &Tensor, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let op = "scale gradients";
+    let mut jobs = Vec::with_capacity(tensors.len());
+    for t in tensors {
+        let gpu = Gpu::new(op, t.device().as_cuda_device()?);
+        // filled by the launch
+        let out = match t.dtype() {
+            DType::F64 => gpu.tensor(gpu.alloc::<f64>(t.elem_count())?, t.shape()),
+            DType::F32 => gpu.tensor(gpu.alloc::<f32>(t.elem_count())?, t.shape()),
+            other => return Err(Error::shape(op, "f32 or f64", other)),
+        };
+        jobs.push(Job {
+            op,
+            kernel: "times",
+            numbers: [0.0; 6],
+            tensors: vec![out, t.contiguous()?],
+            written: 1,
+        });
+    }
+    let copies = jobs.iter().map(|job| job.tensors[0].clone()).collect();
+    let mut queue = Queue::behind(verdict.clone());
+    jobs.into_iter().try_for_each(|job| queue.push(job))?;
+    queue.run()?;
+    Ok(copies)
+}
+
+/// The sum of squares and the number of elements that are not finite, of each tensor: `[tensors, 2]`.
 ///
 /// # Errors
-/// Those of launches and of reading the result.
-pub(super) fn look<T: Number>(op: &'static str, tensors: &[&Tensor]) -> Result<Vec<[f64; 2]>> {
+/// Those of launches; [`Error::Shape`] unless all are f32 or f64 on one GPU.
+pub(super) fn look(op: &'static str, tensors: &[Tensor]) -> Result<Tensor> {
+    let all: Vec<&Tensor> = tensors.iter().collect();
+    let Some(first) = all.first() else {
+        return Err(Error::shape(op, "at least one tensor", "none"));
+    };
+    let gpu = Gpu::new(op, first.device().as_cuda_device()?);
+    let mut sums = gpu.alloc::<f64>(2 * all.len())?;
+    {
+        let (sums, _guard) = sums.device_ptr_mut(&gpu.stream);
+        // a launch has numbers of one type
+        let mut rest = &all[..];
+        while let Some(first) = rest.first() {
+            let alike = rest.iter().take_while(|t| t.dtype() == first.dtype()).count();
+            let to = sums + (16 * (all.len() - rest.len())) as u64;
+            match first.dtype() {
+                DType::F64 => look_typed::<f64>(op, &rest[..alike], to)?,
+                _ => look_typed::<f32>(op, &rest[..alike], to)?,
+            }
+            rest = &rest[alike..];
+        }
+    }
+    Ok(gpu.tensor(sums, (all.len(), 2)))
+}
+
+/// Fills two numbers at `sums` for each tensor.
+fn look_typed<T: Number>(op: &'static str, tensors: &[&Tensor], sums: u64) -> Result<()> {
     with_buffers::<T, _>(op, tensors, |gpu, buffers| {
         let pieces: usize = buffers.iter().map(|b| b.count().div_ceil(LONG_PIECE)).sum();
         let mut parts = gpu.alloc::<f64>(2 * pieces.max(1))?;
-        let mut sums = gpu.alloc::<f64>(2 * buffers.len())?;
-        {
-            let (parts, _parts) = parts.device_ptr_mut(&gpu.stream);
-            let (sums, _sums) = sums.device_ptr_mut(&gpu.stream);
-            let mut done = 0;
-            for (i, group) in buffers.chunks(ROWS).enumerate() {
-                let result = sums + (16 * ROWS * i) as u64;
-                done += look_at(gpu, group, parts + (16 * done) as u64, result)?;
-            }
+        let (parts, _parts) = parts.device_ptr_mut(&gpu.stream);
+        let mut done = 0;
+        for (i, group) in buffers.chunks(ROWS).enumerate() {
+            let result = sums + (16 * ROWS * i) as u64;
+            done += look_at(gpu, group, parts + (16 * done) as u64, result)?;
         }
-        let sums = gpu.stream.clone_dtoh(&sums).map_err(|e| {
-            Error::argument(op, format!("its result does not come back from the GPU: {e}"))
-        })?;
-        Ok(sums.as_chunks::<2>().0.to_vec())
+        Ok(())
     })
 }
 
@@ -284,6 +371,43 @@ pub(crate) fn cases() -> Vec<Case> {
                 found.extend([nonfinite.map_or(-1.0, |i| i as f64), super::sum_squares_all(&all)?]);
             }
             Ok(Tensor::new(found, &candle_core::Device::Cpu)?)
+        })
+        .result_only(),
+    );
+    cases.push(
+        Case::new("step behind a gate", &many, |x| {
+            use super::{AdamStep, Gate, Judgement, Look, Updates};
+            let bad = (&x[3] / 0.0)?;
+            let mut changed = Vec::new();
+            let mut after = None;
+            for (gradients, max_norm) in
+                [(x, Some(0.5)), (x, None), (&[bad][..], Some(0.5)), (x, None)]
+            {
+                let look = Look::at(&gradients.iter().collect::<Vec<_>>())?;
+                let judgement = Judgement {
+                    gradients: gradients.len().min(44),
+                    scale: 4.0,
+                    max_norm,
+                    after: after.as_ref(),
+                };
+                let gate = Gate::new(&look, judgement)?;
+                let scaled = gate.scaled(&x.iter().collect::<Vec<_>>())?;
+                let mut updates = Updates::behind(&gate)?;
+                let step = AdamStep { betas: [0.9, 0.99], lr: 0.1, bias2_sqrt: 0.7, eps: 1e-6 };
+                for (i, g) in scaled.iter().enumerate() {
+                    let theta = x[i].affine(0.5, 0.1)?;
+                    let (m, v) = (theta.zeros_like()?, theta.ones_like()?);
+                    updates.adam_(&theta, &m, &v, g, step)?;
+                    updates.scale_(&theta, 0.9)?;
+                    changed.push(theta);
+                }
+                updates.run()?;
+                let (factor, shut) = gate.read()?;
+                let verdict = [if shut { 0.0 } else { factor as f32 }, f32::from(u8::from(shut))];
+                changed.push(Tensor::new(&verdict, x[0].device())?.to_dtype(x[0].dtype())?);
+                after = Some(gate);
+            }
+            Ok(Tensor::cat(&changed, 0)?)
         })
         .result_only(),
     );

@@ -30,7 +30,7 @@ mod tests;
 mod updates;
 
 pub use adam::AdamStep;
-pub use sums::{Survey, all_finite, first_nonfinite, sum_squares, sum_squares_all, survey};
+pub use sums::{Gate, Judgement, Look, all_finite, first_nonfinite, sum_squares, sum_squares_all};
 pub use updates::Updates;
 
 use crate::{Error, Result};

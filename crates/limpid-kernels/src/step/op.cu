@@ -111,12 +111,23 @@ template <class T> struct Adam {
     }
 };
 
+// Of a copy and what is copied, times the factor of the verdict.
+template <class T> struct Times {
+    static constexpr int READ = 2, WRITTEN = 1;
+    T factor;
+    __device__ Times(const double *n) : factor((T)n[0]) {}
+    __device__ void operator()(T *x) const { x[0] = x[1] * factor; }
+};
+
+// A verdict is a factor, and whether nothing may be changed: above 0. Without one everything may.
+__device__ __forceinline__ bool is_shut(const double *verdict) { return verdict && verdict[1] > 0; }
+
 template <class T, class F>
-__device__ __forceinline__ void update(const Rows &rows, int count, size_t pieces) {
+__device__ __forceinline__ void update(const Rows &rows, int count, size_t pieces, const double *factor = nullptr) {
     constexpr int SIZE = Pack<T>::SIZE;
     for (size_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
         int r = row_of(rows, count, piece);
-        F f(rows.row[r].numbers);
+        F f(factor ? factor : rows.row[r].numbers);
         T *at[F::READ];
         size_t places = 0;
         size_t begin = (piece - rows.row[r].first) * PIECE, left = rows.row[r].count - begin;
@@ -146,8 +157,9 @@ __device__ __forceinline__ void update(const Rows &rows, int count, size_t piece
 }
 
 #define UPDATE_OF(name, Function, T, suffix)                                                                 \
-    extern "C" __global__ void step_##name##_##suffix(const Rows rows, int count, size_t pieces) {           \
-        update<T, Function<T>>(rows, count, pieces);                                                         \
+    extern "C" __global__ void step_##name##_##suffix(const Rows rows, int count, size_t pieces,             \
+                                                      const double *verdict) {                               \
+        if (!is_shut(verdict)) update<T, Function<T>>(rows, count, pieces);                                  \
     }
 #define UPDATE(name, Function) UPDATE_OF(name, Function, float, f32) UPDATE_OF(name, Function, double, f64)
 UPDATE(scale, Scale)
@@ -159,6 +171,13 @@ UPDATE(max_abs, AbsMax)
 UPDATE(adam_update, SqrtDivUpdate)
 UPDATE(div_update, DivUpdate)
 UPDATE(adam, Adam)
+
+extern "C" __global__ void step_times_f32(const Rows rows, int count, size_t pieces, const double *verdict) {
+    update<float, Times<float>>(rows, count, pieces, verdict);
+}
+extern "C" __global__ void step_times_f64(const Rows rows, int count, size_t pieces, const double *verdict) {
+    update<double, Times<double>>(rows, count, pieces, verdict);
+}
 
 // For each piece of an array: the sum of the squares, and how many elements are not finite.
 template <class T>
@@ -220,3 +239,21 @@ extern "C" __global__ void step_look_f64(const Rows rows, int count, size_t piec
     look<double>(rows, count, pieces);
 }
 extern "C" __global__ void step_gather_f64(const Rows rows, int count) { gather(rows, count); }
+
+// The verdict on gradients, of which `sums` has the squares and the number of elements that are not finite; what else
+// was looked at must be finite only. A limit of 0 is none. One block.
+extern "C" __global__ void step_judge_f64(const double *sums, int rows, int gradients, double scale, double limit,
+                                          const double *before, double *verdict) {
+    double squares = 0, bad = 0;
+    for (int r = threadIdx.x; r < rows; r += THREADS) {
+        if (r < gradients) squares += sums[2 * r];
+        bad += sums[2 * r + 1];
+    }
+    squares = block_sum(squares);
+    bad = block_sum(bad);
+    if (threadIdx.x == 0) {
+        double norm = sqrt(squares) / scale, clip = limit > 0 ? limit / (norm + 1e-6) : 1;
+        verdict[0] = clip < 1 && isfinite(norm) ? clip / scale : 1 / scale;
+        verdict[1] = bad > 0 || is_shut(before);
+    }
+}

@@ -136,10 +136,11 @@ fn lists_give_what_their_members_do() {
     let (a, b) = (tensor(1, DType::F32), tensor(2, DType::F64));
     let sum = sum_squares(&a).unwrap() + sum_squares(&b).unwrap();
     assert_eq!(sum_squares_all(&[&a, &b]).unwrap().to_bits(), sum.to_bits());
-    assert_eq!(survey(&[&a, &b]).unwrap().nonfinite, None);
     let bad = (&b / 0.0).unwrap();
     assert_eq!(first_nonfinite(&[&a, &bad, &b, &bad]).unwrap(), Some(1));
-    assert_eq!(survey(&[&a, &b, &bad]).unwrap().nonfinite, Some(2));
+    let found = Look::at(&[&a, &b, &bad]).unwrap().read().unwrap();
+    assert_eq!(found[1], [sum_squares(&b).unwrap(), 0.0]);
+    assert!(found[0][1] == 0.0 && found[2][1] > 0.0);
     let (together, alone) = (a.copy().unwrap(), a.copy().unwrap());
     let mut updates = Updates::default();
     updates.scale_(&together, 0.5).unwrap();
@@ -149,6 +150,39 @@ fn lists_give_what_their_members_do() {
     scale_(&alone, 0.5).unwrap();
     axpy_(&alone, &a, 0.1).unwrap();
     assert_eq!(values(&together), values(&alone));
+}
+
+#[test]
+fn a_gate_scales_clips_and_shuts() {
+    let (a, b) = (tensor(1, DType::F32), tensor(2, DType::F32));
+    let judge = |tensors: &[&Tensor], max_norm, after: Option<&Gate>| {
+        let judgement = Judgement { gradients: 2, scale: 4.0, max_norm, after };
+        Gate::new(&Look::at(tensors).unwrap(), judgement).unwrap()
+    };
+    let norm = sum_squares_all(&[&a, &b]).unwrap().sqrt() / 4.0;
+    let loss = Tensor::new(1e9f64, &Device::Cpu).unwrap();
+    for (max, factor) in [
+        (None, 0.25),
+        (Some(norm * 2.0), 0.25),
+        (Some(norm / 2.0), norm / 2.0 / (norm + 1e-6) / 4.0),
+    ] {
+        let gate = judge(&[&a, &b, &loss], max, None);
+        assert_eq!(gate.read().unwrap(), (factor, false));
+        let scaled = gate.scaled(&[&a]).unwrap();
+        assert_eq!(values(&scaled[0]), values(&a.affine(factor, 0.0).unwrap()));
+    }
+    let open = judge(&[&a, &b], None, None);
+    let bad = judge(&[&a, &b, &(loss / 0.0).unwrap()], None, Some(&open));
+    let after = judge(&[&a, &b], None, Some(&bad));
+    for (gate, shut) in [(&open, false), (&bad, true), (&after, true)] {
+        let d = a.copy().unwrap();
+        let mut updates = Updates::behind(gate).unwrap();
+        updates.scale_(&d, 0.5).unwrap();
+        updates.axpy_(&d, &b, 0.5).unwrap();
+        updates.adam_update_(&d, &b, &b.sqr().unwrap(), 0.1, 1.0, 1e-3).unwrap();
+        updates.run().unwrap();
+        assert_eq!(values(&d) == values(&a), shut);
+    }
 }
 
 #[test]

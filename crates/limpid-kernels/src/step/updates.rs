@@ -4,7 +4,7 @@ use super::adam::AdamStep;
 use super::cpu::{
     AbsMax, Axpby, AxpbySquare, DivUpdate, InPlace, Lerp, Max, Scale, SqrtDivUpdate, Update,
 };
-use super::{adam, check};
+use super::{Gate, adam, check};
 use crate::Result;
 use candle_core::Tensor;
 
@@ -18,11 +18,31 @@ use candle_core::Tensor;
 /// The functions are those of this module with the same names, as are their errors.
 #[derive(Default)]
 pub struct Updates {
+    /// Whether a gate on the CPU forbids them.
+    shut: bool,
     #[cfg(feature = "cuda")]
     queue: super::cuda::Queue,
 }
 
 impl Updates {
+    /// Updates that change nothing if the gate is shut.
+    ///
+    /// # Errors
+    /// Only if the device fails.
+    pub fn behind(gate: &Gate) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if gate.verdict.device().is_cuda() {
+            let queue = super::cuda::Queue::behind(gate.verdict.clone());
+            return Ok(Self { shut: false, queue });
+        }
+        let shut = gate.read()?.1;
+        Ok(Self {
+            shut,
+            #[cfg(feature = "cuda")]
+            queue: super::cuda::Queue::default(),
+        })
+    }
+
     /// Makes the updates that still wait.
     ///
     /// # Errors
@@ -40,7 +60,7 @@ impl Updates {
     pub fn scale_(&mut self, dst: &Tensor, a: f64) -> Result<()> {
         check("scale_", dst, &[])?;
         let update = Scale { a };
-        if self.put_off("scale_", &update, &[dst])? {
+        if self.is_settled("scale_", &update, &[dst])? {
             return Ok(());
         }
         Ok(dst.inplace_op1(&InPlace(update))?)
@@ -156,7 +176,7 @@ impl Updates {
                 written: 3,
             });
         }
-        adam::on_cpu([theta, m, v], &g, step)
+        if self.shut { Ok(()) } else { adam::on_cpu([theta, m, v], &g, step) }
     }
 
     fn binary(
@@ -168,7 +188,7 @@ impl Updates {
     ) -> Result<()> {
         check(op, dst, &[src])?;
         let src = src.contiguous()?;
-        if self.put_off(op, &update, &[dst, &src])? {
+        if self.is_settled(op, &update, &[dst, &src])? {
             return Ok(());
         }
         Ok(dst.inplace_op2(&src, &InPlace(update))?)
@@ -183,22 +203,22 @@ impl Updates {
     ) -> Result<()> {
         check(op, dst, &[a, b])?;
         let (a, b) = (a.contiguous()?, b.contiguous()?);
-        if self.put_off(op, &update, &[dst, &a, &b])? {
+        if self.is_settled(op, &update, &[dst, &a, &b])? {
             return Ok(());
         }
         Ok(dst.inplace_op3(&a, &b, &InPlace(update))?)
     }
 
-    /// Whether an update of the first tensor waits for [`Updates::run`] now.
+    /// Whether nothing is left to do for an update of the first tensor: it waits for [`Updates::run`], or is forbidden.
     #[cfg(feature = "cuda")]
-    fn put_off<const N: usize, U: Update<N>>(
+    fn is_settled<const N: usize, U: Update<N>>(
         &mut self,
         op: &'static str,
         update: &U,
         tensors: &[&Tensor],
     ) -> Result<bool> {
         if !tensors[0].device().is_cuda() {
-            return Ok(false);
+            return Ok(self.shut);
         }
         self.queue.push(super::cuda::Job {
             op,
@@ -210,14 +230,14 @@ impl Updates {
         Ok(true)
     }
 
-    /// Whether an update waits for [`Updates::run`]: none does.
+    /// Whether nothing is left to do for an update: it is forbidden.
     #[cfg(not(feature = "cuda"))]
-    fn put_off<const N: usize, U: Update<N>>(
+    fn is_settled<const N: usize, U: Update<N>>(
         &mut self,
         _op: &'static str,
         _update: &U,
         _tensors: &[&Tensor],
     ) -> Result<bool> {
-        Ok(false)
+        Ok(self.shut)
     }
 }

@@ -151,9 +151,12 @@ impl Aleatoric {
     /// # Errors
     /// As [`super::Diffusion::loss`].
     pub fn loss(&self, batch: &Batch, draws: &Draws, ctx: &Ctx) -> Result<AleatoricLoss> {
-        let question = Question::new(&self.config.process, batch, draws)?;
+        self.loss_of(&Question::new(&self.config.process, batch, draws)?, ctx)
+    }
+
+    fn loss_of(&self, question: &Question, ctx: &Ctx) -> Result<AleatoricLoss> {
         let answer = question.put(&self.trained, &Ctx::eval())?;
-        let Question { condition, level, layers, .. } = &question;
+        let Question { condition, level, layers, .. } = question;
         let variance = self.head().answer(condition, level, layers.as_ref(), ctx)?;
         let twice = limpid_kernels::scale(&variance, 2.0)?;
         let value = gaussian_nll_logvar(&answer, &question.answer, &twice)?;
@@ -269,8 +272,8 @@ impl VarianceHead<'_> {
 }
 
 impl Model for Aleatoric {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs> {
-        let (stream, target) = (step.ctx().next_stream(), batch.get("target")?);
+    fn prepare(&self, batch: Batch, ctx: &Ctx) -> Result<Batch> {
+        let (stream, target) = (ctx.next_stream(), batch.get("target")?);
         let AleatoricConfig { process, times, .. } = &self.config;
         let mut which = stream.named("levels").draws();
         let mut level = || {
@@ -279,10 +282,18 @@ impl Model for Aleatoric {
         };
         let levels = (0..target.dims()[0]).map(|_| level()).collect();
         let draws = Draws::new(target, levels, self.network.layer_index, stream)?;
-        let loss = self.loss(batch, &draws, step.ctx())?.value;
-        step.minimise("net", &loss)?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        Ok(Logs::from([("loss".to_owned(), value)]))
+        let question = Question::new(process, &batch, &draws)?;
+        Ok(Batch { tensors: question.into_tensors(), ids: batch.ids })
+    }
+
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()> {
+        let loss = self.loss_of(&Question::of(batch)?, step.ctx())?.value;
+        step.log("loss", &loss);
+        step.minimise("net", &loss)
+    }
+
+    fn is_fixed(&self) -> bool {
+        true
     }
 
     /// The loss of each sample over all levels, with the same noise in every epoch.

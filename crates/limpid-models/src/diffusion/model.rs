@@ -1,6 +1,5 @@
 //! Training: a network learns to answer at every level.
 
-use super::combine::combine;
 use super::sampling::{Degraded, Restorer, SamplingConfig, reference, signed};
 use super::{LayerNoise, Level, NoiseField, ProcessConfig, Row};
 use crate::scores::{Measure, Scorer};
@@ -16,6 +15,7 @@ use limpid_nn::schedule::ScheduleConfig;
 use limpid_nn::{Ctx, Init, Params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What is optimised, and how validation draws.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -100,6 +100,10 @@ pub(super) struct Question {
     pub(super) answer: Tensor,
     /// The state as the network sees it.
     seen: Tensor,
+    /// Square roots of the weights of the samples, `[N, 1, 1, 1]`, unless all are 1.
+    roots: Option<Tensor>,
+    /// As that of [`Draws`].
+    mask: Option<Tensor>,
 }
 
 impl Question {
@@ -119,6 +123,12 @@ impl Question {
             }
             None => state.clone(),
         };
+        let roots: Vec<f64> = process.weights(at).iter().map(|w| w.sqrt()).collect();
+        let weighted = roots.iter().any(|root| *root != 1.0);
+        let roots = weighted.then(|| {
+            let roots = Tensor::from_slice(&roots, (roots.len(), 1, 1, 1), input.device())?;
+            roots.to_dtype(input.dtype())
+        });
         Ok(Self {
             condition: signed(input)?,
             level: Level::inputs(at, input.device())?,
@@ -126,6 +136,39 @@ impl Question {
             answer: process.target(&clean, &state, &draws.noise, at)?,
             seen: process.input(&known, at)?,
             state,
+            roots: roots.transpose()?,
+            mask: draws.mask.clone(),
+        })
+    }
+
+    /// As tensors of a batch.
+    pub(super) fn into_tensors(self) -> BTreeMap<String, Tensor> {
+        let Self { condition, state, level, layers, answer, seen, roots, mask } = self;
+        let always = [
+            ("condition", condition),
+            ("state", state),
+            ("level", level),
+            ("answer", answer),
+            ("seen", seen),
+        ];
+        let sometimes = [("layers", layers), ("roots", roots), ("mask", mask)];
+        let sometimes = sometimes.into_iter().filter_map(|(name, t)| Some((name, t?)));
+        always.into_iter().chain(sometimes).map(|(name, t)| (name.to_owned(), t)).collect()
+    }
+
+    /// That of a batch made of [`Question::into_tensors`].
+    pub(super) fn of(batch: &Batch) -> Result<Self> {
+        let always = |name| batch.get(name).cloned();
+        let sometimes = |name| batch.tensors.get(name).cloned();
+        Ok(Self {
+            condition: always("condition")?,
+            state: always("state")?,
+            level: always("level")?,
+            answer: always("answer")?,
+            seen: always("seen")?,
+            layers: sometimes("layers"),
+            roots: sometimes("roots"),
+            mask: sometimes("mask"),
         })
     }
 
@@ -133,6 +176,18 @@ impl Question {
     pub(super) fn put(&self, net: &GuidedUnet, ctx: &Ctx) -> Result<Tensor> {
         let layers = self.layers.as_ref();
         Ok(net.predict(&self.seen, &self.condition, &self.level, layers, ctx)?.output)
+    }
+
+    /// The weighted mean square of the difference of an answer from the right one.
+    fn loss(&self, answer: &Tensor) -> Result<Tensor> {
+        let counted = |answer: &Tensor| -> Result<Tensor> {
+            let mut answer = answer.clone();
+            for factor in [&self.roots, &self.mask].into_iter().flatten() {
+                answer = answer.broadcast_mul(factor)?;
+            }
+            Ok(answer)
+        };
+        Ok(l2(&counted(answer)?, &counted(&self.answer)?)?)
     }
 }
 
@@ -204,19 +259,9 @@ impl Diffusion {
     /// # Errors
     /// If shapes do not fit, or `draws` has no layers and the network needs them, or the reverse.
     pub fn loss(&self, batch: &Batch, draws: &Draws, ctx: &Ctx) -> Result<DiffusionLoss> {
-        let process = &self.config.process;
-        let question = Question::new(process, batch, draws)?;
+        let question = Question::new(&self.config.process, batch, draws)?;
         let answer = question.put(&self.net, ctx)?;
-        let weights = process.weights(&draws.levels);
-        let roots: Vec<f64> = weights.iter().map(|w| w.sqrt()).collect();
-        let counted = |answer: &Tensor| -> Result<Tensor> {
-            let answer = combine(&[(answer, &roots)])?;
-            Ok(match &draws.mask {
-                Some(mask) => answer.broadcast_mul(mask)?,
-                None => answer,
-            })
-        };
-        let value = l2(&counted(&answer)?, &counted(&question.answer)?)?;
+        let value = question.loss(&answer)?;
         Ok(DiffusionLoss { value, state: question.state, answer })
     }
 
@@ -301,12 +346,21 @@ pub(super) fn redraw(params: &Params, stream: Stream, device: &Device) -> Result
 }
 
 impl Model for Diffusion {
-    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<Logs> {
-        let draws = self.draws(batch, step.ctx().next_stream())?;
-        let loss = self.loss(batch, &draws, step.ctx())?.value;
-        step.minimise("net", &loss)?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        Ok(Logs::from([("loss".to_owned(), value)]))
+    fn prepare(&self, batch: Batch, ctx: &Ctx) -> Result<Batch> {
+        let draws = self.draws(&batch, ctx.next_stream())?;
+        let question = Question::new(&self.config.process, &batch, &draws)?;
+        Ok(Batch { tensors: question.into_tensors(), ids: batch.ids })
+    }
+
+    fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()> {
+        let question = Question::of(batch)?;
+        let loss = question.loss(&question.put(&self.net, step.ctx())?)?;
+        step.log("loss", &loss);
+        step.minimise("net", &loss)
+    }
+
+    fn is_fixed(&self) -> bool {
+        true
     }
 
     fn validation_step(&self, batch: &Batch, ctx: &Ctx) -> Result<Vec<Logs>> {

@@ -7,13 +7,13 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use clip::{GradientSurvey, clip_grad_norm, clip_grad_value, survey};
+pub use clip::{clip_grad_norm, clip_grad_value};
 pub use config::{Adagrad, Adam, AdamW, Adamax, NAdam, OptimizerConfig, RAdam, RmsProp, Sgd};
 
 use crate::error::require_valid;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
-use limpid_kernels::step::Updates;
+use limpid_kernels::step::{Gate, Updates};
 use rules::State;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +36,9 @@ pub struct Optimizer {
     /// Group of each parameter that has one.
     group_of: BTreeMap<String, usize>,
     states: BTreeMap<String, State>,
+    /// How far each parameter was before the last step behind a gate: its steps, its product of momenta, and
+    /// whether it had slots.
+    before: BTreeMap<String, (u64, f64, bool)>,
 }
 
 impl Optimizer {
@@ -69,7 +72,13 @@ impl Optimizer {
                 }
             }
         }
-        Ok(Self { config: config.clone(), groups, group_of, states: BTreeMap::new() })
+        Ok(Self {
+            config: config.clone(),
+            groups,
+            group_of,
+            states: BTreeMap::new(),
+            before: BTreeMap::new(),
+        })
     }
 
     /// Learning rate before any schedule.
@@ -93,7 +102,51 @@ impl Optimizer {
         lr: f64,
     ) -> Result<()> {
         self.check(params, gradients)?;
-        let mut updates = Updates::default();
+        self.moved(params, gradients, lr, Updates::default())
+    }
+
+    /// As [`Self::step`], but if the gate is shut no tensor changes; that may be known only later, and then
+    /// [`Self::take_back`] is to be called.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step_behind(
+        &mut self,
+        gate: &Gate,
+        params: &[(String, Var)],
+        gradients: &BTreeMap<String, Tensor>,
+        lr: f64,
+    ) -> Result<()> {
+        self.check(params, gradients)?;
+        self.before.clear();
+        for name in gradients.keys() {
+            let (step, mu_product, has_slots) = match self.states.get(name) {
+                Some(state) => (state.step, state.mu_product, !state.slots.is_empty()),
+                None => (0, 1.0, false),
+            };
+            self.before.insert(name.clone(), (step, mu_product, has_slots));
+        }
+        self.moved(params, gradients, lr, Updates::behind(gate)?)
+    }
+
+    /// Counts the last step behind a gate, which was shut, as not made.
+    pub fn take_back(&mut self) {
+        for (name, (step, mu_product, has_slots)) in std::mem::take(&mut self.before) {
+            if !has_slots && step == 0 {
+                self.states.remove(&name);
+            } else if let Some(state) = self.states.get_mut(&name) {
+                (state.step, state.mu_product) = (step, mu_product);
+            }
+        }
+    }
+
+    fn moved(
+        &mut self,
+        params: &[(String, Var)],
+        gradients: &BTreeMap<String, Tensor>,
+        lr: f64,
+        mut updates: Updates,
+    ) -> Result<()> {
         for (name, var) in params {
             let Some(g) = gradients.get(name) else { continue };
             let p = var.as_detached_tensor();

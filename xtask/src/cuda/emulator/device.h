@@ -54,6 +54,7 @@ template <class... A, size_t... I> void call(void (*kernel)(A...), void **args, 
 template <class... A> void call(void (*kernel)(A...), void **args) {
     call(kernel, args, std::index_sequence_for<A...>{});
 }
+template <class... A> std::vector<size_t> sizes(void (*)(A...)) { return {sizeof(A)...}; }
 
 template <class T> T shuffle(T value, unsigned from) {
     exchange(&value, sizeof value, from);
@@ -64,7 +65,7 @@ template <class T> T shuffle(T value, unsigned from) {
 
 #define LIMPID_ADD(name)                                                                                     \
     static const bool added_##name =                                                                         \
-        emulator::add(#name, [](void **args) { emulator::call(name, args); });
+        emulator::add(#name, [](void **args) { emulator::call(name, args); }, emulator::sizes(name));
 
 #define threadIdx (emulator::current->thread)
 #define blockIdx (emulator::current->block)

@@ -2,12 +2,17 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <vector>
 
 namespace emulator {
 
-// A kernel that takes the addresses of its arguments.
+// A kernel that takes the addresses of its arguments, whose sizes in bytes are told with it.
 using Kernel = void (*)(void **);
-bool add(const char *name, Kernel kernel);
+bool add(const char *name, Kernel kernel, std::vector<size_t> sizes);
+
+// Does the work of a library now, or whenever the graph is launched that is being captured.
+int queue(std::function<int()> work);
 
 struct Index {
     unsigned x, y, z;

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "emulator.h"
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -82,20 +84,22 @@ API cublasGemmStridedBatchedEx(void *, int ta, int tb, int m, int n, int k, cons
     Type at_ = of_blas(a_type), bt = of_blas(b_type), ct = of_blas(c_type);
     double x = factor(is_double, alpha), y = factor(is_double, beta);
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7;
-    for (int i = 0; i < batch; i++) {
-        const void *ai = at(a, at_, i * a_stride), *bi = at(b, bt, i * b_stride);
-        void *ci = at(c, ct, i * c_stride);
-        for (int col = 0; col < n; col++)
-            for (int row = 0; row < m; row++) {
-                double sum = 0;
-                for (int j = 0; j < k; j++)
-                    sum += load(at_, ai, ta ? (int64_t)row * lda + j : (int64_t)j * lda + row) *
-                           load(bt, bi, tb ? (int64_t)j * ldb + col : (int64_t)col * ldb + j);
-                int64_t to = (int64_t)col * ldc + row;
-                store(ct, ci, to, x * sum + (y == 0 ? 0 : y * load(ct, ci, to)));
-            }
-    }
-    return 0;
+    return emulator::queue([=] {
+        for (int i = 0; i < batch; i++) {
+            const void *ai = at(a, at_, i * a_stride), *bi = at(b, bt, i * b_stride);
+            void *ci = at(c, ct, i * c_stride);
+            for (int col = 0; col < n; col++)
+                for (int row = 0; row < m; row++) {
+                    double sum = 0;
+                    for (int j = 0; j < k; j++)
+                        sum += load(at_, ai, ta ? (int64_t)row * lda + j : (int64_t)j * lda + row) *
+                               load(bt, bi, tb ? (int64_t)j * ldb + col : (int64_t)col * ldb + j);
+                    int64_t to = (int64_t)col * ldc + row;
+                    store(ct, ci, to, x * sum + (y == 0 ? 0 : y * load(ct, ci, to)));
+                }
+        }
+        return 0;
+    });
 }
 
 API cublasGemmEx(void *h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type, int lda,
@@ -202,47 +206,58 @@ static int64_t span(const Filter &f) {
 }
 
 // result = alpha * sums + beta * result; only places that are written are in `sums` for contiguous results
-static void finish(Type type, void *out, const std::vector<double> &sums, double alpha, double beta) {
-    for (size_t i = 0; i < sums.size(); i++)
-        store(type, out, i, alpha * sums[i] + (beta == 0 ? 0 : beta * load(type, out, i)));
-}
+struct Factors {
+    double sums, before;
+    Factors(Type type, const void *alpha, const void *beta)
+        : sums(factor(type == Type::F64, alpha)), before(factor(type == Type::F64, beta)) {}
+    void finish(Type type, void *out, const std::vector<double> &all) const {
+        for (size_t i = 0; i < all.size(); i++)
+            store(type, out, i, sums * all[i] + (before == 0 ? 0 : before * load(type, out, i)));
+    }
+};
 
 static int check(const void *space, size_t size) { return size < 64 || !space ? 3 : 0; }
 
 API cudnnConvolutionForward(void *, const void *alpha, Tensor *xd, const void *x, Filter *wd, const void *w,
                             Convolution *c, int, void *space, size_t size, const void *beta, Tensor *yd, void *y) {
     if (int error = check(space, size)) return error;
-    std::vector<double> sums(span(*yd));
-    int error = convolve(*xd, *wd, *c, *yd, [&](int64_t i, int64_t j, int64_t k) {
-        sums[k] += load(xd->type, x, i) * load(wd->type, w, j);
+    Factors factors(yd->type, alpha, beta);
+    return emulator::queue([=] {
+        std::vector<double> sums(span(*yd));
+        int error = convolve(*xd, *wd, *c, *yd, [&](int64_t i, int64_t j, int64_t k) {
+            sums[k] += load(xd->type, x, i) * load(wd->type, w, j);
+        });
+        if (!error) factors.finish(yd->type, y, sums);
+        return error;
     });
-    bool is_double = yd->type == Type::F64;
-    if (!error) finish(yd->type, y, sums, factor(is_double, alpha), factor(is_double, beta));
-    return error;
 }
 
 API cudnnConvolutionBackwardData(void *, const void *alpha, Filter *wd, const void *w, Tensor *yd, const void *y,
                                  Convolution *c, int, void *space, size_t size, const void *beta, Tensor *xd, void *x) {
     if (int error = check(space, size)) return error;
-    std::vector<double> sums(span(*xd));
-    int error = convolve(*xd, *wd, *c, *yd, [&](int64_t i, int64_t j, int64_t k) {
-        sums[i] += load(yd->type, y, k) * load(wd->type, w, j);
+    Factors factors(xd->type, alpha, beta);
+    return emulator::queue([=] {
+        std::vector<double> sums(span(*xd));
+        int error = convolve(*xd, *wd, *c, *yd, [&](int64_t i, int64_t j, int64_t k) {
+            sums[i] += load(yd->type, y, k) * load(wd->type, w, j);
+        });
+        if (!error) factors.finish(xd->type, x, sums);
+        return error;
     });
-    bool is_double = xd->type == Type::F64;
-    if (!error) finish(xd->type, x, sums, factor(is_double, alpha), factor(is_double, beta));
-    return error;
 }
 
 API cudnnConvolutionBackwardFilter(void *, const void *alpha, Tensor *xd, const void *x, Tensor *yd, const void *y,
                                    Convolution *c, int, void *space, size_t size, const void *beta, Filter *wd, void *w) {
     if (int error = check(space, size)) return error;
-    std::vector<double> sums(span(*wd));
-    int error = convolve(*xd, *wd, *c, *yd, [&](int64_t i, int64_t j, int64_t k) {
-        sums[j] += load(xd->type, x, i) * load(yd->type, y, k);
+    Factors factors(wd->type, alpha, beta);
+    return emulator::queue([=] {
+        std::vector<double> sums(span(*wd));
+        int error = convolve(*xd, *wd, *c, *yd, [&](int64_t i, int64_t j, int64_t k) {
+            sums[j] += load(xd->type, x, i) * load(yd->type, y, k);
+        });
+        if (!error) factors.finish(wd->type, w, sums);
+        return error;
     });
-    bool is_double = wd->type == Type::F64;
-    if (!error) finish(wd->type, w, sums, factor(is_double, alpha), factor(is_double, beta));
-    return error;
 }
 
 struct Performance {
