@@ -12,7 +12,7 @@ use limpid_cli::{Failure, find_model};
 use limpid_datamodule::normalise::Normalisers;
 use limpid_export::{Bundle, Card, Published};
 use limpid_kernels::rng::Stream;
-use limpid_models::diffusion::{ProcessConfig, RestoreConfig};
+use limpid_models::diffusion::{ProcessConfig, Recorded, RestoreConfig};
 use limpid_nn::Params;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ pub struct Trained {
     /// What it is beyond its network.
     pub task: Task,
     /// The network.
-    pub net: GuidedUnet,
+    pub net: Recorded<GuidedUnet>,
     /// Its parameters.
     pub params: Params,
     /// How intensities of files become those of the network; none: by sample type.
@@ -180,6 +180,7 @@ impl Trained {
         }
         params.set(&weights).map_err(Failure::data)?;
         let (normalisers, device) = (Some(normalisers), device.clone());
+        let net = Recorded::new(net);
         Ok(Self { origin, path, card, task, net, params, normalisers, device })
     }
 
@@ -204,6 +205,7 @@ impl Trained {
         task.put(&mut card)?;
         let origin = path.display().to_string();
         let (normalisers, device) = (None, device.clone());
+        let net = Recorded::new(net);
         Ok(Self { origin, path: None, card, task, net, params, normalisers, device })
     }
 

@@ -286,6 +286,7 @@ impl<'a> Work<'a> {
             "restore": self.wanted.config, "task": self.trained.task, "seed": self.wanted.seed,
             "places": self.places.iter().map(|p| [p.index, p.fraction]).collect::<Vec<_>>(),
             "normalisation": self.normalisation, "axes": self.wanted.axes.map(ToString::to_string),
+            "precision": format!("{:?}", limpid_kernels::precision()),
         });
         hash.update(settings.to_string().as_bytes());
         Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())

@@ -93,6 +93,19 @@ pub trait NoisePredictor: Send + Sync {
     ) -> Result<guided_unet::Prediction>;
 }
 
+impl<N: NoisePredictor + ?Sized> NoisePredictor for &N {
+    fn predict(
+        &self,
+        x: &Tensor,
+        condition: &Tensor,
+        level: &Tensor,
+        layer: Option<&Tensor>,
+        ctx: &Ctx,
+    ) -> Result<guided_unet::Prediction> {
+        (**self).predict(x, condition, level, layer, ctx)
+    }
+}
+
 /// The configuration of a network: what is known before there are weights.
 pub trait Architecture: std::fmt::Debug {
     /// Name of the network: that of its module.

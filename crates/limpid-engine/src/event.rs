@@ -25,6 +25,8 @@ pub enum Event {
         /// Batches in an epoch.
         batches: u64,
     },
+    /// The memory that training is going to take of a GPU, before it begins.
+    Memory(MemoryPlan),
     /// An optimizer step is done.
     Step {
         /// Steps done.
@@ -96,6 +98,50 @@ pub enum Event {
     },
 }
 
+/// Memory of a GPU, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Parameters, buffers and averaged weights.
+    pub weights: u64,
+    /// What optimizers keep.
+    pub optimizers: u64,
+    /// Passes over a batch, with its gradients.
+    pub passes: u64,
+    /// What is left on the device beside what is held already.
+    pub free: u64,
+    /// Of all this, what is held already.
+    pub held: u64,
+}
+
+impl MemoryPlan {
+    /// What has still to be found.
+    #[must_use]
+    pub fn wanted(&self) -> u64 {
+        (self.weights + self.optimizers + self.passes).saturating_sub(self.held)
+    }
+}
+
+impl std::fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "memory: weights {}, optimizers {}, passes over a batch {}; {} to find, {} free",
+            size(self.weights),
+            size(self.optimizers),
+            size(self.passes),
+            size(self.wanted()),
+            size(self.free)
+        )
+    }
+}
+
+/// Bytes as people read them.
+fn size(bytes: u64) -> String {
+    const MIB: f64 = (1 << 20) as f64;
+    let mib = bytes as f64 / MIB;
+    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -140,4 +186,23 @@ pub struct Silent;
 
 impl Sink for Silent {
     fn event(&mut self, _: &Event) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_of_memory_reads_well() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        let plan = MemoryPlan {
+            weights: 250 * mib,
+            optimizers: 500 * mib,
+            passes: 3 * gib,
+            free: 7 * gib + gib / 2,
+            held: 250 * mib,
+        };
+        let said = "memory: weights 250.0 MiB, optimizers 500.0 MiB, passes over a batch 3.00 GiB; 3.49 GiB to find, 7.50 GiB free";
+        assert_eq!(plan.to_string(), said);
+    }
 }

@@ -31,7 +31,7 @@ pub use config::{
 };
 pub use data::{Batches, DataModule, Loader};
 pub use error::{BoxError, Error, Result};
-pub use event::{Event, Logs, Outcome, Picture, Silent, Sink};
+pub use event::{Event, Logs, MemoryPlan, Outcome, Picture, Silent, Sink};
 pub use model::{Model, OptimizerSpec, Score};
 pub use rundir::{RunDir, RunStatus};
 pub use state::{Progress, TrainState};

@@ -98,6 +98,10 @@ fn to_json(event: &Event) -> Value {
             "event": "started", "run": run, "step": step, "steps": steps,
             "parameters": parameters, "batches": batches,
         }),
+        Event::Memory(plan) => json!({
+            "event": "memory", "weights": plan.weights, "optimizers": plan.optimizers,
+            "passes": plan.passes, "held": plan.held, "free": plan.free,
+        }),
         Event::Step { step, steps, epoch, logs, samples, seconds } => json!({
             "event": "step", "split": "train", "step": step, "steps": steps, "epoch": epoch,
             "samples": samples, "seconds": seconds, "values": values(logs),

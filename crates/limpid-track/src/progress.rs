@@ -153,6 +153,7 @@ fn occasional(event: &Event) -> Option<String> {
             thousands(*parameters)
         ),
         Event::Started { step, steps, .. } => format!("going on at step {step} of {steps}"),
+        Event::Memory(plan) => plan.to_string(),
         Event::Validation { step, set, scores: s, seconds, .. } => {
             format!("step {step}  {set}: {}  ({})", scores(s), duration(*seconds))
         }

@@ -5,6 +5,7 @@
 
 #[path = "../parity/mod.rs"]
 mod parity;
+mod recorded;
 mod training;
 
 use candle_core::Device;
@@ -24,12 +25,30 @@ struct Args {
     /// Compare only operations whose name contains this, and nothing else
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Run only this part; may be given several times
+    #[arg(long = "part", value_name = "PART", conflicts_with = "only")]
+    parts: Vec<Part>,
     /// Folder of network fixtures [default: `fixtures` beside the program]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
     /// Train in this folder and stop there: what the check of kills runs
     #[arg(long, value_name = "DIR", hide = true)]
     train: Option<PathBuf>,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Every operation and loss, in all types of numbers
+    Operations,
+    /// Networks with the weights of their reference
+    Networks,
+    /// A training on the CPU and on the GPU
+    Training,
+    /// Recorded steps of training and sampling beside others
+    Recorded,
+    /// A training that is killed and gone on with
+    Kill,
 }
 
 fn main() -> ExitCode {
@@ -59,10 +78,24 @@ fn run(args: &Args) -> Result<(), String> {
             failures.push(format!("{what}: {message}"));
         }
     };
-    note("operations", operations(&device, args.only.as_deref().unwrap_or_default()));
-    if args.only.is_none() {
+    let is_wanted = |part| match &args.only {
+        Some(_) => part == Part::Operations,
+        None => args.parts.is_empty() || args.parts.contains(&part),
+    };
+    if is_wanted(Part::Operations) {
+        note("operations", operations(&device, args.only.as_deref().unwrap_or_default()));
+    }
+    if is_wanted(Part::Networks) {
         note("networks", networks(args));
+    }
+    if is_wanted(Part::Training) {
         note("training", training::compared(&device));
+    }
+    if is_wanted(Part::Recorded) {
+        note("recorded training", recorded::trainings(&device));
+        note("recorded sampling", recorded::sampling(&device));
+    }
+    if is_wanted(Part::Kill) {
         note("kill", training::killed(args.gpu));
     }
     if failures.is_empty() {

@@ -4,12 +4,14 @@ use crate::text;
 use candle_core::{Device, Tensor};
 use limpid_arch::{NetworkConfig, basic_unet};
 use limpid_engine::{
-    Batch, Batches, BoxError, CheckpointConfig, Checkpoints, DataModule, Event, Loader, RunDir,
-    SampleId, Sink, TrainConfig, Trainer,
+    Batch, Batches, BoxError, CheckpointConfig, Checkpoints, DataModule, Event, GpuConfig, Loader,
+    MemoryPlan, Model, RunDir, SampleId, Sink, TrainConfig, Trainer,
 };
 use limpid_kernels::rng::Stream;
 use limpid_models::{Measure, ModelConfig, Restoration};
 use limpid_nn::layers::NormConfig;
+use limpid_nn::optim::OptimizerConfig;
+use limpid_nn::schedule::ScheduleConfig;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -68,54 +70,75 @@ impl DataModule for Squares {
     }
 }
 
-/// The losses of the steps.
+/// What is heard of a training.
 #[derive(Default)]
-struct Losses(Vec<f64>);
+pub(super) struct Heard {
+    /// The losses of the steps.
+    pub losses: Vec<f64>,
+    pub warnings: Vec<String>,
+    pub memory: Option<MemoryPlan>,
+}
 
-impl Sink for Losses {
+impl Sink for Heard {
     fn event(&mut self, event: &Event) {
-        if let Event::Step { logs, .. } = event {
-            self.0.extend(logs.get("loss"));
+        match event {
+            Event::Step { logs, .. } => self.losses.extend(logs.get("loss")),
+            Event::Warning { message } => self.warnings.push(message.clone()),
+            Event::Memory(plan) => self.memory = Some(*plan),
+            _ => {}
         }
     }
 }
 
-/// Trains in a folder, going on with what is there; returns the losses.
-fn train(folder: &Path, device: &Device) -> Result<Vec<f64>, String> {
+/// A network that restores in one pass.
+pub(super) fn restoration(device: &Device) -> Result<Restoration, String> {
     let network = NetworkConfig::BasicUnet(basic_unet::Config {
         features: [8, 8, 16, 16, 16, 8],
         norm: NormConfig::Instance { affine: true },
         ..basic_unet::Config::default()
     });
-    let measure = Measure { data_range: 1.0, denormalise: Arc::new(|_| ()), truth: false };
-    let mut model = Restoration::new(
+    Restoration::new(
         &ModelConfig::default(),
         &network,
-        limpid_nn::optim::OptimizerConfig::default(),
-        limpid_nn::schedule::ScheduleConfig::default(),
-        measure,
+        OptimizerConfig::default(),
+        ScheduleConfig::default(),
+        measure(),
         1,
         device,
     )
-    .map_err(text)?;
+    .map_err(text)
+}
+
+pub(super) fn measure() -> Measure {
+    Measure { data_range: 1.0, denormalise: Arc::new(|_| ()), truth: false }
+}
+
+/// Trains a model in a folder, going on with what is there.
+pub(super) fn train(
+    folder: &Path,
+    model: &mut dyn Model,
+    device: &Device,
+    gpu: GpuConfig,
+) -> Result<Heard, String> {
     let config = TrainConfig {
         steps: STEPS,
         log_every: 1,
         validate_every: 0,
         checkpoint: CheckpointConfig { every_steps: 5, ..CheckpointConfig::default() },
+        gpu,
         ..TrainConfig::default()
     };
     let mut run = RunDir::open_or_create(folder, "check", "", false).map_err(text)?;
-    let mut losses = Losses::default();
+    let mut heard = Heard::default();
     let mut trainer = Trainer::new(config, 1);
     trainer.device = device.clone();
-    trainer.fit(&mut model, &Squares, &mut run, &mut losses).map_err(text)?;
-    Ok(losses.0)
+    trainer.fit(model, &Squares, &mut run, &mut heard).map_err(text)?;
+    Ok(heard)
 }
 
 /// Trains in a folder.
 pub(super) fn in_folder(folder: &Path, device: &Device) -> Result<(), String> {
-    train(folder, device).map(drop)
+    train(folder, &mut restoration(device)?, device, GpuConfig::default()).map(drop)
 }
 
 /// The same training on the GPU and on the CPU.
@@ -124,7 +147,12 @@ pub(super) fn compared(device: &Device) -> Result<(), String> {
     let mut found = Vec::new();
     for device in [&Device::Cpu, device] {
         let folder = tempfile::tempdir().map_err(text)?;
-        found.push(train(folder.path(), device)?);
+        let mut model = restoration(device)?;
+        let heard = train(folder.path(), &mut model, device, GpuConfig::default())?;
+        if let Some(plan) = heard.memory {
+            println!("{plan}");
+        }
+        found.push(heard.losses);
     }
     let [cpu, gpu] = found.as_slice() else { return Err("two trainings expected".into()) };
     if cpu.len() != gpu.len() || cpu.is_empty() {

@@ -5,7 +5,9 @@ use crate::model::Trained;
 use crate::restoring::{Job, Wanted, restore};
 use candle_core::Device;
 use limpid_cli::prediction::{jobs, progress, range, sample_type};
-use limpid_cli::{CommonArgs, Failure, SetArgs, Verbosity, find_model, interrupt, report};
+use limpid_cli::{
+    CommonArgs, Failure, PrecisionArgs, SetArgs, Verbosity, find_model, interrupt, report,
+};
 use limpid_io::Axes;
 use limpid_models::diffusion::{GridConfig, NoiseSchedule, RestoreConfig};
 use std::path::{Path, PathBuf};
@@ -63,6 +65,9 @@ pub struct Args {
     /// Keys of `[restore]`.
     #[command(flatten)]
     pub keys: SetArgs,
+    /// To what numbers are rounded.
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// The rest.
     #[command(flatten)]
     pub common: CommonArgs,
@@ -75,6 +80,7 @@ pub struct Args {
 pub fn images(args: &Args) -> Result<(), Failure> {
     args.common.apply()?;
     let device = args.common.open_device()?;
+    args.precision.apply(&device);
     let trained = match &args.weights {
         Some(weights) => published(weights, &args.mode, None, &device)?,
         None => Trained::open_or_shipped(args.model.as_deref(), &device)?,
@@ -97,6 +103,7 @@ pub fn volumes(args: &Args, z: Option<usize>) -> Result<(), Failure> {
     }
     let layers = z.map(|z| z - 1);
     let device = args.common.open_device()?;
+    args.precision.apply(&device);
     if args.weights.is_none()
         && let Some(model) =
             Axial::open(&find_model(args.model.as_deref(), "vemdiffuse")?, &device)?

@@ -24,7 +24,7 @@ impl Work<'_> {
         if task.times.is_empty() {
             return Ok(());
         }
-        let (net, process) = (&self.trained.net, &task.process);
+        let (net, process) = (self.trained.net.net(), &task.process);
         let head = VarianceHead { net, process, times: &task.times };
         let indices: Vec<f64> = self.places.iter().map(|place| place.index).collect();
         let path = beside(self.job.output, "_sigma");

@@ -1,6 +1,7 @@
 //! The training loop. Going on from checkpoints, and back to them, is in `restore`.
 
 mod feed;
+mod memory;
 mod restore;
 
 use crate::callback::decisive_score;
@@ -231,6 +232,9 @@ impl Fit<'_, '_, '_> {
             batches: loader.batches(),
         });
         self.note("running")?;
+        if self.trainer.step_fn.is_none() {
+            self.plan_memory(&*loader)?;
+        }
         let mut control = Control::default();
         self.fire(Hook::TrainStarted, &mut control)?;
         self.dirty = false;

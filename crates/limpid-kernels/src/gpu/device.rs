@@ -2,13 +2,16 @@
 
 #![allow(unsafe_code)] // the driver
 
+use crate::memory::DeviceMemory;
 use crate::{Error, Result};
+use candle_core::CudaDevice;
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::sys::{
-    self, CUdevice_attribute_enum as Attribute, CUmemPool_attribute, CUresult,
+    self, CUdevice, CUdevice_attribute_enum as Attribute, CUmemPool_attribute, CUmemoryPool,
+    CUresult,
 };
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
-use std::ptr::from_ref;
+use std::ptr::{from_mut, from_ref};
 
 const OP: &str = "device";
 
@@ -82,13 +85,70 @@ fn keep_memory(ordinal: usize) -> std::result::Result<(), DriverError> {
     if pools == 0 {
         return Ok(());
     }
-    let (mut pool, threshold) = (std::ptr::null_mut(), u64::MAX);
-    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     // SAFETY: the threshold is a number of 64 bits, as this attribute is.
     unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, device).result()?;
-        sys::cuMemPoolSetAttribute(pool, attribute, from_ref(&threshold).cast_mut().cast()).result()
+        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        set(pool(device)?, attribute, u64::MAX)
     }
+}
+
+/// The pool that memory of a device is taken from.
+pub(super) fn pool(device: CUdevice) -> std::result::Result<CUmemoryPool, DriverError> {
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: there is room for the answer.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, device) }.result()?;
+    Ok(pool)
+}
+
+/// # Safety
+/// The attribute is a number of 64 bits.
+unsafe fn set(
+    pool: CUmemoryPool,
+    attribute: CUmemPool_attribute,
+    value: u64,
+) -> std::result::Result<(), DriverError> {
+    // SAFETY: the caller's.
+    unsafe { sys::cuMemPoolSetAttribute(pool, attribute, from_ref(&value).cast_mut().cast()) }
+        .result()
+}
+
+/// How the memory of a GPU stands.
+///
+/// # Errors
+/// [`Error::Argument`] if the driver does not answer.
+pub(crate) fn memory(device: &CudaDevice) -> Result<DeviceMemory> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let read = || {
+        let pool = pool(context.cu_device())?;
+        let get = |attribute| {
+            let mut value = 0u64;
+            // SAFETY: these attributes are numbers of 64 bits.
+            unsafe { sys::cuMemPoolGetAttribute(pool, attribute, from_mut(&mut value).cast()) }
+                .result()?;
+            Ok::<_, DriverError>(value)
+        };
+        let used = get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        let peak = get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
+        let reserved = get(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        let (free, _) = context.mem_get_info()?;
+        // what the pool keeps is there for tensors too
+        Ok(DeviceMemory { used, peak, free: free as u64 + reserved.saturating_sub(used) })
+    };
+    read().map_err(|e| refused(&e))
+}
+
+/// Sets the most memory that was used back to what is.
+///
+/// # Errors
+/// [`Error::Argument`] if the driver refuses.
+pub(crate) fn watch_memory(device: &CudaDevice) -> Result<()> {
+    let stream = device.cuda_stream();
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: this attribute is a number of 64 bits; 0 sets it back.
+    pool(stream.context().cu_device())
+        .and_then(|pool| unsafe { set(pool, attribute, 0) })
+        .map_err(|e| refused(&e))
 }
 
 fn driver_version() -> Result<i32> {

@@ -7,7 +7,7 @@ use crate::rng::Stream;
 use crate::{Error, Result};
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::sys::{
-    CUgraphInstantiate_flags, CUstreamCaptureMode,
+    self, CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
 use candle_core::cuda_backend::cudarc::driver::{
     CudaGraph, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
@@ -40,10 +40,9 @@ unsafe impl Send for Graph {}
 fn trim(stream: &CudaStream) -> std::result::Result<(), DriverError> {
     stream.synchronize()?;
     let device = stream.context().cu_device();
-    let mut pool = std::ptr::null_mut();
+    let pool = super::device::pool(device)?;
     // SAFETY: the device exists, and its pool with it.
     unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, device).result()?;
         sys::cuMemPoolTrimTo(pool, 0).result()?;
         sys::cuDeviceGraphMemTrim(device).result()
     }

@@ -15,6 +15,7 @@ pub(crate) mod upload;
 
 pub use cases::{Case, Comparison, cases, compare_all};
 pub use device::{describe, open};
+pub(crate) use device::{memory, watch_memory};
 
 use crate::math::Real;
 use crate::{Error, Result};

@@ -1,7 +1,7 @@
 //! Training: a network learns to answer at every level.
 
 use super::sampling::{Degraded, Restorer, SamplingConfig, reference, signed};
-use super::{LayerNoise, Level, NoiseField, ProcessConfig, Row};
+use super::{LayerNoise, Level, NoiseField, ProcessConfig, Recorded, Row};
 use crate::scores::{Measure, Scorer};
 use candle_core::{DType, Device, Tensor};
 use limpid_arch::NoisePredictor;
@@ -292,8 +292,9 @@ impl Diffusion {
     /// One restoration of every row.
     fn draw(&self, image: Degraded, ctx: &Ctx) -> Result<Tensor> {
         let (n, _, height, width) = image.condition.dims4()?;
+        let net = Recorded::new(&self.net);
         let restorer = Restorer {
-            net: &self.net,
+            net: &net,
             process: &self.config.process,
             sampling: &self.config.validation,
         };

@@ -87,6 +87,13 @@ impl Optimizer {
         self.config.lr()
     }
 
+    /// Tensors of a parameter's size that it keeps for each.
+    #[must_use]
+    pub fn tensors_per_parameter(&self) -> usize {
+        let slots = self.config.slots();
+        slots.iter().filter(|slot| !matches!(**slot, "step" | "mu_product")).count()
+    }
+
     /// Moves the parameters that have a gradient, in place, with learning rate `lr` (times the
     /// `lr_scale` of a group). The others stay as they are, as does their state.
     ///

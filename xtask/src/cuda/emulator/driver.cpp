@@ -429,7 +429,11 @@ API cuGraphExecDestroy(void *graph) { delete (Graph *)graph; return 0; }
 API cuGraphDestroy(void *graph) { delete (Graph *)graph; return 0; }
 API cuDeviceGetDefaultMemPool(void **pool, int) { *pool = &a_context; return 0; }
 API cuDeviceGetMemPool(void **pool, int) { *pool = &a_context; return 0; }
-API cuMemPoolSetAttribute(void *, int, void *) { return 0; }
+API cuMemPoolSetAttribute(void *, int attribute, void *) {
+    std::lock_guard<std::mutex> lock(memory);
+    if (attribute == 8) most = held; // the most that was used
+    return 0;
+}
 API cuMemPoolGetAttribute(void *, int attribute, void *value) {
     std::lock_guard<std::mutex> lock(memory);
     *(uint64_t *)value = attribute == 6 || attribute == 8 ? most : held;
