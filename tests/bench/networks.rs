@@ -9,7 +9,7 @@ use limpid_arch::{
 };
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses::{complex_l1, gan, l1, l2};
-use limpid_nn::{Ctx, Error, Params, Result, Scope};
+use limpid_nn::{Ctx, Error, Params, Replay, Result, Scope};
 
 type Forward = Box<dyn Fn(&Tensor, &Ctx) -> Result<Tensor>>;
 
@@ -59,9 +59,10 @@ fn network(name: &str, scope: &Scope) -> Result<Option<Forward>> {
 
 fn inference(params: Params, forward: Forward, x: Tensor) -> Work {
     let guard = params.no_grad();
+    let mut pass = Replay::new();
     let call = move || {
         let _untracked = &guard;
-        forward(&x, &Ctx::eval())
+        pass.run(&[&x], &Ctx::eval(), |inputs, ctx| forward(&inputs[0], ctx))
     };
     Work { parameters: params.count(), call: Box::new(call) }
 }
@@ -73,12 +74,16 @@ fn supervised(params: Params, forward: Forward, x: Tensor, recompute: bool) -> R
     let target = numbers(2, &shape)?;
     let mut trained = Trained::new(params)?;
     let parameters = trained.params.count();
-    let mut step = 0;
+    let (mut step, mut passes) = (0, Replay::new());
     let call = move || {
         step += 1;
         let ctx = Ctx::train(Stream::new(step, "bench")).recomputing(recompute);
-        let y = forward(&x, &ctx)?;
-        trained.minimise(&l2(&y, &target)?)?;
+        let (y, found) = passes.run(&[&x, &target], &ctx, |inputs, ctx| {
+            let y = forward(&inputs[0], ctx)?;
+            let found = trained.find(&l2(&y, &inputs[1])?)?;
+            Ok::<_, Error>((y.detach(), found))
+        })?;
+        trained.step(&found)?;
         Ok(y)
     };
     Ok(Work { parameters, call: Box::new(call) })

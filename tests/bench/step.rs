@@ -14,6 +14,14 @@ pub(crate) fn gradients(loss: &Tensor) -> Result<Gradients> {
     backward(loss)
 }
 
+/// What a loss leads to.
+#[derive(Clone)]
+pub(crate) struct Found {
+    loss: Tensor,
+    gradients: BTreeMap<String, Tensor>,
+    look: Look,
+}
+
 /// Parameters and the optimizer that moves them.
 pub(crate) struct Trained {
     pub(crate) params: Params,
@@ -30,16 +38,26 @@ impl Trained {
     }
 
     pub(crate) fn minimise(&mut self, loss: &Tensor) -> Result<()> {
+        let found = self.find(loss)?;
+        self.step(&found)
+    }
+
+    /// The gradients of a loss, with a look at them.
+    pub(crate) fn find(&self, loss: &Tensor) -> Result<Found> {
         let mut store = gradients(loss)?;
         let gradient = |(name, var): &(String, Var)| Some((name.clone(), store.remove(var)?));
-        let found: BTreeMap<String, Tensor> = self.vars.iter().filter_map(gradient).collect();
-        drop(store);
+        let gradients: BTreeMap<String, Tensor> = self.vars.iter().filter_map(gradient).collect();
         let loss = loss.detach();
-        let look = Look::at(&found.values().chain([&loss]).collect::<Vec<_>>())?;
+        let look = Look::at(&gradients.values().chain([&loss]).collect::<Vec<_>>())?;
+        Ok(Found { loss, gradients, look })
+    }
+
+    /// Moves the parameters, and reads whether that was right.
+    pub(crate) fn step(&mut self, Found { loss, gradients, look }: &Found) -> Result<()> {
         let judgement =
-            Judgement { gradients: found.len(), scale: 1.0, max_norm: None, after: None };
-        let gate = Gate::new(&look, judgement)?;
-        self.optimizer.step_behind(&gate, &self.vars, &found, RATE)?;
+            Judgement { gradients: gradients.len(), scale: 1.0, max_norm: None, after: None };
+        let gate = Gate::new(look, judgement)?;
+        self.optimizer.step_behind(&gate, &self.vars, gradients, RATE)?;
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if gate.read()?.1 {
             return Err(Error::argument("bench", format!("not finite: a gradient, or {value}")));

@@ -32,21 +32,44 @@ pub struct Failure {
     file: Option<PathBuf>,
 }
 
-/// How the driver of a GPU says that its memory is full, in an error of whichever crate.
-const OUT_OF_MEMORY: &str = "CUDA_ERROR_OUT_OF_MEMORY";
+/// How the driver of a GPU says that its memory is full, in an error of whichever crate, and what to do.
+const FULL: (&[&str], &str) = (
+    &["CUDA_ERROR_OUT_OF_MEMORY"],
+    "make batch or patch smaller, or use `--device cpu`; a run goes on from its last checkpoint",
+);
+
+/// How it says that a kernel went wrong: often not the one that was queued last.
+const FAULT: (&[&str], &str) = (
+    &[
+        "CUDA_ERROR_ILLEGAL_ADDRESS",
+        "CUDA_ERROR_MISALIGNED_ADDRESS",
+        "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+        "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+        "CUDA_ERROR_INVALID_PC",
+        "CUDA_ERROR_HARDWARE_STACK_ERROR",
+        "CUDA_ERROR_LAUNCH_FAILED",
+        "CUDA_ERROR_LAUNCH_TIMEOUT",
+        "CUDA_ERROR_ASSERT",
+        "CUDA_ERROR_ECC_UNCORRECTABLE",
+    ],
+    "with `CUDA_LAUNCH_BLOCKING=1` in the environment and `--set train.gpu.graphs=false` the operation and its sizes are named; a run goes on from its last checkpoint",
+);
 
 /// Any error, or a message.
 type Cause = Box<dyn Error + Send + Sync>;
 
 impl Failure {
-    /// A failure of that kind; of the device, whatever was under way, if that has no memory left.
+    /// A failure of that kind; of the device, whatever was under way, if that has no memory left or a kernel went
+    /// wrong.
     pub fn new(kind: Kind, error: impl Into<Cause>) -> Self {
         let failure = Self { kind, error: error.into(), hints: Vec::new(), file: None };
-        if !failure.error.to_string().contains(OUT_OF_MEMORY) {
-            return failure;
+        let text = failure.error.to_string();
+        let met =
+            [FULL, FAULT].into_iter().find(|(signs, _)| signs.iter().any(|s| text.contains(s)));
+        match met {
+            Some((_, hint)) => Self { kind: Kind::Device, ..failure }.hint(hint),
+            None => failure,
         }
-        let hint = "make batch or patch smaller, or use `--device cpu`; a run goes on from its last checkpoint";
-        Self { kind: Kind::Device, ..failure }.hint(hint)
     }
 
     /// The run failed.
@@ -203,6 +226,9 @@ mod tests {
         let failure = Failure::run("conv: DriverError(CUDA_ERROR_OUT_OF_MEMORY)");
         assert_eq!(failure.kind(), Kind::Device);
         assert!(failure.to_string().contains("\nhint: make batch or patch smaller"), "{failure}");
+        let failure = Failure::run("look: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)");
+        assert_eq!(failure.kind(), Kind::Device);
+        assert!(failure.to_string().contains("CUDA_LAUNCH_BLOCKING=1"), "{failure}");
     }
 
     #[test]

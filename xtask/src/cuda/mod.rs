@@ -107,7 +107,10 @@ fn test(case: Option<&str>) -> Result<(), String> {
         let mut tests = builder.cargo(&["test", "--lib", "--features", "cuda", "-p", package]);
         // compiled quickly: the CPU's part of the comparison is small
         tests.args(["--config", "profile.dev.package.limpid-kernels.opt-level=1"]);
-        tests.args(["--", "--ignored", "cuda"]).env("LD_LIBRARY_PATH", &emulated);
+        // one after the other: the precision is that of the process
+        tests
+            .args(["--", "--ignored", "--test-threads=1", "cuda"])
+            .env("LD_LIBRARY_PATH", &emulated);
         if let Some(case) = case {
             tests.env("LIMPID_CASE", case);
         }

@@ -160,7 +160,7 @@ pub(super) fn forward<T: Number>(
         let mut y = gpu.alloc::<T>(batch * queries * values)?;
         let mut scales = gpu.alloc::<T>(2 * batch * queries)?;
         let (name, chunks) = chunked("attention_forward", values);
-        let kernel = gpu.function::<T>(&KERNELS, &name)?;
+        let kernel = gpu.rounding::<T>(&KERNELS, &name)?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         operands.push(&mut launch);
         launch.arg(&mut y).arg(&mut scales).arg(&operands.problem);
@@ -274,7 +274,7 @@ impl<T: Number> Gradients<'_, T> {
         stride: usize,
     ) -> Result<()> {
         let (name, chunks) = chunked(name, columns);
-        let kernel = self.gpu.function::<T>(&KERNELS, &name)?;
+        let kernel = self.gpu.rounding::<T>(&KERNELS, &name)?;
         let mut launch = self.gpu.stream.launch_builder(&kernel);
         self.push(&mut launch);
         launch.arg(out).arg(&start).arg(&stride).arg(&self.operands.problem);
@@ -311,7 +311,7 @@ impl<T: Number> Gradients<'_, T> {
         // few tiles with many terms are cut into parts that are added up at the end
         let parts = ENOUGH.div_ceil(blocks.max(1)).min(terms).max(1);
         let mut found = gpu.alloc::<T>(parts * len)?;
-        let kernel = gpu.function::<T>(&KERNELS, "attention_bias_gradient")?;
+        let kernel = gpu.rounding::<T>(&KERNELS, "attention_bias_gradient")?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         self.push(&mut launch);
         launch.arg(&mut found).arg(&own).arg(&shared).arg(&planes).arg(&members).arg(&parts);
@@ -387,5 +387,5 @@ pub(crate) fn cases() -> Vec<Case> {
             attention(&x[0], &x[1], &x[2], 0.8, Some(&bias))
         }));
     }
-    cases
+    cases.into_iter().map(Case::rounded).collect()
 }

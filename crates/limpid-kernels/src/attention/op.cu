@@ -1,7 +1,12 @@
 // Attention by square tiles of the scores, of which a block of threads has one at a time; see mod.rs. All
 // products are of one of two forms: `multiply` makes a tile from rows of two matrices, `mix` adds rows of a
-// matrix with the weights of a tile. A tile's rows are queries, or keys for what is summed over queries.
+// matrix with the weights of a tile. A tile's rows are queries, or keys for what is summed over queries. Both are
+// there for numbers of the operands' type, and for factors of 16 bits, which tensor cores multiply: the shared memory says which.
 #include "limpid.cuh"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <mma.h>
 
 constexpr unsigned TILE = 64;         // rows and columns of a tile
 constexpr unsigned SIDE = 16;         // threads along either side of it
@@ -213,13 +218,162 @@ __device__ __forceinline__ void mix(Columns<CHUNK, T> &sums, const Matrix<T> &x,
     }
 }
 
-// All threads come here; nobody reads older weights any more, as `multiply` came in between.
-template <class T> __device__ __forceinline__ void share(const T (&weights)[PER][PER], Shared<T> &shared) {
+// Writes a thread's part of a tile.
+template <class T> __device__ __forceinline__ void put(const T (&tile)[PER][PER], T *to) {
 #pragma unroll
     for (unsigned i = 0; i < PER; i++)
 #pragma unroll
-        for (unsigned j = 0; j < PER; j++) shared.weights[row_of(i) * STRIDE<T> + column_of(j)] = weights[i][j];
+        for (unsigned j = 0; j < PER; j++) to[row_of(i) * STRIDE<T> + column_of(j)] = tile[i][j];
 }
+
+// All threads come here; nobody reads older weights any more, as `multiply` came in between.
+template <class T> __device__ __forceinline__ void share(const T (&weights)[PER][PER], Shared<T> &shared) {
+    put(weights, shared.weights);
+}
+
+template <class T> __device__ __forceinline__ T *tile_of(Shared<T> &shared) { return shared.weights; }
+
+// The same with factors of type H: a warp has the products of 16 rows and of half the columns of a tile. What goes into
+// an exponential or a difference is multiplied as sums of two numbers of H, almost as exactly as in single precision.
+constexpr unsigned BLOCK = 16, ROW = TILE + 8;     // the distance of staged rows
+constexpr unsigned PIECE = TILE / 2, SHORT = PIECE + 8; // columns that `multiply` stages, and the distance of their rows
+static_assert(THREADS / 32 * BLOCK == 2 * TILE, "two warps have the same rows");
+
+template <class H> struct alignas(32) Halves {
+    float products[TILE * STRIDE<float>];
+    H weights[TILE * ROW];
+    H staged[4 * TILE * SHORT];
+};
+static_assert(TILE * ROW <= 4 * TILE * SHORT, "a tile of rows can be staged");
+
+__device__ __forceinline__ void round_to(__half &to, float x) { to = __float2half_rn(x); }
+__device__ __forceinline__ void round_to(__nv_bfloat16 &to, float x) { to = __float2bfloat16_rn(x); }
+__device__ __forceinline__ float rest(const __half &rounded, float x) { return x - __half2float(rounded); }
+__device__ __forceinline__ float rest(const __nv_bfloat16 &rounded, float x) { return x - __bfloat162float(rounded); }
+
+// Rounds TILE rows and COLUMNS columns of a matrix into shared memory, zeros where it ends; and what that leaves into a
+// second place, if there is one.
+template <unsigned COLUMNS, unsigned DISTANCE, bool SPLIT, class H>
+__device__ __forceinline__ void stage_rounded(H *to, H *rests, const Matrix<float> &from, unsigned row,
+                                              unsigned column) {
+    constexpr unsigned W = WIDE<float>, PACKS = COLUMNS / W;
+    bool is_aligned = from.is_aligned();
+#pragma unroll 1
+    for (unsigned i = threadIdx.x; i < TILE * PACKS; i += THREADS) {
+        unsigned r = i / PACKS, c = i % PACKS * W;
+        Pack<float, W> pack = {};
+        const float *x = from.at + (row + r) * from.stride + column + c;
+        if (row + r < from.rows) {
+            if (is_aligned && column + c < from.columns)
+                pack = *(const Pack<float, W> *)x;
+            else
+                for (unsigned w = 0; w < W; w++)
+                    if (column + c + w < from.columns) pack.at[w] = x[w];
+        }
+        for (unsigned w = 0; w < W; w++) {
+            unsigned place = r * DISTANCE + c + w;
+            round_to(to[place], pack.at[w]);
+            if constexpr (SPLIT) round_to(rests[place], rest(to[place], pack.at[w]));
+        }
+    }
+}
+
+template <class H> using RowsOf = nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, BLOCK, BLOCK, BLOCK, H, nvcuda::wmma::row_major>;
+template <class H, class Layout> using ColumnsOf = nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, BLOCK, BLOCK, BLOCK, H, Layout>;
+using Sums = nvcuda::wmma::fragment<nvcuda::wmma::accumulator, BLOCK, BLOCK, BLOCK, float>;
+
+template <class H>
+__device__ __forceinline__ void multiply(float (&sums)[PER][PER], const Matrix<float> &a, unsigned a_row,
+                                         const Matrix<float> &b, unsigned b_row, Halves<H> &shared) {
+    constexpr unsigned SIZE = TILE * SHORT;
+    H *left = shared.staged, *right = left + 2 * SIZE;
+    unsigned own_row = threadIdx.x / 64 * BLOCK, own_column = threadIdx.x / 32 % 2 * (TILE / 2);
+    Sums found[2];
+#pragma unroll
+    for (unsigned n = 0; n < 2; n++) nvcuda::wmma::fill_fragment(found[n], 0.0f);
+#pragma unroll 1
+    for (unsigned column = 0; column < a.columns; column += PIECE) {
+        __syncthreads(); // what was staged before has been read
+        stage_rounded<PIECE, SHORT, true>(left, left + SIZE, a, a_row, column);
+        stage_rounded<PIECE, SHORT, true>(right, right + SIZE, b, b_row, column);
+        __syncthreads();
+#pragma unroll 1
+        for (unsigned k = 0; k < PIECE && column + k < a.columns; k += BLOCK) {
+            RowsOf<H> x, x_rest;
+            nvcuda::wmma::load_matrix_sync(x, left + own_row * SHORT + k, SHORT);
+            nvcuda::wmma::load_matrix_sync(x_rest, left + SIZE + own_row * SHORT + k, SHORT);
+#pragma unroll
+            for (unsigned n = 0; n < 2; n++) {
+                const H *at = right + (own_column + n * BLOCK) * SHORT + k;
+                ColumnsOf<H, nvcuda::wmma::col_major> y;
+                nvcuda::wmma::load_matrix_sync(y, at + SIZE, SHORT);
+                nvcuda::wmma::mma_sync(found[n], x, y, found[n]);
+                nvcuda::wmma::load_matrix_sync(y, at, SHORT);
+                nvcuda::wmma::mma_sync(found[n], x_rest, y, found[n]);
+                nvcuda::wmma::mma_sync(found[n], x, y, found[n]);
+            }
+        }
+    }
+    float *products = shared.products;
+#pragma unroll
+    for (unsigned n = 0; n < 2; n++)
+        nvcuda::wmma::store_matrix_sync(products + own_row * STRIDE<float> + own_column + n * BLOCK, found[n],
+                                        STRIDE<float>, nvcuda::wmma::mem_row_major);
+    __syncthreads();
+#pragma unroll
+    for (unsigned i = 0; i < PER; i++)
+#pragma unroll
+        for (unsigned j = 0; j < PER; j++) sums[i][j] = products[row_of(i) * STRIDE<float> + column_of(j)];
+}
+
+template <unsigned CHUNK, class H>
+__device__ __forceinline__ void mix(Columns<CHUNK, float> &sums, const Matrix<float> &x, unsigned row,
+                                    unsigned column, Halves<H> &shared) {
+    using Part = Columns<CHUNK, float>;
+    constexpr unsigned WIDTH = SIDE * Part::W, EACH = WIDTH / (2 * BLOCK); // columns of a pack, blocks of a warp
+    unsigned own_row = threadIdx.x / 64 * BLOCK, own_column = threadIdx.x / 32 % 2 * (WIDTH / 2);
+#pragma unroll
+    for (unsigned n = 0; n < Part::PACKS; n++) {
+        __syncthreads(); // products and what was staged have been read, and the weights are written
+        stage_rounded<WIDTH, ROW, false>(shared.staged, shared.staged, x, row, column + n * WIDTH);
+        __syncthreads();
+        Sums found[EACH];
+#pragma unroll
+        for (unsigned m = 0; m < EACH; m++) nvcuda::wmma::fill_fragment(found[m], 0.0f);
+#pragma unroll 1
+        for (unsigned k = 0; k < TILE && row + k < x.rows; k += BLOCK) {
+            RowsOf<H> p;
+            nvcuda::wmma::load_matrix_sync(p, shared.weights + own_row * ROW + k, ROW);
+#pragma unroll
+            for (unsigned m = 0; m < EACH; m++) {
+                ColumnsOf<H, nvcuda::wmma::row_major> y;
+                nvcuda::wmma::load_matrix_sync(y, shared.staged + k * ROW + own_column + m * BLOCK, ROW);
+                nvcuda::wmma::mma_sync(found[m], p, y, found[m]);
+            }
+        }
+#pragma unroll
+        for (unsigned m = 0; m < EACH; m++)
+            nvcuda::wmma::store_matrix_sync(
+                shared.products + own_row * STRIDE<float> + own_column + m * BLOCK, found[m], STRIDE<float>,
+                nvcuda::wmma::mem_row_major);
+        __syncthreads();
+#pragma unroll
+        for (unsigned i = 0; i < PER; i++)
+#pragma unroll
+            for (unsigned w = 0; w < Part::W; w++)
+                sums.at[i][n][w] +=
+                    shared.products[row_of(i) * STRIDE<float> + threadIdx.x % SIDE * Part::W + w];
+    }
+}
+
+template <class H> __device__ __forceinline__ void share(const float (&weights)[PER][PER], Halves<H> &shared) {
+#pragma unroll
+    for (unsigned i = 0; i < PER; i++)
+#pragma unroll
+        for (unsigned j = 0; j < PER; j++) round_to(shared.weights[row_of(i) * ROW + column_of(j)], weights[i][j]);
+}
+
+template <class H> __device__ __forceinline__ float *tile_of(Halves<H> &shared) { return shared.products; }
 
 template <class T>
 __device__ __forceinline__ T score(const Operands<T> &x, T product, unsigned query, unsigned key) {
@@ -228,9 +382,9 @@ __device__ __forceinline__ T score(const Operands<T> &x, T product, unsigned que
 }
 
 // A block for each tile of queries and chunk of values. `scales` is written here.
-template <unsigned CHUNK, class T>
+template <unsigned CHUNK, class T, class Space>
 __device__ __forceinline__ void forward(const T *q, const T *k, const T *v, const T *bias, T *y, T *scales,
-                                        const Problem &s, Shared<T> &shared) {
+                                        const Problem &s, Space &shared) {
     size_t chunks = (s.values + CHUNK - 1) / CHUNK, tiles = (s.queries + TILE - 1) / TILE;
     for (size_t item = blockIdx.x; item < s.batch * tiles * chunks; item += gridDim.x) {
         unsigned first = item % chunks * CHUNK, row = item / chunks % tiles * TILE;
@@ -303,9 +457,9 @@ __device__ __forceinline__ void attention_levels(const T *y, const T *g, T *out,
 }
 
 // A tile of the softmax, or with GRADIENT of the gradient of the scores. Rows are queries, or keys if TURNED.
-template <bool TURNED, bool GRADIENT, class T>
+template <bool TURNED, bool GRADIENT, class T, class Space>
 __device__ __forceinline__ void softmax_tile(T (&weights)[PER][PER], const Operands<T> &x, unsigned row,
-                                             unsigned column, Shared<T> &shared) {
+                                             unsigned column, Space &shared) {
     T products[PER][PER];
     multiply(weights, TURNED ? x.k : x.q, row, TURNED ? x.q : x.k, column, shared);
     if constexpr (GRADIENT) multiply(products, TURNED ? x.v : x.g, row, TURNED ? x.g : x.v, column, shared);
@@ -327,11 +481,11 @@ __device__ __forceinline__ void softmax_tile(T (&weights)[PER][PER], const Opera
 
 // The gradient of q, or if TURNED of k, or without GRADIENT of v: a block for each tile of its rows and chunk
 // of its columns. Rows of `out` lie at a distance.
-template <unsigned CHUNK, bool TURNED, bool GRADIENT, class T>
+template <unsigned CHUNK, bool TURNED, bool GRADIENT, class T, class Space>
 __device__ __forceinline__ void operand_gradient(const T *q, const T *k, const T *v, const T *bias,
                                                  const T *scales, const T *levels, const T *g, T *out,
                                                  size_t start, size_t stride, const Problem &s,
-                                                 Shared<T> &shared) {
+                                                 Space &shared) {
     unsigned rows = TURNED ? s.keys : s.queries, columns = TURNED ? s.queries : s.keys;
     unsigned width = GRADIENT ? s.depth : s.values;
     size_t chunks = (width + CHUNK - 1) / CHUNK, tiles = (rows + TILE - 1) / TILE;
@@ -355,12 +509,12 @@ __device__ __forceinline__ void operand_gradient(const T *q, const T *k, const T
 // The gradient of the bias in `parts` parts, each a sum over some of what shares an element: batch indices, and
 // tiles where rows or columns are broadcast. The bias has `planes` planes of scores, each of which `members`
 // batch indices share. A block for each tile of each part.
-template <class T>
+template <class T, class Space>
 __device__ __forceinline__ void bias_gradient(const T *q, const T *k, const T *v, const T *bias,
                                               const T *scales, const T *levels, const T *g, T *out,
                                               const Walk &plane_batch, const Walk &member_batch,
                                               size_t planes, size_t members, size_t parts,
-                                              const Problem &s, Shared<T> &shared) {
+                                              const Problem &s, Space &shared) {
     bool has_rows = s.bias_row != 0, has_columns = s.bias_column != 0;
     size_t query_tiles = (s.queries + TILE - 1) / TILE, key_tiles = (s.keys + TILE - 1) / TILE;
     size_t plane = (has_rows ? s.queries : 1) * (size_t)(has_columns ? s.keys : 1);
@@ -385,9 +539,9 @@ __device__ __forceinline__ void bias_gradient(const T *q, const T *k, const T *v
                 for (unsigned j = 0; j < PER; j++) sums[i][j] += weights[i][j];
         }
         __syncthreads(); // the tile before has been written out
-        share(sums, shared);
+        T *tile = tile_of(shared);
+        put(sums, tile);
         __syncthreads();
-        T *tile = shared.weights;
         if (!has_columns) {
             if (threadIdx.x < TILE)
                 for (unsigned c = 1, r = threadIdx.x * STRIDE<T>; c < TILE; c++) tile[r] += tile[r + c];
@@ -418,16 +572,18 @@ __device__ __forceinline__ void attention_sum_parts(const T *x, T *out, size_t c
     }
 }
 
-// Loops over what is staged are not unrolled, and two blocks of single precision are to fit a multiprocessor.
-#define KERNEL(name, suffix, T, PARAMETERS, function, ARGUMENTS)                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS, sizeof(T) == 4 ? 2 : 1)                            \
-        attention_##name##_##suffix PARAMETERS(T) {                                                          \
-        __shared__ Shared<T> shared;                                                                         \
+// Loops over what is staged are not unrolled, and two blocks are to fit a multiprocessor, but for double precision and
+// for gradients of many columns on tensor cores, which would not do with as few registers.
+#define KERNEL(name, suffix, T, Space, blocks, PARAMETERS, function, ARGUMENTS)                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks) attention_##name##_##suffix PARAMETERS(T) { \
+        __shared__ Space shared;                                                                             \
         function ARGUMENTS;                                                                                  \
     }
-#define TILED(name, PARAMETERS, function, ARGUMENTS)                                                         \
-    KERNEL(name, f32, float, PARAMETERS, function, ARGUMENTS)                                                \
-    KERNEL(name, f64, double, PARAMETERS, function, ARGUMENTS)
+#define TILED(name, halves, PARAMETERS, function, ARGUMENTS)                                                 \
+    KERNEL(name, f32, float, Shared<float>, 2, PARAMETERS, function, ARGUMENTS)                              \
+    KERNEL(name, f64, double, Shared<double>, 1, PARAMETERS, function, ARGUMENTS)                            \
+    KERNEL(name, f16, float, Halves<__half>, halves, PARAMETERS, function, ARGUMENTS)                        \
+    KERNEL(name, bf16, float, Halves<__nv_bfloat16>, halves, PARAMETERS, function, ARGUMENTS)
 
 #define FORWARD(T) (const T *q, const T *k, const T *v, const T *bias, T *y, T *scales, const Problem s)
 #define GIVEN(T)                                                                                             \
@@ -438,16 +594,16 @@ __device__ __forceinline__ void attention_sum_parts(const T *x, T *out, size_t c
     (GIVEN(T), const Walk plane_batch, const Walk member_batch, size_t planes, size_t members, size_t parts, \
      const Problem s)
 
-#define CHUNKED(chunk)                                                                                       \
-    TILED(forward_##chunk, FORWARD, forward<chunk>, (q, k, v, bias, y, scales, s, shared))                   \
-    TILED(q_gradient_##chunk, GRADIENT, (operand_gradient<chunk, false, true>), GRADIENT_ARGUMENTS)          \
-    TILED(k_gradient_##chunk, GRADIENT, (operand_gradient<chunk, true, true>), GRADIENT_ARGUMENTS)           \
-    TILED(v_gradient_##chunk, GRADIENT, (operand_gradient<chunk, true, false>), GRADIENT_ARGUMENTS)
+#define CHUNKED(chunk, halves)                                                                               \
+    TILED(forward_##chunk, 2, FORWARD, forward<chunk>, (q, k, v, bias, y, scales, s, shared))                \
+    TILED(q_gradient_##chunk, halves, GRADIENT, (operand_gradient<chunk, false, true>), GRADIENT_ARGUMENTS)  \
+    TILED(k_gradient_##chunk, halves, GRADIENT, (operand_gradient<chunk, true, true>), GRADIENT_ARGUMENTS)   \
+    TILED(v_gradient_##chunk, 2, GRADIENT, (operand_gradient<chunk, true, false>), GRADIENT_ARGUMENTS)
 
-CHUNKED(32)
-CHUNKED(64)
-CHUNKED(128)
-TILED(bias_gradient, BIAS_GRADIENT, bias_gradient,
+CHUNKED(32, 2)
+CHUNKED(64, 2)
+CHUNKED(128, 1)
+TILED(bias_gradient, 2, BIAS_GRADIENT, bias_gradient,
       (q, k, v, bias, scales, levels, g, out, plane_batch, member_batch, planes, members, parts, s, shared))
 
 #define LEVELS(T) (const T *y, const T *g, T *out, size_t rows, size_t values)

@@ -34,7 +34,7 @@ pub(crate) fn product<T: Number>(
         let (y, _y) = y.device_ptr_mut(&gpu.stream);
         let (left, _a) = a.data.device_ptr(&gpu.stream);
         let (right, _b) = b.data.device_ptr(&gpu.stream);
-        let half = Half::chosen().filter(|_| T::BLAS == cudaDataType::CUDA_R_32F);
+        let half = Half::of::<T>();
         let sizes = [batch, m, n, k];
         if let Some(half) = half {
             let left = half.rounded(gpu, left, a.count())?;

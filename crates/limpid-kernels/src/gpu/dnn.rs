@@ -110,7 +110,7 @@ pub(crate) fn convolve<T: Number>(
     };
     let mut out = gpu.alloc::<T>(count(of_y))?;
     let (y, _y) = out.device_ptr_mut(&gpu.stream);
-    let half = Half::chosen().filter(|_| T::DNN == cudnnDataType_t::CUDNN_DATA_FLOAT);
+    let half = Half::of::<T>();
     if let Some(half) = half {
         let (a, b) = (half.turned(gpu, a, planes(of_a))?, half.turned(gpu, b, planes(of_b))?);
         let mut small = gpu.alloc::<u16>(count(of_y))?;

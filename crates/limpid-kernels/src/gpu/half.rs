@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)] // launches of kernels
 
-use super::{Gpu, Kernels};
+use super::{Gpu, Kernels, Number};
 use crate::{Precision, Result, precision};
+use candle_core::DType;
 use candle_core::cuda_backend::cudarc::cublas::sys::cudaDataType;
 use candle_core::cuda_backend::cudarc::cudnn::sys::cudnnDataType_t;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
@@ -20,16 +21,17 @@ pub(super) enum Half {
 }
 
 impl Half {
-    /// That of the present precision, if it is one.
-    pub(super) fn chosen() -> Option<Self> {
+    /// That of the present precision, if it is one and numbers are f32.
+    pub(super) fn of<T: Number>() -> Option<Self> {
         match precision() {
+            _ if T::DTYPE != DType::F32 => None,
             Precision::Bf16 => Some(Self::Bf16),
             Precision::F16 => Some(Self::F16),
             Precision::F32 | Precision::Tf32 => None,
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Bf16 => "bf16",
             Self::F16 => "f16",

@@ -30,7 +30,8 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{Layout, Shape, Storage, Tensor};
-use std::sync::{Arc, Mutex, PoisonError};
+use half::Half;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A number that kernels exist for.
 pub(crate) trait Number: Real + CudaDType + DeviceRepr + ValidAsZeroBits {
@@ -171,6 +172,21 @@ impl Gpu {
         self.kernel(kernels, &format!("{name}_{}", T::SUFFIX))
     }
 
+    /// The kernel of a name for a type of number, which rounds the factors of products if that is chosen.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it cannot be loaded.
+    pub(crate) fn rounding<T: Number>(
+        &self,
+        kernels: &'static Kernels,
+        name: &str,
+    ) -> Result<CudaFunction> {
+        match Half::of::<T>() {
+            Some(half) => self.kernel(kernels, &format!("{name}_{}", half.name())),
+            None => self.function::<T>(kernels, name),
+        }
+    }
+
     /// The kernel of a name.
     ///
     /// # Errors
@@ -203,12 +219,31 @@ impl Gpu {
             shared_mem_bytes: 0,
         };
         // SAFETY: the caller's.
-        match unsafe { kernel.launch(config) } {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                Err(Error::argument(self.op, format!("its kernel failed on {items} items: {e}")))
-            }
+        let launched = unsafe { kernel.launch(config) }.map(drop);
+        let done = match launched {
+            Ok(()) if is_blocking() => self.stream.synchronize(),
+            launched => launched,
+        };
+        done.map_err(|e| {
+            Error::argument(self.op, format!("its kernel failed on {items} items: {e}"))
+        })
+    }
+}
+
+/// Whether every kernel is waited for, so that an error is its own: CUDA's own variable of the environment.
+fn is_blocking() -> bool {
+    static BLOCKING: OnceLock<bool> = OnceLock::new();
+    *BLOCKING.get_or_init(|| std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|value| value == "1"))
+}
+
+/// The error, with the shapes of the operands if the driver has answered with one.
+fn with_shapes<T>(e: Error, operands: &[Buffer<'_, T>]) -> Error {
+    match e {
+        Error::Argument { op, message } if message.contains("CUDA_ERROR") => {
+            let shapes: Vec<String> = operands.iter().map(|b| format!("{:?}", b.dims)).collect();
+            Error::argument(op, format!("{message} (operands {})", shapes.join(", ")))
         }
+        e => e,
     }
 }
 
@@ -236,7 +271,7 @@ pub(crate) fn run<T: Number, R>(
         let data = storage.as_cuda_slice::<T>()?.slice(start..end);
         buffers.push(Buffer { data, dims: layout.dims() });
     }
-    f(&Gpu::new(op, device), &buffers)
+    f(&Gpu::new(op, device), &buffers).map_err(|e| with_shapes(e, &buffers))
 }
 
 /// Lends `f` tensors that lie on a GPU.

@@ -5,6 +5,7 @@
 #include "emulator.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -230,7 +231,24 @@ struct Capture {
 };
 static thread_local Capture capture;
 
-enum { INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_WHILE_CAPTURING = 900, CAPTURE_REFUSED = 901 };
+enum {
+    INVALID = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_FOUND = 500,
+    ILLEGAL_ADDRESS = 700,
+    NOT_WHILE_CAPTURING = 900,
+    CAPTURE_REFUSED = 901
+};
+
+// A kernel whose launch of some number goes wrong, as LIMPID_EMULATED_FAULT=NAME:NUMBER says: after that nothing works.
+static int fault = 0;
+static void meet_fault(const std::string &kernel) {
+    static const std::string wanted = getenv("LIMPID_EMULATED_FAULT") ? getenv("LIMPID_EMULATED_FAULT") : "";
+    static std::atomic<long> seen{0};
+    size_t colon = wanted.find(':');
+    if (colon == std::string::npos || kernel != wanted.substr(0, colon)) return;
+    if (++seen == atol(wanted.c_str() + colon + 1)) fault = ILLEGAL_ADDRESS;
+}
 
 static bool is_captured(void *stream) { return capture.stream && capture.stream == stream; }
 
@@ -243,6 +261,7 @@ static int refuse(const char *what) {
 }
 
 static int queue_on(void *to, Work work) {
+    if (fault) return fault;
     Stream *stream = (Stream *)to;
     if (is_captured(stream)) {
         capture.graph->work.push_back(std::move(work));
@@ -277,6 +296,7 @@ static const size_t CAPACITY = [] {
 }();
 
 static int allocate(uint64_t *at, size_t size) {
+    if (fault) return fault;
     const size_t page = 4096;
     size_t body = (std::max<size_t>(size, 1) + page - 1) / page * page;
     std::lock_guard<std::mutex> lock(memory);
@@ -373,6 +393,7 @@ API cuCtxGetStreamPriorityRange(int *least, int *greatest) { *least = 0; *greate
 API cuStreamDestroy_v2(void *stream) { return catch_up((Stream *)stream, ((Stream *)stream)->waiting.size()); }
 API cuStreamSynchronize(void *stream) {
     if (is_captured(stream)) return refuse("a stream was waited for");
+    if (fault) return fault;
     return stream ? catch_up((Stream *)stream, ((Stream *)stream)->waiting.size()) : 0;
 }
 API cuStreamWaitEvent(void *stream, void *event, unsigned) {
@@ -558,6 +579,9 @@ API cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned 
     Index blocks = {gx, gy, gz}, shape = {bx, by, bz};
     size_t threads = (size_t)bx * by * bz;
     if (!gx || !gy || !gz || !threads || threads > 1024 || gy > 65535 || gz > 65535) return INVALID;
+    meet_fault(f->name);
+    // the launch itself does not know yet
+    if (fault) return 0;
     if (!is_captured(stream)) return launch(*f, blocks, shape, args);
     // arguments are copied by the launch; 16 bytes suffice for the alignment of any
     std::vector<std::shared_ptr<void>> copies;
@@ -576,6 +600,7 @@ static const char *error_name(int error) {
     switch (error) {
     case OUT_OF_MEMORY: return "CUDA_ERROR_OUT_OF_MEMORY";
     case NOT_FOUND: return "CUDA_ERROR_NOT_FOUND";
+    case ILLEGAL_ADDRESS: return "CUDA_ERROR_ILLEGAL_ADDRESS";
     case NOT_WHILE_CAPTURING: return "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
     case CAPTURE_REFUSED: return "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED";
     default: return "CUDA_ERROR";
