@@ -119,12 +119,13 @@ impl<'a> Stepper<'a> {
     /// deals with it.
     ///
     /// # Errors
-    /// [`Error::UnknownOptimizer`]; those of the operations.
+    /// [`Error::UnknownOptimizer`]; [`Error::Tensor`] if the loss is no scalar; those of the operations.
     pub fn minimise(&mut self, name: &str, loss: &Tensor) -> Result<()> {
         let Some(index) = self.groups.iter().position(|g| g.name == name) else {
             let have = self.groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::UnknownOptimizer { name: name.to_owned(), have });
         };
+        scalar(name, loss)?;
         if self.mode == Mode::Rehearsal {
             return Ok(());
         }
@@ -209,6 +210,7 @@ impl<'a> Stepper<'a> {
         let device = numbers.first().map(|t| t.device().clone());
         let mut logs = Vec::with_capacity(self.logs.len());
         for (name, value) in self.logs {
+            scalar(&name, &value)?;
             let value = flat(&value)?;
             numbers.push(match &device {
                 Some(device) => value.to_device(device)?,
@@ -222,6 +224,15 @@ impl<'a> Stepper<'a> {
         };
         Ok(Outcome { found: self.found, logs, numbers })
     }
+}
+
+/// Checks that a loss, or what is logged, is one number.
+fn scalar(name: &str, value: &Tensor) -> Result<()> {
+    if value.elem_count() == 1 {
+        return Ok(());
+    }
+    let expected = format!("one number for `{name}`");
+    Err(limpid_kernels::Error::shape("training step", expected, value.dims()).into())
 }
 
 /// What has to be known to read an outcome.

@@ -5,7 +5,7 @@ use crate::training::{measure, restoration, train};
 use candle_core::{Device, Tensor};
 use limpid_arch::NoisePredictor;
 use limpid_arch::guided_unet::{self, Heads};
-use limpid_engine::{GpuConfig, Model};
+use limpid_engine::{GpuConfig, GpuPrecision, Model};
 use limpid_models::diffusion::{
     Degraded, Diffusion, DiffusionConfig, GridConfig, LayerNoise, NoiseField, ProcessConfig,
     Recorded, Restorer, Row, SamplingConfig,
@@ -41,21 +41,25 @@ fn diffusion(device: &Device) -> Result<Diffusion, String> {
 /// Trainings give the same bits whether their steps are recorded or not.
 pub(super) fn trainings(device: &Device) -> Result<(), String> {
     println!("\nrecorded training steps");
-    compared("restoration", device, restoration)?;
-    compared("diffusion with dropout", device, diffusion)
+    compared("restoration", device, GpuPrecision::F32, restoration)?;
+    compared("restoration in f16, the loss scaled", device, GpuPrecision::F16, restoration)?;
+    compared("diffusion with dropout", device, GpuPrecision::Bf16, diffusion)
 }
 
 fn compared<M: Model>(
     name: &str,
     device: &Device,
+    precision: GpuPrecision,
     build: impl Fn(&Device) -> Result<M, String>,
 ) -> Result<(), String> {
     let mut found = Vec::new();
     for graphs in [false, true] {
         let folder = tempfile::tempdir().map_err(text)?;
         let mut model = build(device)?;
-        let config = GpuConfig { graphs, ..GpuConfig::default() };
-        let heard = train(folder.path(), &mut model, device, config)?;
+        let config = GpuConfig { graphs, precision, ..GpuConfig::default() };
+        let heard = train(folder.path(), &mut model, device, config);
+        limpid_kernels::set_precision(limpid_kernels::Precision::F32);
+        let heard = heard?;
         if let Some(warning) = heard.warnings.first() {
             return Err(format!("{name}: {warning}"));
         }

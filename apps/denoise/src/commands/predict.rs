@@ -12,7 +12,7 @@ use limpid_datamodule::predict::{Input, Output, OutputFrame};
 use limpid_engine::infer::{Inferencer, Plan, Slabs, TileConfig, Tta};
 use limpid_engine::{BoxError, Event};
 use limpid_io::{Axes, DType, WriteOptions};
-use limpid_nn::Ctx;
+use limpid_nn::{Ctx, Replay};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -177,12 +177,15 @@ fn restore(
     let inferencer = Inferencer { plan, deviation: args.deviation, device: trained.device.clone() };
     let mut sink = progress(&args.common);
     let _no_grad = trained.params.no_grad();
+    // windows have one shape: a GPU repeats the pass by itself
+    let mut pass = Replay::new();
     for index in 0..image.frames() {
-        let predict = |x: &candle_core::Tensor| {
+        let predict = |x: &candle_core::Tensor| -> limpid_engine::Result<_> {
             if stop() {
                 return Err(limpid_engine::Error::Data("interrupted".into()));
             }
-            Ok(trained.net.forward(x, &Ctx::eval())?)
+            let y = pass.run(&[x], &Ctx::eval(), |x, ctx| trained.net.forward(&x[0], ctx))?;
+            Ok(if pass.is_recorded() { y.copy()? } else { y })
         };
         let done = inferencer.run(
             &image.frame(index),

@@ -287,6 +287,27 @@ fn a_loss_that_is_not_finite_is_named_with_the_layer_it_began_in() {
 }
 
 #[test]
+fn a_loss_must_be_one_number() {
+    let root = tempfile::tempdir().unwrap();
+    for logged in [false, true] {
+        let mut run = RunDir::open_or_create(root.path(), "toy", "digest", true).unwrap();
+        let mut trainer = Trainer::new(config(11), 9);
+        trainer.step_fn = Some(Box::new(move |model, _, step| {
+            let a = model.params().get("first.a").unwrap().tensor();
+            if logged {
+                step.log("a", &a);
+                return Ok(());
+            }
+            step.minimise("first", &a)
+        }));
+        let error = trainer.fit(&mut Twin::new(), &Toy::new(), &mut run, &mut Silent).unwrap_err();
+        let name = if logged { "a" } else { "first" };
+        let wanted = format!("expected one number for `{name}`, got [3]");
+        assert!(error.to_string().contains(&wanted), "{error}");
+    }
+}
+
+#[test]
 fn loss_scaling_gives_up_when_the_scale_is_not_at_fault() {
     let root = tempfile::tempdir().unwrap();
     let scaled = TrainConfig {
