@@ -7,7 +7,7 @@ use limpid_kernels::recording::is_recordable;
 use limpid_nn::{Ctx, Replay, Result};
 use std::sync::{Mutex, PoisonError};
 
-/// A network whose pass a GPU repeats by itself from the third question of the same shapes on. Weights may not be
+/// A network whose pass a GPU repeats by itself from the second question of the same shapes on. Weights may not be
 /// replaced meanwhile, but may change. On the CPU it is the network.
 pub struct Recorded<N> {
     net: N,
