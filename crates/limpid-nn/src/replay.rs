@@ -87,7 +87,9 @@ impl<R: Clone> Replay<R> {
                 Ok(result)
             }
             Err(e) => {
-                self.state = State::Refused(key, e.to_string());
+                // without the backtrace that some errors carry
+                let why = e.to_string().lines().next().unwrap_or_default().to_owned();
+                self.state = State::Refused(key, why);
                 ctx.set_sites(first);
                 f(&given(), ctx)
             }

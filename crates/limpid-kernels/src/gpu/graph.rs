@@ -14,6 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use std::any::Any;
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const OP: &str = "record";
@@ -28,6 +29,7 @@ pub(crate) struct Graph {
     /// The words of the streams: 2 for each.
     words: Mutex<CudaSlice<u64>>,
     streams: Vec<Stream>,
+    launched: AtomicBool,
     /// Tables that must live as long.
     _kept: Vec<Arc<dyn Any + Send + Sync>>,
 }
@@ -85,15 +87,38 @@ pub(crate) fn capture<R, E: From<Error>>(
     let recorder = RECORDER.take().unwrap_or_default();
     // what is left allocated at its end is freed by the next launch
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags);
-    // tensors whose capture has failed are freed with an error, which must not turn up at the next call
-    let late = stream.context().check_err();
-    let result = result?;
-    late.map_err(failed)?;
-    let graph = graph.map_err(failed)?;
-    let graph = graph.ok_or_else(|| Error::argument(OP, "there was nothing to record"))?;
-    let Recorder { streams, kept, .. } = recorder;
-    Ok((Graph { graph, stream, words: Mutex::new(words), streams, _kept: kept }, result))
+    let graph = stream.end_capture(flags).map_err(failed);
+    let graph = graph
+        .and_then(|graph| graph.ok_or_else(|| Error::argument(OP, "there was nothing to record")));
+    let error = match (result, graph) {
+        (Ok(result), Ok(graph)) => {
+            let Recorder { streams, kept, .. } = recorder;
+            let (words, launched) = (Mutex::new(words), AtomicBool::new(false));
+            return Ok((Graph { graph, stream, words, streams, launched, _kept: kept }, result));
+        }
+        (Err(e), _) => e,
+        (Ok(result), Err(e)) => {
+            drop(result);
+            e.into()
+        }
+    };
+    // tensors that never came to be were freed with an error, which must not turn up at the next call
+    forget_errors(&stream);
+    Err(error)
+}
+
+/// Forgets what could not be reported when something was dropped.
+fn forget_errors(stream: &CudaStream) {
+    let _ = stream.context().check_err();
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // its tensors, which are dropped before, are there only after a launch
+        if !self.launched.load(Ordering::Relaxed) {
+            forget_errors(&self.stream);
+        }
+    }
 }
 
 impl Graph {
@@ -112,7 +137,9 @@ impl Graph {
             let mut held = self.words.lock().unwrap_or_else(PoisonError::into_inner);
             self.stream.memcpy_htod(&words, &mut *held).map_err(failed)?;
         }
-        self.graph.launch().map_err(failed)
+        self.graph.launch().map_err(failed)?;
+        self.launched.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -259,6 +286,16 @@ mod tests {
         });
         assert!(fetched.is_err());
         rehearse(&device, || work(&x, [stream(1), stream(2)])).unwrap();
+        // a recording does not survive that memory of before is freed
+        let old = image(3);
+        let freed = record(&device, || {
+            let found = work(&x, [stream(1), stream(2)])?;
+            drop(old);
+            Ok::<_, Error>(found)
+        });
+        assert!(freed.is_err());
+        // one that is never played leaves no trace either
+        drop(record(&device, || work(&x, [stream(1), stream(2)])).unwrap());
         let recorded = record(&device, || work(&x, [stream(1), stream(2)]));
         let (recording, [loss, gradient]) = recorded.unwrap();
         assert_eq!(recording.streams(), [stream(1), stream(2)]);

@@ -239,7 +239,9 @@ fn is_blocking() -> bool {
 /// The error, with the shapes of the operands if the driver has answered with one.
 fn with_shapes<T>(e: Error, operands: &[Buffer<'_, T>]) -> Error {
     match e {
-        Error::Argument { op, message } if message.contains("CUDA_ERROR") => {
+        Error::Argument { op, message }
+            if message.contains("CUDA_ERROR") && !message.contains("(operands") =>
+        {
             let shapes: Vec<String> = operands.iter().map(|b| format!("{:?}", b.dims)).collect();
             Error::argument(op, format!("{message} (operands {})", shapes.join(", ")))
         }

@@ -3,9 +3,10 @@
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 use limpid_kernels::{Error, Result};
 
-/// Whether a loss of this tensor is computed on a GPU.
+/// Whether a loss of this tensor is computed on a GPU; in a program that was built without that it refuses, rather than
+/// copying to the CPU in secret.
 pub(super) fn on_gpu(tensor: &Tensor) -> bool {
-    cfg!(feature = "cuda") && tensor.device().is_cuda()
+    tensor.device().is_cuda()
 }
 
 /// Brings tensors of one shape to contiguous f32 or f64 on the first one's GPU or the CPU, keeping
