@@ -32,7 +32,8 @@ pub fn rehearse<R>(device: &Device, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Records what `f` does instead of doing it. What it returns is there after the first play, and changes with each.
+/// Records what `f` does instead of doing it. What it returns is there after the first play, and changes with each; of a
+/// recording that is never played it is to be dropped before that.
 ///
 /// # Errors
 /// Those of `f`, and [`Error::Argument`] if something cannot be recorded: what reads a result back, what uploads

@@ -87,9 +87,12 @@ pub(crate) fn capture<R, E: From<Error>>(
     let recorder = RECORDER.take().unwrap_or_default();
     // what is left allocated at its end is freed by the next launch
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).map_err(failed);
-    let graph = graph
-        .and_then(|graph| graph.ok_or_else(|| Error::argument(OP, "there was nothing to record")));
+    // an error of dropping something must not keep the capture from ending
+    let dropped = stream.context().check_err().map_err(failed);
+    let graph = stream.end_capture(flags).map_err(failed).and_then(|graph| {
+        dropped?;
+        graph.ok_or_else(|| Error::argument(OP, "there was nothing to record"))
+    });
     let error = match (result, graph) {
         (Ok(result), Ok(graph)) => {
             let Recorder { streams, kept, .. } = recorder;
@@ -295,7 +298,9 @@ mod tests {
         });
         assert!(freed.is_err());
         // one that is never played leaves no trace either
-        drop(record(&device, || work(&x, [stream(1), stream(2)])).unwrap());
+        let (unplayed, found) = record(&device, || work(&x, [stream(1), stream(2)])).unwrap();
+        drop(found);
+        drop(unplayed);
         let recorded = record(&device, || work(&x, [stream(1), stream(2)]));
         let (recording, [loss, gradient]) = recorded.unwrap();
         assert_eq!(recording.streams(), [stream(1), stream(2)]);
