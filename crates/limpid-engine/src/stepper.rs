@@ -1,6 +1,6 @@
 //! The hand that a model is given to step its optimizers with.
 
-use crate::config::ClipConfig;
+use crate::config::{ClipConfig, TrainConfig};
 use crate::state::Group;
 use crate::{Error, Logs, Result, SampleId};
 use candle_core::{DType, Device, Tensor};
@@ -21,16 +21,16 @@ const OVERFLOW_LIMIT: u64 = 100;
 /// Nothing of this waits for a GPU: whether a step may be made is judged where the gradients are, and a bad one changes
 /// nothing. What was found is read once, after the model's step.
 pub struct Stepper<'a> {
-    pub(crate) groups: &'a mut [Group],
-    pub(crate) ctx: &'a Ctx,
-    pub(crate) accumulate: u64,
+    groups: &'a mut [Group],
+    ctx: &'a Ctx,
+    accumulate: u64,
     /// Whether this batch completes an optimizer step.
     pub(crate) boundary: bool,
-    pub(crate) clip: Option<ClipConfig>,
+    clip: Option<ClipConfig>,
     pub(crate) step: u64,
     /// Loss scales of the groups that have one.
-    pub(crate) scales: &'a [Option<Tensor>],
-    pub(crate) mode: Mode,
+    scales: &'a [Option<Tensor>],
+    mode: Mode,
     /// What was minimised, in order.
     found: Vec<Found>,
     /// What is to be logged: scalars.
@@ -66,7 +66,7 @@ struct Found {
 
 /// What a batch has led to.
 #[derive(Clone)]
-pub(crate) struct Outcome {
+pub(crate) struct BatchOutcome {
     found: Vec<Found>,
     logs: Vec<String>,
     /// For everything found the loss and what the look has found; then what is logged. In f64.
@@ -76,6 +76,7 @@ pub(crate) struct Outcome {
 impl<'a> Stepper<'a> {
     pub(crate) fn new(
         groups: &'a mut [Group],
+        config: &TrainConfig,
         ctx: &'a Ctx,
         scales: &'a [Option<Tensor>],
         mode: Mode,
@@ -83,9 +84,9 @@ impl<'a> Stepper<'a> {
         Self {
             groups,
             ctx,
-            accumulate: 1,
+            accumulate: config.accumulate,
             boundary: true,
-            clip: None,
+            clip: config.clip,
             step: 0,
             scales,
             mode,
@@ -155,7 +156,7 @@ impl<'a> Stepper<'a> {
     }
 
     /// Makes the steps of what was found before, where nothing is left to compute.
-    pub(crate) fn make_steps(&mut self, outcome: &mut Outcome) -> Result<()> {
+    pub(crate) fn make_steps(&mut self, outcome: &mut BatchOutcome) -> Result<()> {
         self.found = std::mem::take(&mut outcome.found);
         let made = (0..self.found.len()).try_for_each(|i| self.make_step(i));
         outcome.found = std::mem::take(&mut self.found);
@@ -200,7 +201,7 @@ impl<'a> Stepper<'a> {
     }
 
     /// What the batch has led to, on its way from the device.
-    pub(crate) fn outcome(self) -> Result<Outcome> {
+    pub(crate) fn outcome(self) -> Result<BatchOutcome> {
         let mut numbers = Vec::new();
         let flat = |t: &Tensor| t.detach().to_dtype(DType::F64)?.flatten_all();
         for found in &self.found {
@@ -222,7 +223,7 @@ impl<'a> Stepper<'a> {
             [] => Tensor::zeros(0, DType::F64, &Device::Cpu)?,
             all => Tensor::cat(all, 0)?,
         };
-        Ok(Outcome { found: self.found, logs, numbers })
+        Ok(BatchOutcome { found: self.found, logs, numbers })
     }
 }
 
@@ -251,7 +252,7 @@ impl Reading<'_> {
     /// # Errors
     /// [`Error::NonFinite`] naming the loss (and a parameter that was not finite before it), or the parameter whose
     /// gradient is not finite; [`Error::Setting`] if gradients stay so however small the loss scale.
-    pub(crate) fn read(mut self, outcome: &Outcome) -> Result<Logs> {
+    pub(crate) fn read(mut self, outcome: &BatchOutcome) -> Result<Logs> {
         let numbers = outcome.numbers.to_vec1::<f64>()?;
         let mut rest = numbers.as_slice();
         let mut logs = Logs::new();

@@ -9,7 +9,7 @@ use crate::callback::{self, Callback, Control, Hook};
 use crate::checkpoint::{CheckpointInfo, Checkpoints};
 use crate::rundir::BestScore;
 use crate::state::{Group, Progress};
-use crate::stepper::{self, Mode, Reading};
+use crate::stepper::{BatchOutcome, Mode, Reading};
 use crate::{
     Batch, DataModule, Error, Event, GpuPrecision, Loader, Logs, Model, NonFinite, Outcome,
     Recompute, Result, RunDir, Sink, Stepper, TrainConfig, TrainState,
@@ -207,7 +207,7 @@ struct Fit<'f, 'a, 'm> {
     micro: u64,
     micro_logs: Vec<Logs>,
     /// The passes of a step, where a GPU repeats them by itself.
-    replay: Replay<stepper::Outcome>,
+    replay: Replay<BatchOutcome>,
     refusal_told: bool,
 }
 
@@ -385,7 +385,7 @@ impl Fit<'_, '_, '_> {
     }
 
     /// The passes of the model over a prepared batch and the steps of its optimizers.
-    fn passes(&mut self, batch: &Batch, ctx: &Ctx, boundary: bool) -> Result<stepper::Outcome> {
+    fn passes(&mut self, batch: &Batch, ctx: &Ctx, boundary: bool) -> Result<BatchOutcome> {
         let accumulate = self.trainer.config.accumulate;
         let scales = self.state.groups.iter().map(|g| {
             let Some(scaler) = &g.scaler else { return Ok(None) };
@@ -418,9 +418,8 @@ impl Fit<'_, '_, '_> {
             let message = format!("steps are given to the GPU kernel by kernel: {why}");
             self.sink.event(&Event::Warning { message });
         }
-        let mut stepper = Stepper::new(&mut self.state.groups, ctx, &scales, Mode::Step);
-        (stepper.boundary, stepper.clip) = (boundary, self.trainer.config.clip);
-        stepper.make_steps(&mut outcome)?;
+        let (groups, config) = (&mut self.state.groups, &self.trainer.config);
+        Stepper::new(groups, config, ctx, &scales, Mode::Step).make_steps(&mut outcome)?;
         Ok(outcome)
     }
 
@@ -432,11 +431,10 @@ impl Fit<'_, '_, '_> {
         scales: &[Option<Tensor>],
         boundary: bool,
         mode: Mode,
-    ) -> Result<stepper::Outcome> {
-        let mut stepper = Stepper::new(&mut self.state.groups, ctx, scales, mode);
-        stepper.accumulate = self.trainer.config.accumulate;
-        (stepper.boundary, stepper.clip) = (boundary, self.trainer.config.clip);
-        stepper.step = self.state.progress.step;
+    ) -> Result<BatchOutcome> {
+        let (groups, config) = (&mut self.state.groups, &self.trainer.config);
+        let mut stepper = Stepper::new(groups, config, ctx, scales, mode);
+        (stepper.boundary, stepper.step) = (boundary, self.state.progress.step);
         let outcome = autograd::record(|| {
             match &mut self.trainer.step_fn {
                 Some(f) => f(self.state.model, batch, &mut stepper),

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use candle_core::Tensor;
+use limpid_kernels::step::{Gate, Judgement, Look};
 use std::collections::BTreeMap;
 
 /// Scales all gradients by one factor so that their common Euclidean norm is at most `max`, as
@@ -13,14 +14,13 @@ use std::collections::BTreeMap;
 /// If a gradient holds no floats.
 pub fn clip_grad_norm(gradients: &mut BTreeMap<String, Tensor>, max: f64) -> Result<f64> {
     let all: Vec<&Tensor> = gradients.values().collect();
-    let norm = limpid_kernels::step::sum_squares_all(&all)?.sqrt();
-    let factor = max / (norm + 1e-6);
-    if factor < 1.0 && norm.is_finite() {
-        for g in gradients.values_mut() {
-            // not in place: gradients may share memory with each other
-            *g = g.affine(factor, 0.0)?;
-        }
-    }
+    let look = Look::at(&all)?;
+    let judgement =
+        Judgement { gradients: all.len(), scale: 1.0, max_norm: Some(max), after: None };
+    // not in place: gradients may share memory with each other
+    let clipped = Gate::new(&look, judgement)?.scaled(&all)?;
+    let norm = look.read()?.into_iter().fold(0.0, |sum, [squares, _]| sum + squares).sqrt();
+    gradients.values_mut().zip(clipped).for_each(|(g, clipped)| *g = clipped);
     Ok(norm)
 }
 
