@@ -250,7 +250,8 @@ impl Level {
 
     fn back(&self, skip: &Tensor, below: &Tensor, ctx: &Ctx) -> Result<Tensor> {
         let up = self.up.forward(below, ctx)?;
-        let sum = (self.gate.forward(&up, ctx)? + self.skip.forward(skip, ctx)?)?;
+        let sum =
+            limpid_kernels::add(&self.gate.forward(&up, ctx)?, &self.skip.forward(skip, ctx)?)?;
         let weight = sigmoid(&self.psi.forward(&relu(&sum)?, ctx)?)?;
         let kept = skip.broadcast_mul(&weight)?;
         self.merge.forward_cat(&[&kept, &up], ctx)

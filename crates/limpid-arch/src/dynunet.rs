@@ -259,7 +259,7 @@ impl Block {
             Some((conv, norm)) => norm.forward(&conv.forward_cat(parts)?, ctx)?,
             None => limpid_kernels::cat(parts, 1)?,
         };
-        leaky.apply(&(self.norm2.forward(&h, ctx)? + skip)?)
+        leaky.apply(&limpid_kernels::add(&self.norm2.forward(&h, ctx)?, &skip)?)
     }
 }
 

@@ -213,8 +213,8 @@ impl Network for Edsr {
         for (r, conv) in &self.up {
             h = pixel_shuffle(&conv.forward(&h)?, *r)?;
         }
-        let y = (self.last.forward(&h)? / self.range)?;
-        Ok(y.broadcast_add(&mean)?)
+        let y = limpid_kernels::cast(&self.last.forward(&h)?, x.dtype())?;
+        Ok((y / self.range)?.broadcast_add(&mean)?)
     }
 }
 

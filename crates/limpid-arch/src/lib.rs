@@ -71,6 +71,24 @@ pub trait Network: Send + Sync {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor>;
 }
 
+impl Network for Box<dyn Network> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        (**self).forward(x, ctx)
+    }
+}
+
+/// A network whose layers pass on numbers of 16 bits where [`limpid_kernels::in_half`] has them do so; what it takes
+/// and gives, and its weights, stay as they are.
+#[derive(Debug)]
+pub struct Mixed<N>(pub N);
+
+impl<N: Network> Network for Mixed<N> {
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
+        let y = limpid_kernels::in_half(x.device(), || self.0.forward(x, ctx))?;
+        Ok(limpid_kernels::cast(&y, x.dtype())?)
+    }
+}
+
 /// A network that a diffusion restores with: it answers what is asked for at a level of noise, and
 /// knows no schedule.
 pub trait NoisePredictor: Send + Sync {

@@ -212,9 +212,9 @@ impl Network for Block {
         let h = gate(&conv2.forward(&conv1.forward(&norm1.forward(x)?)?)?)?;
         let weights = self.attention.forward(&adaptive_avg_pool(&h, &[1, 1])?)?;
         let h = conv3.forward(&h.broadcast_mul(&weights)?)?;
-        let y = limpid_kernels::add(x, &h.broadcast_mul(&beta.tensor())?)?;
+        let y = limpid_kernels::add(x, &h.broadcast_mul(&beta.like(&h)?)?)?;
         let h = conv5.forward(&gate(&conv4.forward(&norm2.forward(&y)?)?)?)?;
-        limpid_kernels::add(&y, &h.broadcast_mul(&gamma.tensor())?)
+        limpid_kernels::add(&y, &h.broadcast_mul(&gamma.like(&h)?)?)
     }
 }
 

@@ -258,7 +258,7 @@ impl Network for NucliUNet {
             let doubled = limpid_kernels::resize(&h, &skip.dims()[2..], Resize::Nearest)?;
             h = main.forward(&[&prev.forward(&[&doubled])?, skip])?;
         }
-        Ok((self.output.forward(&h)? + x)?)
+        limpid_kernels::add(&self.output.forward(&h)?, x)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Image-to-image networks by name: the configuration that picks one.
 
 use crate::{
-    Architecture, ImageArchitecture, Network, Shapes, attention_unet, basic_unet, dncnn, drunet,
-    dynunet, edsr, em_unet, ffdnet, nafnet, nucli_unet, pix2pix_unet, resnet_generator, restormer,
-    segresnet, srresnet, swin_unetr, swinir, unet, unet_generator, unetr, vit, vit_autoenc,
+    Architecture, ImageArchitecture, Mixed, Network, Shapes, attention_unet, basic_unet, dncnn,
+    drunet, dynunet, edsr, em_unet, ffdnet, nafnet, nucli_unet, pix2pix_unet, resnet_generator,
+    restormer, segresnet, srresnet, swin_unetr, swinir, unet, unet_generator, unetr, vit,
+    vit_autoenc,
 };
 use limpid_config::{Check, Validate};
 use limpid_nn::{Result, Scope};
@@ -167,7 +168,7 @@ impl Architecture for NetworkConfig {
 
 impl ImageArchitecture for NetworkConfig {
     fn build(&self, scope: &Scope) -> Result<Box<dyn Network>> {
-        self.settings().build(scope)
+        Ok(Box::new(Mixed(self.settings().build(scope)?)))
     }
 
     fn in_channels(&self) -> usize {

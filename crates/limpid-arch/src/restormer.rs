@@ -15,7 +15,7 @@ use crate::blocks::{ChannelNorm, chain, check_image};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, count_of, size_of};
 use candle_core::{D, Tensor};
 use limpid_config::{Check, Validate};
-use limpid_kernels::{ConvSpec, gelu, pixel_shuffle, pixel_unshuffle, softmax};
+use limpid_kernels::{ConvSpec, cast, gelu, pixel_shuffle, pixel_unshuffle, softmax, widened};
 use limpid_nn::layers::Conv;
 use limpid_nn::{Ctx, Error, Init, Param, Result, Scope};
 use schemars::JsonSchema;
@@ -241,8 +241,10 @@ impl Norm {
             Self::WithBias(norm) => return norm.forward(x),
             Self::BiasFree(weight) => weight.tensor().reshape((1, (), 1, 1))?,
         };
-        let variance = x.broadcast_sub(&x.mean_keepdim(1)?)?.sqr()?.mean_keepdim(1)?;
-        Ok(x.broadcast_div(&(variance + EPS)?.sqrt()?)?.broadcast_mul(&weight)?)
+        let wide = widened(x)?;
+        let variance = wide.broadcast_sub(&wide.mean_keepdim(1)?)?.sqr()?.mean_keepdim(1)?;
+        let y = wide.broadcast_div(&(variance + EPS)?.sqrt()?)?.broadcast_mul(&weight)?;
+        Ok(cast(&y, x.dtype())?)
     }
 }
 
@@ -258,8 +260,9 @@ fn depthwise(width: usize, bias: bool, scope: &Scope) -> Result<Conv> {
 /// Divides the rows by their length, as `torch.nn.functional.normalize`.
 fn unit_rows(x: &Tensor) -> Result<Tensor> {
     // the bound is below the root, whose slope at zero is infinite
-    let square = x.sqr()?.sum_keepdim(D::Minus1)?.maximum(1e-24)?;
-    Ok(x.broadcast_div(&square.sqrt()?)?)
+    let wide = widened(x)?;
+    let square = wide.sqr()?.sum_keepdim(D::Minus1)?.maximum(1e-24)?;
+    Ok(cast(&wide.broadcast_div(&square.sqrt()?)?, x.dtype())?)
 }
 
 /// Attention between the channels of a head, over all pixels.
@@ -289,7 +292,8 @@ impl Attention {
         let qkv = qkv.reshape((n, 3, heads, c / heads, h * w))?;
         let part = |i| qkv.narrow(1, i, 1)?.squeeze(1)?.contiguous();
         let (q, k, v) = (unit_rows(&part(0)?)?, unit_rows(&part(1)?)?, part(2)?);
-        let scores = limpid_kernels::matmul_transposed(&q, &k)?.broadcast_mul(&temperature)?;
+        let scores = limpid_kernels::matmul_transposed(&q, &k)?;
+        let scores = scores.broadcast_mul(&cast(&temperature, scores.dtype())?)?;
         let y = limpid_kernels::matmul(&softmax(&scores, 3)?, &v)?;
         self.out.forward(&y.reshape((n, c, h, w))?)
     }

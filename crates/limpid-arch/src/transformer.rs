@@ -344,7 +344,7 @@ impl Tokens {
                 linear.forward(&patches(x, &self.spec.grid(), patch)?)?
             }
         };
-        Ok(tokens.broadcast_add(&self.positions.tensor())?)
+        Ok(tokens.broadcast_add(&self.positions.like(&tokens)?)?)
     }
 }
 

@@ -142,8 +142,8 @@ const TERMINAL: &str = "Terminal";
 /// To what numbers are rounded, for commands that only predict.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct PrecisionArgs {
-    /// Round the factors of products: faster, two to three digits. On the CPU bf16 rounds those of
-    /// linear maps (transformers), on a GPU all types round convolutions too
+    /// Compute with fewer digits, two or three of them: faster. On the CPU bf16 rounds the factors of linear
+    /// maps (transformers); on a GPU bf16 and f16 halve the memory of a network's layers too
     #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = COMPUTE)]
     pub precision: PrecisionName,
 }
@@ -153,7 +153,7 @@ pub struct PrecisionArgs {
 pub enum PrecisionName {
     /// Not at all.
     F32,
-    /// To eleven significant bits, with the range of f32; on a GPU.
+    /// To eleven significant bits in products, with the range of f32; on a GPU.
     Tf32,
     /// To eight significant bits.
     Bf16,

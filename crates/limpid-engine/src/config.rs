@@ -78,7 +78,7 @@ pub enum Recompute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GpuConfig {
-    /// To what the factors of convolutions and products are rounded; sums and weights stay f32.
+    /// What networks compute with; parameters, losses and the optimizer stay f32.
     pub precision: GpuPrecision,
     /// Use only algorithms that repeat their bits, so that a resumed run ends with those of one that was not
     /// interrupted.
@@ -100,18 +100,18 @@ impl GpuConfig {
     }
 }
 
-/// To what the factors of products are rounded on a GPU.
+/// What networks compute with on a GPU; sums are f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuPrecision {
-    /// Not at all.
+    /// Numbers of 32 bits.
     #[default]
     F32,
-    /// To 11 significant bits, on tensor cores.
+    /// Numbers of 32 bits, whose products are rounded to 11 significant bits, on tensor cores.
     Tf32,
-    /// To 8 significant bits, the range of f32.
+    /// Numbers of 16 bits with the range of f32, 8 of them significant: half the memory, on tensor cores.
     Bf16,
-    /// To 11 significant bits, up to 65504; scales the loss unless `loss_scale` says how.
+    /// Numbers of 16 bits up to 65504, 11 of them significant; scales the loss unless `loss_scale` says how.
     F16,
 }
 

@@ -11,6 +11,7 @@
 
 pub mod autograd;
 mod buffer;
+mod cast;
 mod check;
 mod determinism;
 mod element;
@@ -60,6 +61,7 @@ pub use algebra::{
 };
 pub use attention::attention;
 pub use autograd::second_derivatives;
+pub use cast::{cast, in_half, widened};
 pub use conv::{
     ConvAlgorithm, ConvSpec, ConvTransposeSpec, conv, conv_cat, conv_transpose, conv_transpose_cat,
     set_conv_algorithm,

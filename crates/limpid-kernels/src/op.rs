@@ -4,6 +4,7 @@
 //! same things once: its arithmetic over slices of either float type, and its gradients.
 
 use crate::autograd::{Recorded, State, backward_argument, register, state};
+use crate::cast::{InHalf, cast, is_half, types};
 use crate::element::contiguous;
 use crate::math::Real;
 use crate::{Error, Result};
@@ -57,6 +58,8 @@ pub(crate) trait Op: Send + Sync + 'static {
     const READS_RESULT: bool = false;
     /// Whether its gradients can be differentiated in turn; if not, asking for that is an error.
     const TWICE: bool = true;
+    /// What becomes of operands of 16 bits.
+    const IN_HALF: InHalf = InHalf::Widened;
 
     /// Its name in errors.
     fn name(&self) -> &'static str;
@@ -86,8 +89,16 @@ pub(crate) trait Op: Send + Sync + 'static {
 /// Applies an operation; tensors need not be contiguous.
 ///
 /// # Errors
-/// [`Error::Shape`] unless all are f32 or all are f64, or whatever the operation returns.
+/// [`Error::Shape`] unless all are f32 or all are f64 (on a GPU also of 16 bits), or whatever the operation returns.
 pub(crate) fn apply<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
+    let Some([operands, result]) = types(O::IN_HALF, args) else {
+        return apply_as_given(op, args);
+    };
+    let args = args.iter().map(|t| cast(t, operands)).collect::<Result<Vec<_>>>()?;
+    cast(&apply_as_given(op, &args.iter().collect::<Vec<_>>())?, result)
+}
+
+fn apply_as_given<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
     check_dtypes(op.name(), args)?;
     let tracked = args.iter().any(|t| t.track_op());
     if tracked && state() == State::Off {
@@ -176,15 +187,20 @@ fn run_cuda<O: Op>(
     }
     match args.first().map(|(storage, _)| storage.dtype()) {
         Some(DType::F64) => of::<O, f64>(op, args),
+        Some(DType::BF16) => of::<O, half::bf16>(op, args),
+        Some(DType::F16) => of::<O, half::f16>(op, args),
         _ => of::<O, f32>(op, args),
     }
 }
 
-/// Checks that tensors are all f32 or all f64.
+/// Checks that tensors are all f32 or all f64; or, on a GPU, that they are such that [`apply`] makes them so.
 ///
 /// # Errors
 /// [`Error::Shape`] if not.
 pub(crate) fn check_dtypes(op: &'static str, args: &[&Tensor]) -> Result<()> {
+    if args.iter().any(|t| t.device().is_cuda() && is_half(t.dtype())) {
+        return Ok(());
+    }
     let first = args.first().map_or(DType::F32, |t| t.dtype());
     if !matches!(first, DType::F32 | DType::F64) {
         return Err(Error::shape(op, "a tensor of f32 or f64; convert it with `to_dtype`", first));

@@ -38,6 +38,14 @@ impl Param {
         if tracked { self.0.var.as_tensor().clone() } else { self.0.var.as_detached_tensor() }
     }
 
+    /// [`Param::tensor`] in numbers of the type of another tensor, for candle's operations of both.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn like(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(limpid_kernels::cast(&self.tensor(), x.dtype())?)
+    }
+
     /// The variable itself, for optimizers.
     #[must_use]
     pub fn var(&self) -> &Var {

@@ -43,7 +43,9 @@ pub fn first_nonfinite_layer<T>(pass: impl FnOnce() -> T) -> (T, Option<String>)
 pub(crate) fn see(param: &Param, output: &Tensor) {
     // what cannot be looked at is not what is looked for
     if WATCH.with_borrow(|watch| matches!(watch, Watch::Clean))
-        && limpid_kernels::all_finite(output).is_ok_and(|finite| !finite)
+        && limpid_kernels::widened(&output.detach())
+            .and_then(|output| limpid_kernels::all_finite(&output))
+            .is_ok_and(|finite| !finite)
     {
         let name = param.name();
         let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);

@@ -10,7 +10,7 @@ mod training;
 
 use candle_core::Device;
 use clap::Parser;
-use limpid_kernels::gpu;
+use limpid_kernels::{Precision, gpu, set_precision};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -135,10 +135,18 @@ fn networks(args: &Args) -> Result<(), String> {
     let Some(folder) = folder.filter(|folder: &PathBuf| Path::is_dir(folder)) else {
         return Err("no folder of fixtures; give one with --fixtures".into());
     };
-    println!("\nnetworks beside their reference");
-    let began = Instant::now();
-    let args = parity::Args { gpu: Some(args.gpu), ..parity::Args::of(vec![folder]) };
-    let result = parity::run(&args);
-    println!("in {:.1} s", began.elapsed().as_secs_f64());
-    result
+    let mut failed = Vec::new();
+    for (name, precision) in
+        [("f32", Precision::F32), ("bf16", Precision::Bf16), ("f16", Precision::F16)]
+    {
+        println!("\nnetworks in {name} beside their reference");
+        let began = Instant::now();
+        let of = parity::Args::of(vec![folder.clone()]);
+        if let Err(e) = parity::run(&parity::Args { gpu: Some(args.gpu), precision, ..of }) {
+            failed.push(format!("{name}: {e}"));
+        }
+        println!("in {:.1} s", began.elapsed().as_secs_f64());
+    }
+    set_precision(Precision::F32);
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
+use limpid_kernels::{Precision, precision};
 use safetensors::{Dtype, SafeTensors};
 
 /// A file of reference values.
@@ -159,6 +160,16 @@ pub(crate) struct Tolerance {
     pub(crate) relative: f64,
 }
 
+/// How far a tensor that is computed in half precision may be off, as a fraction of its norm: bf16 has three bits less.
+fn rounding() -> Tolerance {
+    absolute(if precision() == Precision::Bf16 { 0.2 } else { 0.05 })
+}
+
+/// Whether networks are computed in half precision.
+pub(crate) fn is_half() -> bool {
+    matches!(precision(), Precision::Bf16 | Precision::F16)
+}
+
 /// A tolerance that does not depend on the value.
 pub(crate) const fn absolute(absolute: f64) -> Tolerance {
     Tolerance { absolute, relative: 0.0 }
@@ -237,7 +248,7 @@ impl Worst {
         }
     }
 
-    /// Compares a tensor, its shape included.
+    /// Compares a tensor, its shape included; in half precision as a whole.
     pub(crate) fn tensor(
         &mut self,
         what: &str,
@@ -250,8 +261,45 @@ impl Worst {
             self.require(&format!("{what}: shape {got:?} instead of {expected:?}"), false);
             return Ok(());
         }
-        self.compare(what, &values(got)?, &values(expected)?, tolerance);
+        let (got, expected) = (values(got)?, values(expected)?);
+        if is_half() {
+            self.rounded(what, &got, &expected);
+        } else {
+            self.compare(what, &got, &expected, tolerance);
+        }
         Ok(())
+    }
+
+    /// Compares gradients by their names; in half precision all of them together, since some are nothing but rounding,
+    /// as those of the biases of keys.
+    pub(crate) fn gradients(
+        &mut self,
+        found: &[(String, Tensor, Tensor)],
+        tolerance: Tolerance,
+    ) -> Result<(), String> {
+        if !is_half() {
+            return found.iter().try_for_each(|(key, got, expected)| {
+                self.tensor(&format!("gradient of {key}"), got, expected, tolerance)
+            });
+        }
+        let (mut all, mut expected) = (Vec::new(), Vec::new());
+        for (_, got, reference) in found {
+            all.extend(values(got)?);
+            expected.extend(values(reference)?);
+        }
+        self.rounded("gradients", &all, &expected);
+        Ok(())
+    }
+
+    /// Compares what was computed in half precision, by the norm of all values.
+    pub(crate) fn rounded(&mut self, what: &str, got: &[f64], expected: &[f64]) {
+        if got.len() != expected.len() {
+            return self.compare(what, got, expected, rounding());
+        }
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        let error = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));
+        let error = error / norm(&mut expected.iter().copied()).max(1e-30);
+        self.compare(what, &[error], &[0.0], rounding());
     }
 
     /// A condition that must hold; `what` is said when it does not.

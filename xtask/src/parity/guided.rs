@@ -9,7 +9,6 @@ use limpid_arch::guided_unet::blocks::{
 };
 use limpid_arch::guided_unet::{AttentionOrder, Config, GuidedUnet, Heads, Prediction};
 use limpid_arch::{AnyConfig, reference_entries};
-use limpid_kernels::autograd;
 use limpid_losses::losses;
 use limpid_nn::torch::TorchFile;
 use limpid_nn::{Ctx, Scope};
@@ -17,7 +16,7 @@ use serde_json::Value;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, text};
 use super::formula;
-use super::networks::{self, Weights, filled};
+use super::networks::{self, Weights, differentiated, filled, unscaled};
 
 /// Twenty times the noise of PyTorch's f32 beside its f64.
 pub(super) const OUTPUT: Tolerance = Tolerance { absolute: 2e-5, relative: 1e-4 };
@@ -126,12 +125,14 @@ pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
     };
     let value = Tolerance { absolute: 1e-6, relative: 1e-5 };
     worst.tensor("out.loss", &loss, fixture.tensor("out.loss")?, value)?;
-    let gradients = autograd::backward(&loss).map_err(text)?;
+    let gradients = differentiated(&loss)?;
+    let mut found = Vec::new();
     for (key, expected) in reference_entries(fixture.part("grad.")) {
         let param = params.get(&key).ok_or_else(|| format!("no parameter `{key}`"))?;
         let got = gradients.get(param.var()).ok_or_else(|| format!("no gradient of `{key}`"))?;
-        worst.tensor(&format!("gradient of {key}"), got, &expected, GRADIENT)?;
+        found.push((key, unscaled(got)?, expected));
     }
+    worst.gradients(&found, GRADIENT)?;
     worst.done()
 }
 

@@ -57,6 +57,10 @@ pub(crate) struct Args {
     #[cfg(feature = "cuda")]
     #[arg(long, value_name = "N")]
     pub(crate) gpu: Option<usize>,
+    /// With the GPU: round to bf16 or f16 as in training, and allow for it
+    #[cfg(feature = "cuda")]
+    #[arg(skip)]
+    pub(crate) precision: limpid_kernels::Precision,
 }
 
 impl Args {
@@ -67,6 +71,8 @@ impl Args {
             doc: None,
             #[cfg(feature = "cuda")]
             gpu: None,
+            #[cfg(feature = "cuda")]
+            precision: limpid_kernels::Precision::F32,
         }
     }
 }
@@ -214,6 +220,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     if let Some(ordinal) = args.gpu {
         fixture::compute_on(limpid_kernels::gpu::open(ordinal).map_err(|e| e.to_string())?);
         files.retain(|(stem, _)| stem.starts_with("net_"));
+        limpid_kernels::set_precision(args.precision);
     }
     let width = files.iter().map(|(stem, _)| stem.len()).max().unwrap_or(0);
     let mut lines = Vec::new();

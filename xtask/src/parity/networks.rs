@@ -11,7 +11,7 @@ use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Error, Params, Scope};
 use std::collections::BTreeMap;
 
-use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, device, text};
+use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, device, is_half, text};
 
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
 
@@ -129,7 +129,8 @@ fn compare_passes(
         let target = fixture.tensor("target")?;
         let loss = (&output - target).and_then(|d| d.sqr()?.mean_all()).map_err(text)?;
         worst.tensor("loss", &loss, expected, GRADIENT)?;
-        let gradients = autograd::backward(&loss).map_err(text)?;
+        let gradients = differentiated(&loss)?;
+        let mut found = Vec::new();
         for (key, expected) in fixture.part("grad.") {
             let input =
                 key.strip_prefix("input.").and_then(|i| inputs.get(i.parse::<usize>().ok()?));
@@ -141,8 +142,9 @@ fn compare_passes(
                 gradients.get(param.var())
             };
             let got = got.ok_or_else(|| format!("no gradient of `{key}`"))?;
-            worst.tensor(&format!("gradient of {key}"), got, &expected, GRADIENT)?;
+            found.push((key, unscaled(got)?, expected));
         }
+        worst.gradients(&found, GRADIENT)?;
     }
 
     if let Some(expected) = fixture.tensors.get("output_train") {
@@ -155,4 +157,18 @@ fn compare_passes(
         }
     }
     worst.done()
+}
+
+/// What a loss is scaled by in half precision, as in training, so that gradients do not vanish.
+const SCALE: f64 = 8192.0;
+
+/// The gradients of a loss; in half precision scaled.
+pub(super) fn differentiated(loss: &Tensor) -> Result<autograd::Gradients, String> {
+    let loss = if is_half() { (loss * SCALE).map_err(text)? } else { loss.clone() };
+    autograd::backward(&loss).map_err(text)
+}
+
+/// A gradient without that scale.
+pub(super) fn unscaled(gradient: &Tensor) -> Result<Tensor, String> {
+    if is_half() { (gradient / SCALE).map_err(text) } else { Ok(gradient.clone()) }
 }

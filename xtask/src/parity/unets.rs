@@ -7,17 +7,19 @@
 
 use candle_core::Tensor;
 use limpid_arch::{
-    AnyConfig, ImageArchitecture, Network, NetworkConfig, attention_unet, ddpm_unet,
+    AnyConfig, ImageArchitecture, Mixed, Network, NetworkConfig, attention_unet, ddpm_unet,
     monai_discriminator, segresnet, sr_unet3d, unet,
 };
-use limpid_kernels::autograd;
+use limpid_kernels::{Precision, cast, in_half, precision, set_precision};
 use limpid_losses::losses::interpolation_weighted_l2;
 use limpid_nn::layers::{ActivationConfig, NormConfig};
 use limpid_nn::{Ctx, Params, Scope};
 use std::collections::BTreeMap;
 
 use super::fixture::{Fixture, Outcome, Tolerance, Worst, text, values};
-use super::networks::{compare, filled, output_tolerance, recognised, weights};
+use super::networks::{
+    compare, differentiated, filled, output_tolerance, recognised, unscaled, weights,
+};
 
 type Build<'a> = dyn Fn(&Scope) -> limpid_nn::Result<Box<dyn Network>> + 'a;
 
@@ -32,6 +34,20 @@ fn nearest(
     weights: &BTreeMap<String, Tensor>,
     candidates: &[Box<Build>],
 ) -> Result<Outcome, String> {
+    // which one it is does not depend on how it is computed
+    let precision = precision();
+    set_precision(Precision::F32);
+    let found = best(fixture, weights, candidates);
+    set_precision(precision);
+    let (params, net) = filled(weights, found?)?;
+    compare(fixture, &params, &Mixed(net))
+}
+
+fn best<'a>(
+    fixture: &Fixture,
+    weights: &BTreeMap<String, Tensor>,
+    candidates: &'a [Box<Build<'a>>],
+) -> Result<&'a Build<'a>, String> {
     let (x, expected) = (fixture.tensor("input.0")?, fixture.values("output")?);
     let mut best: Option<(f64, &Build)> = None;
     for build in candidates {
@@ -56,9 +72,7 @@ fn nearest(
             break;
         }
     }
-    let (_, build) = best.ok_or("the network does not take the image of the file")?;
-    let (params, net) = filled(weights, build)?;
-    compare(fixture, &params, net.as_ref())
+    Ok(best.ok_or("the network does not take the image of the file")?.1)
 }
 
 /// Compares an image-to-image network, with the alternatives of its recognised configuration.
@@ -268,13 +282,14 @@ fn gradients(
     loss: &Tensor,
     worst: &mut Worst,
 ) -> Result<(), String> {
-    let found = autograd::backward(loss).map_err(text)?;
+    let found = differentiated(loss)?;
+    let mut compared = Vec::new();
     for (key, expected) in fixture.part(prefix) {
         let param = params.get(&key).ok_or_else(|| format!("no parameter `{key}`"))?;
         let got = found.get(param.var()).ok_or_else(|| format!("no gradient of `{key}`"))?;
-        worst.tensor(&format!("gradient of {key}"), got, &expected, GRADIENT)?;
+        compared.push((key, unscaled(got)?, expected));
     }
-    Ok(())
+    worst.gradients(&compared, GRADIENT)
 }
 
 /// What the metadata of a 3D-SR-Unet's file tells.
@@ -303,7 +318,9 @@ pub(super) fn super_resolution(fixture: &Fixture) -> Result<Outcome, String> {
     let (params, net) = filled(&weights, |scope| sr_unet3d::SrUNet3d::new(&found, scope))?;
     let mut worst = Worst::default();
     for scale in config.up_scales {
-        let output = net.forward(fixture.tensor("in.x")?, scale, &Ctx::eval()).map_err(text)?;
+        let x = fixture.tensor("in.x")?;
+        let output = in_half(x.device(), || net.forward(x, scale, &Ctx::eval())).map_err(text)?;
+        let output = cast(&output, x.dtype()).map_err(text)?;
         let expected = fixture.tensor(&format!("out.up{scale}"))?;
         worst.tensor(&format!("output, {scale} times"), &output, expected, OUTPUT)?;
         let target = fixture.tensor(&format!("in.target.up{scale}"))?;

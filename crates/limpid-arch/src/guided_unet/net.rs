@@ -4,6 +4,7 @@ use super::blocks::{Attention, Head, ResBlock, Resample, down_conv, gamma_embedd
 use super::{Config, Resampling};
 use crate::NoisePredictor;
 use candle_core::Tensor;
+use limpid_kernels::{cast, in_half};
 use limpid_nn::layers::{Conv, Linear};
 use limpid_nn::{Ctx, Error, Result, Scope};
 use std::sync::Arc;
@@ -207,6 +208,20 @@ impl GuidedUnet {
     /// [`Error::Shape`] if something does not fit; [`Error::Argument`] if the layer index is missing
     /// or not wanted.
     pub fn forward(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        channel_index: Option<&Tensor>,
+        ctx: &Ctx,
+    ) -> Result<Prediction> {
+        let said = in_half(x.device(), || self.pass(x, gamma, channel_index, ctx))?;
+        Ok(Prediction {
+            output: cast(&said.output, x.dtype())?,
+            variance: said.variance.map(|variance| cast(&variance, x.dtype())).transpose()?,
+        })
+    }
+
+    fn pass(
         &self,
         x: &Tensor,
         gamma: &Tensor,

@@ -3,7 +3,7 @@
 use super::{BlockKind, Upsampling};
 use crate::cubic::{Cubic, bordered};
 use candle_core::Tensor;
-use limpid_kernels::{Activation, Pad, Resize, relu, resize_by};
+use limpid_kernels::{Activation, Pad, Resize, cast, relu, resize_by};
 use limpid_nn::layers::{Conv, ConvTranspose, GroupNorm};
 use limpid_nn::{Error, Result, Scope};
 
@@ -137,9 +137,11 @@ impl UnetBlock {
         let h = self.activated(&h)?;
         match &self.around {
             Around::None => Ok(h),
-            Around::Down(conv) => Ok((h + relu(&conv.forward(x)?)?)?),
-            Around::Up(conv) => Ok((h + relu(&conv.forward(x)?)?)?),
-            Around::Identity if x.dims()[2..].iter().all(|s| *s == 1) => Ok(h.broadcast_add(x)?),
+            Around::Down(conv) => limpid_kernels::add(&h, &relu(&conv.forward(x)?)?),
+            Around::Up(conv) => limpid_kernels::add(&h, &relu(&conv.forward(x)?)?),
+            Around::Identity if x.dims()[2..].iter().all(|s| *s == 1) => {
+                Ok(h.broadcast_add(&cast(x, h.dtype())?)?)
+            }
             Around::Identity => {
                 let expected =
                     "one pixel per channel, as the network has it at its only image size";

@@ -6,7 +6,7 @@ use crate::swin::{Spec, SwinBlock};
 use crate::transformer::{SMALL, SWINIR, channels_first, channels_last, drop_rates};
 use crate::{ImageArchitecture, Network};
 use candle_core::Tensor;
-use limpid_kernels::{Pad, Resize, leaky_relu};
+use limpid_kernels::{Pad, Resize, cast, leaky_relu};
 use limpid_nn::layers::{Conv, LayerNorm};
 use limpid_nn::{Ctx, Error, Param, Result, Scope};
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl Head {
     /// The image from the features, given the network's input.
     fn forward(&self, features: &Tensor, input: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Residual(last) => Ok((input + last.forward(features)?)?),
+            Self::Residual(last) => limpid_kernels::add(input, &last.forward(features)?),
             Self::Shuffle { before, steps, factor, last } => {
                 let mut h = leaky_relu(&before.forward(features)?, SLOPE_BEFORE_UPSAMPLING)?;
                 for step in steps {
@@ -210,7 +210,7 @@ impl SwinIr {
                 return Err(Error::shape("swinir", expected, &h.dims()[1..3]));
             }
             let (height, width) = (size[0], size[1]);
-            let positions = positions.tensor().reshape((1, height, width, self.config.width))?;
+            let positions = positions.like(&h)?.reshape((1, height, width, self.config.width))?;
             h = h.broadcast_add(&positions)?;
         }
         for layer in &self.layers {
@@ -247,7 +247,8 @@ impl Network for SwinIr {
         let first = self.first.forward(&input)?;
         let body = self.after_body.forward(&self.body(&first, ctx)?)?;
         let features = limpid_kernels::add(&body, &first)?;
-        let mut y = (self.head.forward(&features, &input)? / c.image_range)?;
+        let y = cast(&self.head.forward(&features, &input)?, x.dtype())?;
+        let mut y = (y / c.image_range)?;
         if let Some(mean) = &mean {
             y = y.broadcast_add(mean)?;
         }

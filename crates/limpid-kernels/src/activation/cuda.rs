@@ -21,7 +21,7 @@ pub(super) fn run<F: Function, T: Number>(
     let count = args[0].count();
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, &format!("{}_{order}", F::NAME))?;
-    let [p, q] = f.parameters().map(T::of);
+    let [p, q] = f.parameters().map(T::wide);
     let mut launch = gpu.stream.launch_builder(&kernel);
     for array in args {
         launch.arg(&array.data);

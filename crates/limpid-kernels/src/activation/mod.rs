@@ -18,6 +18,7 @@ mod tests;
 pub use prelu::prelu;
 
 use crate::buffer::{map, map2};
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes};
 use crate::simd::is_fused;
@@ -236,6 +237,8 @@ pub fn mish(x: &Tensor) -> Result<Tensor> {
 struct Value<F>(F);
 
 impl<F: Function> Op for Value<F> {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         F::NAME
     }
@@ -269,6 +272,8 @@ impl<F: Function> Op for Value<F> {
 struct First<F>(F);
 
 impl<F: Function> Op for First<F> {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         F::NAME
     }
@@ -306,6 +311,8 @@ impl<F: Function> Op for First<F> {
 struct Second<F>(F);
 
 impl<F: Function> Op for Second<F> {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         F::NAME
     }

@@ -5,16 +5,24 @@
 #ifdef __CUDACC__
 
 #define KERNELS_OF(name, Function, T, suffix)                                                                \
-    extern "C" __global__ void name##_value_##suffix(const T *x, T *out, size_t count, T p, T q) {           \
-        EACH(i, count) out[i] = Function::value(x[i], p, q);                                                 \
+    extern "C" __global__ void name##_value_##suffix(const T *x, T *out, size_t count, Wide<T> p, Wide<T> q) { \
+        each_number(x, out, count, [=](size_t, Wide<T> x) { return Function::value(x, p, q); });             \
     }                                                                                                        \
-    extern "C" __global__ void name##_first_##suffix(const T *x, const T *g, T *out, size_t count, T p, T q) { \
-        EACH(i, count) out[i] = Function::first(x[i], p, q) * g[i];                                          \
+    extern "C" __global__ void name##_first_##suffix(const T *x, const T *g, T *out, size_t count, Wide<T> p, \
+                                                     Wide<T> q) {                                            \
+        each_pair(x, g, out, count,                                                                          \
+                  [=](size_t, Wide<T> x, Wide<T> g) { return Function::first(x, p, q) * g; });               \
     }                                                                                                        \
-    extern "C" __global__ void name##_second_##suffix(const T *x, const T *g, T *out, size_t count, T p, T q) { \
-        EACH(i, count) out[i] = Function::second(x[i], p, q) * g[i];                                         \
+    extern "C" __global__ void name##_second_##suffix(const T *x, const T *g, T *out, size_t count, Wide<T> p, \
+                                                      Wide<T> q) {                                           \
+        each_pair(x, g, out, count,                                                                          \
+                  [=](size_t, Wide<T> x, Wide<T> g) { return Function::second(x, p, q) * g; });              \
     }
-#define KERNELS(name, Function) KERNELS_OF(name, Function, float, f32) KERNELS_OF(name, Function, double, f64)
+#define KERNELS(name, Function)                                                                              \
+    KERNELS_OF(name, Function, float, f32)                                                                   \
+    KERNELS_OF(name, Function, double, f64)                                                                  \
+    KERNELS_OF(name, Function, __nv_bfloat16, bf16)                                                          \
+    KERNELS_OF(name, Function, __half, f16)
 FUNCTIONS(KERNELS)
 
 // ReLU with a learned slope (prelu.rs): `plane` elements follow each other that take the same of `slopes`.
@@ -23,10 +31,10 @@ template <class T>
 __device__ __forceinline__ void prelu(const T *x, const T *w, T *out, size_t planes, size_t plane,
                                       size_t slopes) {
     each_row<8>(planes, plane, [&](size_t row, size_t from, size_t to, size_t step) {
-        T slope = w[row % slopes];
+        Wide<T> slope = wide(w[row % slopes]);
         for (size_t i = from; i < to; i += step) {
-            T value = x[row * plane + i];
-            out[row * plane + i] = value > 0 ? value : value * slope;
+            Wide<T> value = wide(x[row * plane + i]);
+            narrow(value > 0 ? value : value * slope, out + row * plane + i);
         }
     });
 }
@@ -40,12 +48,12 @@ __device__ __forceinline__ void prelu_gradients(const T *x, const T *w, const T 
     for (size_t b = blockIdx.x; b < slopes * parts; b += gridDim.x) {
         size_t c = b / parts, start = (b - c * parts) * part;
         size_t end = start + part < elements ? start + part : elements;
-        T slope = w[c];
+        Wide<T> slope = wide(w[c]);
         double sum = 0;
         for (size_t i = start + threadIdx.x; i < end; i += THREADS) {
             size_t n = i / plane, at = ((n * slopes + c) - n) * plane + i;
-            T value = x[at], grad = g[at];
-            dx[at] = value > 0 ? grad : grad * slope;
+            Wide<T> value = wide(x[at]), grad = wide(g[at]);
+            narrow(value > 0 ? grad : grad * slope, dx + at);
             if (!(value > 0)) sum += (double)value * (double)grad;
         }
         sum = block_sum(sum);
@@ -60,7 +68,7 @@ __device__ __forceinline__ void prelu_sums(const double *sums, T *dw, size_t slo
         double sum = 0;
         for (size_t i = threadIdx.x; i < parts; i += THREADS) sum += sums[c * parts + i];
         sum = block_sum(sum);
-        if (threadIdx.x == 0) dw[c] = (T)sum;
+        if (threadIdx.x == 0) narrow((Wide<T>)sum, dw + c);
     }
 }
 
@@ -69,8 +77,8 @@ __device__ __forceinline__ void prelu_sums(const double *sums, T *dw, size_t slo
     (const T *x, const T *w, const T *g, T *dx, double *sums, size_t planes, size_t plane, size_t slopes,    \
      size_t parts, size_t part)
 #define PRELU_SUMS(T) (const double *sums, T *dw, size_t slopes, size_t parts)
-BOTH(prelu, PRELU, (x, w, out, planes, plane, slopes))
-BOTH(prelu_gradients, PRELU_GRADIENTS, (x, w, g, dx, sums, planes, plane, slopes, parts, part))
-BOTH(prelu_sums, PRELU_SUMS, (sums, dw, slopes, parts))
+EVERY(prelu, PRELU, (x, w, out, planes, plane, slopes))
+EVERY(prelu_gradients, PRELU_GRADIENTS, (x, w, g, dx, sums, planes, plane, slopes, parts, part))
+EVERY(prelu_sums, PRELU_SUMS, (sums, dw, slopes, parts))
 
 #endif

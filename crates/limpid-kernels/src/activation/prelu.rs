@@ -1,6 +1,7 @@
 //! ReLU with a learned slope (He et al., arXiv:1502.01852).
 
 use crate::buffer::{CHUNK, fill};
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, with_slices};
 use crate::planes::{pieces, reduce, sums};
@@ -27,6 +28,7 @@ struct Prelu;
 
 impl Op for Prelu {
     const TWICE: bool = false;
+    const IN_HALF: InHalf = InHalf::First;
 
     fn name(&self) -> &'static str {
         NAME
@@ -67,6 +69,8 @@ impl Op for Prelu {
         if at.grad.device().is_cuda() {
             return match at.grad.dtype() {
                 DType::F64 => gradients_cuda::<f64>(&at.args[0], &at.args[1], &at.grad),
+                DType::BF16 => gradients_cuda::<half::bf16>(&at.args[0], &at.args[1], &at.grad),
+                DType::F16 => gradients_cuda::<half::f16>(&at.args[0], &at.args[1], &at.grad),
                 _ => gradients_cuda::<f32>(&at.args[0], &at.args[1], &at.grad),
             };
         }

@@ -28,7 +28,7 @@ pub(super) fn add<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
 }
 
 pub(super) fn scale<T: Number>(factor: f64, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
-    let (count, factor) = (args[0].count(), T::of(factor));
+    let (count, factor) = (args[0].count(), T::wide(factor));
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "scale")?;
     let mut launch = gpu.stream.launch_builder(&kernel);

@@ -5,6 +5,7 @@
 use crate::Result;
 use crate::autograd::takes_many;
 use crate::buffer::{CHUNK, fill_unset};
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
 use crate::parts::joined;
@@ -47,6 +48,7 @@ impl Cat {
 
 impl Op for Cat {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         "cat"

@@ -1,6 +1,7 @@
 //! The linear map of rows, `y = x·Wᵀ + b`.
 
 use super::product::Product;
+use crate::cast::InHalf;
 use crate::check::shape_of;
 use crate::math::Real;
 use crate::matrix::{Matrix, half_product, is_half, shared_product};
@@ -33,6 +34,8 @@ struct Linear {
 }
 
 impl Op for Linear {
+    const IN_HALF: InHalf = InHalf::Rounded;
+
     fn name(&self) -> &'static str {
         "linear"
     }
@@ -79,6 +82,8 @@ impl Op for Linear {
 struct ColumnSums;
 
 impl Op for ColumnSums {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         "linear"
     }

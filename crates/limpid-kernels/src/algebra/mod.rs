@@ -24,6 +24,7 @@ pub use view::{narrow, permute, reshape};
 pub use waves::with_waves;
 
 use crate::buffer::{CHUNK, fill, map, map2};
+use crate::cast::InHalf;
 use crate::check::shape_of;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
@@ -66,6 +67,7 @@ struct Add;
 
 impl Op for Add {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         "add"
@@ -100,6 +102,7 @@ struct Scale(f64);
 
 impl Op for Scale {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         "scale"
@@ -133,6 +136,8 @@ impl Op for Scale {
 struct AddToChannels;
 
 impl Op for AddToChannels {
+    const IN_HALF: InHalf = InHalf::First;
+
     fn name(&self) -> &'static str {
         "add_to_channels"
     }
@@ -175,6 +180,8 @@ impl Op for AddToChannels {
 struct PlaneSums;
 
 impl Op for PlaneSums {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         "plane_sums"
     }

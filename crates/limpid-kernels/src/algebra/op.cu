@@ -2,34 +2,34 @@
 #include "rows.cuh"
 
 template <class T> __device__ __forceinline__ void add(const T *x, const T *y, T *out, size_t count) {
-    EACH(i, count) out[i] = x[i] + y[i];
+    each_pair(x, y, out, count, [](size_t, Wide<T> x, Wide<T> y) { return x + y; });
 }
 
-template <class T> __device__ __forceinline__ void scale(const T *x, T factor, T *out, size_t count) {
-    EACH(i, count) out[i] = x[i] * factor;
+template <class T> __device__ __forceinline__ void scale(const T *x, Wide<T> factor, T *out, size_t count) {
+    each_number(x, out, count, [=](size_t, Wide<T> x) { return x * factor; });
 }
 
 // `plane` elements follow each other that take the same of `shifts` numbers.
 template <class T>
 __device__ __forceinline__ void add_to_channels(const T *x, const T *shift, T *out, size_t count, size_t plane,
                                                 size_t shifts) {
-    EACH(i, count) out[i] = x[i] + shift[i / plane % shifts];
+    each_number(x, out, count, [=](size_t i, Wide<T> x) { return x + wide(shift[i / plane % shifts]); });
 }
 
 // A block for each plane.
 template <class T> __device__ __forceinline__ void plane_sums(const T *x, T *out, size_t planes, size_t plane) {
     for (size_t p = blockIdx.x; p < planes; p += gridDim.x) {
         double sum = 0;
-        for (size_t i = threadIdx.x; i < plane; i += THREADS) sum += (double)x[p * plane + i];
+        for (size_t i = threadIdx.x; i < plane; i += THREADS) sum += (double)wide(x[p * plane + i]);
         sum = block_sum(sum);
-        if (threadIdx.x == 0) out[p] = (T)sum;
+        if (threadIdx.x == 0) narrow((Wide<T>)sum, out + p);
     }
 }
 
 // As add_to_channels, in place.
 template <class T>
 __device__ __forceinline__ void add_bias(T *x, const T *bias, size_t count, size_t plane, size_t channels) {
-    EACH(i, count) x[i] += bias[i / plane % channels];
+    add_to_channels(x, bias, x, count, plane, channels);
 }
 
 // The sums over each `piece` rows of a column: a thread for each.
@@ -39,7 +39,7 @@ __device__ __forceinline__ void column_parts(const T *x, double *parts, size_t r
     EACH(i, pieces * width) {
         size_t column = i % width, first = i / width * piece, last = first + piece < rows ? first + piece : rows;
         double sum = 0;
-        for (size_t row = first; row < last; row++) sum += (double)x[row * width + column];
+        for (size_t row = first; row < last; row++) sum += (double)wide(x[row * width + column]);
         parts[i] = sum;
     }
 }
@@ -49,24 +49,24 @@ __device__ __forceinline__ void column_ends(const double *parts, T *out, size_t 
     EACH(i, width) {
         double sum = 0;
         for (size_t j = 0; j < pieces; j++) sum += parts[j * width + i];
-        out[i] = (T)sum;
+        narrow((Wide<T>)sum, out + i);
     }
 }
 
 #define ADD(T) (const T *x, const T *y, T *out, size_t count)
-#define SCALE(T) (const T *x, T factor, T *out, size_t count)
+#define SCALE(T) (const T *x, Wide<T> factor, T *out, size_t count)
 #define ADD_TO_CHANNELS(T) (const T *x, const T *shift, T *out, size_t count, size_t plane, size_t shifts)
 #define PLANE_SUMS(T) (const T *x, T *out, size_t planes, size_t plane)
-BOTH(add, ADD, (x, y, out, count))
-BOTH(scale, SCALE, (x, factor, out, count))
-BOTH(add_to_channels, ADD_TO_CHANNELS, (x, shift, out, count, plane, shifts))
-BOTH(plane_sums, PLANE_SUMS, (x, out, planes, plane))
+EVERY(add, ADD, (x, y, out, count))
+EVERY(scale, SCALE, (x, factor, out, count))
+EVERY(add_to_channels, ADD_TO_CHANNELS, (x, shift, out, count, plane, shifts))
+EVERY(plane_sums, PLANE_SUMS, (x, out, planes, plane))
 #define ADD_BIAS(T) (T *x, const T *bias, size_t count, size_t plane, size_t channels)
 #define COLUMN_PARTS(T) (const T *x, double *parts, size_t rows, size_t width, size_t piece)
 #define COLUMN_ENDS(T) (const double *parts, T *out, size_t pieces, size_t width)
-BOTH(add_bias, ADD_BIAS, (x, bias, count, plane, channels))
-BOTH(column_parts, COLUMN_PARTS, (x, parts, rows, width, piece))
-BOTH(column_ends, COLUMN_ENDS, (parts, out, pieces, width))
+EVERY(add_bias, ADD_BIAS, (x, bias, count, plane, channels))
+EVERY(column_parts, COLUMN_PARTS, (x, parts, rows, width, piece))
+EVERY(column_ends, COLUMN_ENDS, (parts, out, pieces, width))
 
 // Rows of `width` elements into longer ones, `pitch` from one to the next, from element `first` of these on.
 template <class V>
@@ -227,8 +227,8 @@ __device__ __forceinline__ void complex_adjoint(const T *re, const T *im, const 
     (const T *re, const T *im, const T *v, T *out, size_t batch, size_t rows, size_t columns, size_t each)
 #define COMPLEX_OUTER(T)                                                                                     \
     (const T *v, const T *g, T *out, size_t batch, size_t rows, size_t columns, size_t each, int imaginary)
-BOTH(cat, ROWS, (x, out, rows, width, pitch, first))
-BOTH(widen, ROWS, (x, out, rows, width, pitch, first))
+EVERY(cat, ROWS, (x, out, rows, width, pitch, first))
+EVERY(widen, ROWS, (x, out, rows, width, pitch, first))
 BOTH(with_waves, WITH_WAVES, (x, angles, out, rows, numbers, count))
 BOTH(complex_product, COMPLEX, (re, im, v, out, batch, rows, columns, each))
 BOTH(complex_outer, COMPLEX_OUTER, (v, g, out, batch, rows, columns, each, imaginary))

@@ -1,5 +1,6 @@
 //! Products of matrices, several at a time.
 
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::matrix::{Matrix, product, shared_product};
 use crate::op::{Array, Backward, Op, apply};
@@ -58,6 +59,8 @@ impl Product {
 }
 
 impl Op for Product {
+    const IN_HALF: InHalf = InHalf::Rounded;
+
     fn name(&self) -> &'static str {
         "matmul"
     }

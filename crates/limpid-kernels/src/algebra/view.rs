@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::autograd::{Recorded, State, register_view, state};
 use crate::buffer::{CHUNK, fill};
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
 use candle_core::{Shape, Tensor};
@@ -85,6 +86,7 @@ struct Widen {
 
 impl Op for Widen {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         "narrow"

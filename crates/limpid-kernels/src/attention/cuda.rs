@@ -144,13 +144,19 @@ fn chunked(name: &str, columns: usize) -> (String, usize) {
     (format!("{name}_{chunk}"), columns.div_ceil(chunk))
 }
 
+/// The bias that needs no gradient, in numbers of the operands' type.
+fn constant<T: Number>(x: &Attention) -> Result<Option<Tensor>> {
+    let cast = |bias: &Tensor| bias.to_dtype(T::DTYPE);
+    Ok(x.constant.as_ref().map(cast).transpose()?)
+}
+
 /// The result, and largest score and factor of each row.
 pub(super) fn forward<T: Number>(
     x: &Attention,
     gpu: &Gpu,
     args: &[Buffer<'_, T>],
 ) -> Result<(Slice<T>, Shape)> {
-    let constant: Vec<&Tensor> = x.constant.iter().collect();
+    let constant = constant::<T>(x)?;
     if constant.iter().any(|bias| !bias.device().same_device(&Device::Cuda(gpu.device.clone()))) {
         return Err(Error::shape(NAME, "a bias on the device of q", "one elsewhere"));
     }
@@ -158,9 +164,9 @@ pub(super) fn forward<T: Number>(
         let operands = Operands::new(x, [&args[0], &args[1], &args[2]], constant)?;
         let Sizes { batch, queries, values, .. } = x.sizes;
         let mut y = gpu.alloc::<T>(batch * queries * values)?;
-        let mut scales = gpu.alloc::<T>(2 * batch * queries)?;
+        let mut scales = gpu.alloc::<T::Wide>(2 * batch * queries)?;
         let (name, chunks) = chunked("attention_forward", values);
-        let kernel = gpu.rounding::<T>(&KERNELS, &name)?;
+        let kernel = gpu.function::<T>(&KERNELS, &name)?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         operands.push(&mut launch);
         launch.arg(&mut y).arg(&mut scales).arg(&operands.problem);
@@ -169,9 +175,9 @@ pub(super) fn forward<T: Number>(
         unsafe { gpu.launch(launch, batch * queries.div_ceil(TILE) * chunks, true) }?;
         Ok((y, scales))
     };
-    let (y, scales) = match constant.as_slice() {
-        [] => compute(&[]),
-        constant => with_buffers(NAME, constant, |_, constant| compute(constant)),
+    let (y, scales) = match &constant {
+        None => compute(&[]),
+        Some(constant) => with_buffers(NAME, &[constant], |_, constant| compute(constant)),
     }?;
     // already set only if this very operation ran before, on the same operands
     let scales = gpu.tensor(scales, (x.sizes.batch * x.sizes.queries, 2));
@@ -185,11 +191,12 @@ pub(super) fn backward<T: Number>(x: &Attention, at: &Backward) -> Result<Vec<Op
         return Err(Error::argument(NAME, "the backward pass ran before the forward pass"));
     };
     let [a, b, c] = [&at.args[0], &at.args[1], &at.args[2]];
+    let constant = constant::<T>(x)?;
     let tensors: Vec<&Tensor> =
-        [a, b, c, scales, at.result(NAME)?, &at.grad].into_iter().chain(&x.constant).collect();
-    with_buffers(NAME, &tensors, |gpu, buffers| {
-        let [a, b, c, scales, y, g, constant @ ..] = buffers else {
-            return Err(Error::shape(NAME, "six tensors or more", buffers.len()));
+        [a, b, c, at.result(NAME)?, &at.grad].into_iter().chain(&constant).collect();
+    let scaled = |gpu: &Gpu, buffers: &[Buffer<'_, T>], scales: &Buffer<'_, T::Wide>| {
+        let [a, b, c, y, g, constant @ ..] = buffers else {
+            return Err(Error::shape(NAME, "five tensors or more", buffers.len()));
         };
         let operands = Operands::new(x, [a, b, c], constant)?;
         let levels = levels(gpu, &x.sizes, y, g)?;
@@ -229,6 +236,9 @@ pub(super) fn backward<T: Number>(x: &Attention, at: &Backward) -> Result<Vec<Op
             }
         }
         Ok(found)
+    };
+    with_buffers(NAME, &tensors, |gpu, buffers| {
+        with_buffers(NAME, &[scales], |_, scales| scaled(gpu, buffers, &scales[0]))
     })
 }
 
@@ -238,9 +248,9 @@ fn levels<T: Number>(
     sizes: &Sizes,
     y: &Buffer<'_, T>,
     g: &Buffer<'_, T>,
-) -> Result<Slice<T>> {
+) -> Result<Slice<T::Wide>> {
     let rows = sizes.batch * sizes.queries;
-    let mut out = gpu.alloc::<T>(rows)?;
+    let mut out = gpu.alloc::<T::Wide>(rows)?;
     let kernel = gpu.function::<T>(&KERNELS, "attention_levels")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(&y.data).arg(&g.data).arg(&mut out).arg(&rows).arg(&sizes.values);
@@ -250,11 +260,11 @@ fn levels<T: Number>(
 }
 
 /// What the gradients are made from.
-struct Gradients<'a, T> {
+struct Gradients<'a, T: Number> {
     gpu: &'a Gpu,
     operands: Operands<'a, T>,
-    scales: &'a Buffer<'a, T>,
-    levels: &'a CudaView<'a, T>,
+    scales: &'a Buffer<'a, T::Wide>,
+    levels: &'a CudaView<'a, T::Wide>,
     g: &'a Buffer<'a, T>,
 }
 
@@ -274,7 +284,7 @@ impl<T: Number> Gradients<'_, T> {
         stride: usize,
     ) -> Result<()> {
         let (name, chunks) = chunked(name, columns);
-        let kernel = self.gpu.rounding::<T>(&KERNELS, &name)?;
+        let kernel = self.gpu.function::<T>(&KERNELS, &name)?;
         let mut launch = self.gpu.stream.launch_builder(&kernel);
         self.push(&mut launch);
         launch.arg(out).arg(&start).arg(&stride).arg(&self.operands.problem);
@@ -310,8 +320,8 @@ impl<T: Number> Gradients<'_, T> {
         let (blocks, terms) = (planes * down * across, members * rows * columns);
         // few tiles with many terms are cut into parts that are added up at the end
         let parts = ENOUGH.div_ceil(blocks.max(1)).min(terms).max(1);
-        let mut found = gpu.alloc::<T>(parts * len)?;
-        let kernel = gpu.rounding::<T>(&KERNELS, "attention_bias_gradient")?;
+        let mut found = gpu.alloc::<T::Wide>(parts * len)?;
+        let kernel = gpu.function::<T>(&KERNELS, "attention_bias_gradient")?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         self.push(&mut launch);
         launch.arg(&mut found).arg(&own).arg(&shared).arg(&planes).arg(&members).arg(&parts);
@@ -319,7 +329,7 @@ impl<T: Number> Gradients<'_, T> {
         // SAFETY: the operands are those of the forward pass, and `found` has `parts` times the
         // elements of the bias.
         unsafe { gpu.launch(launch, parts * blocks, true) }?;
-        if parts == 1 {
+        if parts == 1 && size_of::<T>() == size_of::<T::Wide>() {
             return Ok(gpu.tensor(found, shape));
         }
         let mut out = gpu.alloc::<T>(len)?;
@@ -387,5 +397,5 @@ pub(crate) fn cases() -> Vec<Case> {
             attention(&x[0], &x[1], &x[2], 0.8, Some(&bias))
         }));
     }
-    cases.into_iter().map(Case::rounded).collect()
+    cases
 }

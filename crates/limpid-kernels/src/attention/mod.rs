@@ -15,6 +15,7 @@ mod tests;
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::cases;
 
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
 use crate::{Error, Result};
@@ -142,6 +143,7 @@ impl Attention {
 impl Op for Attention {
     const READS_RESULT: bool = true;
     const TWICE: bool = false;
+    const IN_HALF: InHalf = InHalf::Rounded;
 
     fn name(&self) -> &'static str {
         NAME
@@ -170,6 +172,8 @@ impl Op for Attention {
         if at.grad.device().is_cuda() {
             return match at.grad.dtype() {
                 DType::F64 => cuda::backward::<f64>(self, at),
+                DType::BF16 => cuda::backward::<half::bf16>(self, at),
+                DType::F16 => cuda::backward::<half::f16>(self, at),
                 _ => cuda::backward::<f32>(self, at),
             };
         }

@@ -1,11 +1,9 @@
 // Attention by square tiles of the scores, of which a block of threads has one at a time; see mod.rs. All
 // products are of one of two forms: `multiply` makes a tile from rows of two matrices, `mix` adds rows of a
 // matrix with the weights of a tile. A tile's rows are queries, or keys for what is summed over queries. Both are
-// there for numbers of the operands' type, and for factors of 16 bits, which tensor cores multiply: the shared memory says which.
+// there for f32 and f64, and for numbers of 16 bits, which tensor cores multiply: the shared memory says which.
 #include "limpid.cuh"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <mma.h>
 
 constexpr unsigned TILE = 64;         // rows and columns of a tile
@@ -65,15 +63,15 @@ template <class T> struct Operands {
     Matrix<T> q, k, v, g;
     const T *bias;
     unsigned bias_row, bias_column;
-    const T *scales, *levels;
-    T scale;
+    const Wide<T> *scales, *levels;
+    Wide<T> scale;
 };
 
 // `scales` has for each query what makes the softmax of its scores, `exp(score - [0]) * [1]`; `g` is the
 // gradient of the result, `levels` its product with the result. The forward pass has none of them.
 template <class T>
 __device__ __forceinline__ Operands<T> operands(const T *q, const T *k, const T *v, const T *bias,
-                                                const T *scales, const T *levels, const T *g,
+                                                const Wide<T> *scales, const Wide<T> *levels, const T *g,
                                                 const Problem &s, size_t batch) {
     size_t queries = batch * s.queries, keys = batch * s.keys;
     return {{q + queries * s.depth, s.depth, s.queries, s.depth},
@@ -85,7 +83,7 @@ __device__ __forceinline__ Operands<T> operands(const T *q, const T *k, const T 
             s.bias_column,
             scales ? scales + 2 * queries : scales,
             levels ? levels + queries : levels,
-            (T)s.scale};
+            (Wide<T>)s.scale};
 }
 
 // The rows and columns of the tile that are this thread's.
@@ -108,11 +106,11 @@ __device__ __forceinline__ void stage(T *to, const Matrix<T> &from, unsigned row
         }
         return;
     }
-#pragma unroll 4
+#pragma unroll(sizeof(T) == 2 ? 1 : 4) // registers are few beside those of tensor cores
     for (unsigned n = 0; n < ROWS * COLUMNS; n += THREADS) {
         unsigned i = n + threadIdx.x, r = i / COLUMNS, c = i % COLUMNS;
         bool is_inside = row + r < from.rows && column + c < from.columns;
-        to[r * DISTANCE + c] = is_inside ? from.at[(row + r) * from.stride + column + c] : (T)0;
+        to[r * DISTANCE + c] = is_inside ? from.at[(row + r) * from.stride + column + c] : T{};
     }
 }
 
@@ -166,17 +164,18 @@ template <unsigned CHUNK, class T> struct Columns {
             for (unsigned w = 0; w < W; w++) at[i][n][w] *= factor;
     }
 
-    __device__ __forceinline__ void store(T *out, size_t stride, unsigned row, unsigned rows, unsigned column,
+    template <class To>
+    __device__ __forceinline__ void store(To *out, size_t stride, unsigned row, unsigned rows, unsigned column,
                                           unsigned columns) const {
 #pragma unroll
         for (unsigned i = 0; i < PER; i++) {
             if (row + row_of(i) >= rows) continue;
-            T *to = out + (row + row_of(i)) * stride + column;
+            To *to = out + (row + row_of(i)) * stride + column;
 #pragma unroll
             for (unsigned n = 0; n < PACKS; n++)
 #pragma unroll
                 for (unsigned w = 0; w < W; w++)
-                    if (column + first(n) + w < columns) to[first(n) + w] = at[i][n][w];
+                    if (column + first(n) + w < columns) narrow(at[i][n][w], to + first(n) + w);
         }
     }
 };
@@ -233,60 +232,26 @@ template <class T> __device__ __forceinline__ void share(const T (&weights)[PER]
 
 template <class T> __device__ __forceinline__ T *tile_of(Shared<T> &shared) { return shared.weights; }
 
-// The same with factors of type H: a warp has the products of 16 rows and of half the columns of a tile. What goes into
-// an exponential or a difference is multiplied as sums of two numbers of H, almost as exactly as in single precision.
-constexpr unsigned BLOCK = 16, ROW = TILE + 8;     // the distance of staged rows
+// The same with numbers of 16 bits: a warp has the products of 16 rows and of half the columns of a tile.
+constexpr unsigned BLOCK = 16, ROW = TILE + 8;          // the distance of staged rows
 constexpr unsigned PIECE = TILE / 2, SHORT = PIECE + 8; // columns that `multiply` stages, and the distance of their rows
 static_assert(THREADS / 32 * BLOCK == 2 * TILE, "two warps have the same rows");
 
 template <class H> struct alignas(32) Halves {
     float products[TILE * STRIDE<float>];
     H weights[TILE * ROW];
-    H staged[4 * TILE * SHORT];
+    H staged[2 * TILE * SHORT];
 };
-static_assert(TILE * ROW <= 4 * TILE * SHORT, "a tile of rows can be staged");
-
-__device__ __forceinline__ void round_to(__half &to, float x) { to = __float2half_rn(x); }
-__device__ __forceinline__ void round_to(__nv_bfloat16 &to, float x) { to = __float2bfloat16_rn(x); }
-__device__ __forceinline__ float rest(const __half &rounded, float x) { return x - __half2float(rounded); }
-__device__ __forceinline__ float rest(const __nv_bfloat16 &rounded, float x) { return x - __bfloat162float(rounded); }
-
-// Rounds TILE rows and COLUMNS columns of a matrix into shared memory, zeros where it ends; and what that leaves into a
-// second place, if there is one.
-template <unsigned COLUMNS, unsigned DISTANCE, bool SPLIT, class H>
-__device__ __forceinline__ void stage_rounded(H *to, H *rests, const Matrix<float> &from, unsigned row,
-                                              unsigned column) {
-    constexpr unsigned W = WIDE<float>, PACKS = COLUMNS / W;
-    bool is_aligned = from.is_aligned();
-#pragma unroll 1
-    for (unsigned i = threadIdx.x; i < TILE * PACKS; i += THREADS) {
-        unsigned r = i / PACKS, c = i % PACKS * W;
-        Pack<float, W> pack = {};
-        const float *x = from.at + (row + r) * from.stride + column + c;
-        if (row + r < from.rows) {
-            if (is_aligned && column + c < from.columns)
-                pack = *(const Pack<float, W> *)x;
-            else
-                for (unsigned w = 0; w < W; w++)
-                    if (column + c + w < from.columns) pack.at[w] = x[w];
-        }
-        for (unsigned w = 0; w < W; w++) {
-            unsigned place = r * DISTANCE + c + w;
-            round_to(to[place], pack.at[w]);
-            if constexpr (SPLIT) round_to(rests[place], rest(to[place], pack.at[w]));
-        }
-    }
-}
+static_assert(TILE * ROW <= 2 * TILE * SHORT, "a tile of rows can be staged");
 
 template <class H> using RowsOf = nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, BLOCK, BLOCK, BLOCK, H, nvcuda::wmma::row_major>;
 template <class H, class Layout> using ColumnsOf = nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, BLOCK, BLOCK, BLOCK, H, Layout>;
 using Sums = nvcuda::wmma::fragment<nvcuda::wmma::accumulator, BLOCK, BLOCK, BLOCK, float>;
 
 template <class H>
-__device__ __forceinline__ void multiply(float (&sums)[PER][PER], const Matrix<float> &a, unsigned a_row,
-                                         const Matrix<float> &b, unsigned b_row, Halves<H> &shared) {
-    constexpr unsigned SIZE = TILE * SHORT;
-    H *left = shared.staged, *right = left + 2 * SIZE;
+__device__ __forceinline__ void multiply(float (&sums)[PER][PER], const Matrix<H> &a, unsigned a_row,
+                                         const Matrix<H> &b, unsigned b_row, Halves<H> &shared) {
+    H *left = shared.staged, *right = left + TILE * SHORT;
     unsigned own_row = threadIdx.x / 64 * BLOCK, own_column = threadIdx.x / 32 % 2 * (TILE / 2);
     Sums found[2];
 #pragma unroll
@@ -294,22 +259,17 @@ __device__ __forceinline__ void multiply(float (&sums)[PER][PER], const Matrix<f
 #pragma unroll 1
     for (unsigned column = 0; column < a.columns; column += PIECE) {
         __syncthreads(); // what was staged before has been read
-        stage_rounded<PIECE, SHORT, true>(left, left + SIZE, a, a_row, column);
-        stage_rounded<PIECE, SHORT, true>(right, right + SIZE, b, b_row, column);
+        stage<TILE, PIECE, SHORT>(left, a, a_row, column);
+        stage<TILE, PIECE, SHORT>(right, b, b_row, column);
         __syncthreads();
 #pragma unroll 1
         for (unsigned k = 0; k < PIECE && column + k < a.columns; k += BLOCK) {
-            RowsOf<H> x, x_rest;
+            RowsOf<H> x;
             nvcuda::wmma::load_matrix_sync(x, left + own_row * SHORT + k, SHORT);
-            nvcuda::wmma::load_matrix_sync(x_rest, left + SIZE + own_row * SHORT + k, SHORT);
 #pragma unroll
             for (unsigned n = 0; n < 2; n++) {
-                const H *at = right + (own_column + n * BLOCK) * SHORT + k;
                 ColumnsOf<H, nvcuda::wmma::col_major> y;
-                nvcuda::wmma::load_matrix_sync(y, at + SIZE, SHORT);
-                nvcuda::wmma::mma_sync(found[n], x, y, found[n]);
-                nvcuda::wmma::load_matrix_sync(y, at, SHORT);
-                nvcuda::wmma::mma_sync(found[n], x_rest, y, found[n]);
+                nvcuda::wmma::load_matrix_sync(y, right + (own_column + n * BLOCK) * SHORT + k, SHORT);
                 nvcuda::wmma::mma_sync(found[n], x, y, found[n]);
             }
         }
@@ -327,7 +287,7 @@ __device__ __forceinline__ void multiply(float (&sums)[PER][PER], const Matrix<f
 }
 
 template <unsigned CHUNK, class H>
-__device__ __forceinline__ void mix(Columns<CHUNK, float> &sums, const Matrix<float> &x, unsigned row,
+__device__ __forceinline__ void mix(Columns<CHUNK, float> &sums, const Matrix<H> &x, unsigned row,
                                     unsigned column, Halves<H> &shared) {
     using Part = Columns<CHUNK, float>;
     constexpr unsigned WIDTH = SIDE * Part::W, EACH = WIDTH / (2 * BLOCK); // columns of a pack, blocks of a warp
@@ -335,7 +295,7 @@ __device__ __forceinline__ void mix(Columns<CHUNK, float> &sums, const Matrix<fl
 #pragma unroll
     for (unsigned n = 0; n < Part::PACKS; n++) {
         __syncthreads(); // products and what was staged have been read, and the weights are written
-        stage_rounded<WIDTH, ROW, false>(shared.staged, shared.staged, x, row, column + n * WIDTH);
+        stage<TILE, WIDTH, ROW>(shared.staged, x, row, column + n * WIDTH);
         __syncthreads();
         Sums found[EACH];
 #pragma unroll
@@ -370,51 +330,51 @@ template <class H> __device__ __forceinline__ void share(const float (&weights)[
 #pragma unroll
     for (unsigned i = 0; i < PER; i++)
 #pragma unroll
-        for (unsigned j = 0; j < PER; j++) round_to(shared.weights[row_of(i) * ROW + column_of(j)], weights[i][j]);
+        for (unsigned j = 0; j < PER; j++) narrow(weights[i][j], shared.weights + row_of(i) * ROW + column_of(j));
 }
 
 template <class H> __device__ __forceinline__ float *tile_of(Halves<H> &shared) { return shared.products; }
 
 template <class T>
-__device__ __forceinline__ T score(const Operands<T> &x, T product, unsigned query, unsigned key) {
-    T score = x.scale * product;
-    return x.bias ? score + x.bias[query * x.bias_row + key * x.bias_column] : score;
+__device__ __forceinline__ Wide<T> score(const Operands<T> &x, Wide<T> product, unsigned query, unsigned key) {
+    Wide<T> score = x.scale * product;
+    return x.bias ? score + wide(x.bias[query * x.bias_row + key * x.bias_column]) : score;
 }
 
 // A block for each tile of queries and chunk of values. `scales` is written here.
 template <unsigned CHUNK, class T, class Space>
-__device__ __forceinline__ void forward(const T *q, const T *k, const T *v, const T *bias, T *y, T *scales,
-                                        const Problem &s, Space &shared) {
+__device__ __forceinline__ void forward(const T *q, const T *k, const T *v, const T *bias, T *y,
+                                        Wide<T> *scales, const Problem &s, Space &shared) {
+    using W = Wide<T>;
     size_t chunks = (s.values + CHUNK - 1) / CHUNK, tiles = (s.queries + TILE - 1) / TILE;
     for (size_t item = blockIdx.x; item < s.batch * tiles * chunks; item += gridDim.x) {
         unsigned first = item % chunks * CHUNK, row = item / chunks % tiles * TILE;
         size_t batch = item / chunks / tiles;
-        const T *none = nullptr;
-        Operands<T> x = operands(q, k, v, bias, none, none, none, s, batch);
-        Columns<CHUNK, T> sums = {};
+        Operands<T> x = operands<T>(q, k, v, bias, nullptr, nullptr, nullptr, s, batch);
+        Columns<CHUNK, W> sums = {};
         // `total` is of the thread's own columns until the end
-        T largest[PER], total[PER] = {};
-        for (unsigned i = 0; i < PER; i++) largest[i] = (T)-INFINITY;
+        W largest[PER], total[PER] = {};
+        for (unsigned i = 0; i < PER; i++) largest[i] = (W)-INFINITY;
         for (unsigned column = 0; column < s.keys; column += TILE) {
-            T p[PER][PER];
+            W p[PER][PER];
             multiply(p, x.q, row, x.k, column, shared);
 #pragma unroll
             for (unsigned i = 0; i < PER; i++) {
-                T most = largest[i];
+                W most = largest[i];
 #pragma unroll
                 for (unsigned j = 0; j < PER; j++) {
                     unsigned query = row + row_of(i), key = column + column_of(j);
                     bool is_inside = query < s.queries && key < s.keys;
-                    p[i][j] = is_inside ? score(x, p[i][j], query, key) : (T)-INFINITY;
+                    p[i][j] = is_inside ? score(x, p[i][j], query, key) : (W)-INFINITY;
                     most = p[i][j] > most ? p[i][j] : most;
                 }
                 for (int step = SIDE / 2; step > 0; step /= 2) {
-                    T other = __shfl_xor_sync(0xffffffffu, most, step);
+                    W other = __shfl_xor_sync(0xffffffffu, most, step);
                     most = other > most ? other : most;
                 }
                 // where all scores are masked so far, any number will do
-                T from = most == (T)-INFINITY ? 0 : most;
-                T kept = most > largest[i] ? exp(largest[i] - from) : (T)1;
+                W from = most == (W)-INFINITY ? 0 : most;
+                W kept = most > largest[i] ? exp(largest[i] - from) : (W)1;
                 largest[i] = most;
                 total[i] *= kept;
                 sums.scale(i, kept);
@@ -431,7 +391,7 @@ __device__ __forceinline__ void forward(const T *q, const T *k, const T *v, cons
         for (unsigned i = 0; i < PER; i++) {
             for (int step = SIDE / 2; step > 0; step /= 2)
                 total[i] += __shfl_xor_sync(0xffffffffu, total[i], step);
-            T factor = 1 / total[i];
+            W factor = 1 / total[i];
             sums.scale(i, factor);
             size_t query = row + row_of(i);
             if (first == 0 && threadIdx.x % SIDE == 0 && query < s.queries) {
@@ -445,12 +405,12 @@ __device__ __forceinline__ void forward(const T *q, const T *k, const T *v, cons
 
 // The products of the rows of `y` and `g`: a warp for each.
 template <class T>
-__device__ __forceinline__ void attention_levels(const T *y, const T *g, T *out, size_t rows, size_t values) {
+__device__ __forceinline__ void attention_levels(const T *y, const T *g, Wide<T> *out, size_t rows, size_t values) {
     size_t first = (blockIdx.x * (size_t)THREADS + threadIdx.x) / 32, step = gridDim.x * (THREADS / 32);
     for (size_t row = first; row < rows; row += step) {
-        T sum = 0;
+        Wide<T> sum = 0;
         for (size_t i = threadIdx.x % 32; i < values; i += 32)
-            sum += y[row * values + i] * g[row * values + i];
+            sum += wide(y[row * values + i]) * wide(g[row * values + i]);
         for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
         if (threadIdx.x % 32 == 0) out[row] = sum;
     }
@@ -458,9 +418,9 @@ __device__ __forceinline__ void attention_levels(const T *y, const T *g, T *out,
 
 // A tile of the softmax, or with GRADIENT of the gradient of the scores. Rows are queries, or keys if TURNED.
 template <bool TURNED, bool GRADIENT, class T, class Space>
-__device__ __forceinline__ void softmax_tile(T (&weights)[PER][PER], const Operands<T> &x, unsigned row,
+__device__ __forceinline__ void softmax_tile(Wide<T> (&weights)[PER][PER], const Operands<T> &x, unsigned row,
                                              unsigned column, Space &shared) {
-    T products[PER][PER];
+    Wide<T> products[PER][PER];
     multiply(weights, TURNED ? x.k : x.q, row, TURNED ? x.q : x.k, column, shared);
     if constexpr (GRADIENT) multiply(products, TURNED ? x.v : x.g, row, TURNED ? x.g : x.v, column, shared);
 #pragma unroll
@@ -469,9 +429,9 @@ __device__ __forceinline__ void softmax_tile(T (&weights)[PER][PER], const Opera
         for (unsigned j = 0; j < PER; j++) {
             unsigned query = TURNED ? column + column_of(j) : row + row_of(i);
             unsigned key = TURNED ? row + row_of(i) : column + column_of(j);
-            T weight = 0;
+            Wide<T> weight = 0;
             if (query < x.q.rows && key < x.k.rows) {
-                Pack<T, 2> scale = *(const Pack<T, 2> *)(x.scales + 2 * query);
+                Pack<Wide<T>, 2> scale = *(const Pack<Wide<T>, 2> *)(x.scales + 2 * query);
                 weight = exp(score(x, weights[i][j], query, key) - scale.at[0]) * scale.at[1];
                 if constexpr (GRADIENT) weight *= products[i][j] - x.levels[query];
             }
@@ -483,7 +443,7 @@ __device__ __forceinline__ void softmax_tile(T (&weights)[PER][PER], const Opera
 // of its columns. Rows of `out` lie at a distance.
 template <unsigned CHUNK, bool TURNED, bool GRADIENT, class T, class Space>
 __device__ __forceinline__ void operand_gradient(const T *q, const T *k, const T *v, const T *bias,
-                                                 const T *scales, const T *levels, const T *g, T *out,
+                                                 const Wide<T> *scales, const Wide<T> *levels, const T *g, T *out,
                                                  size_t start, size_t stride, const Problem &s,
                                                  Space &shared) {
     unsigned rows = TURNED ? s.keys : s.queries, columns = TURNED ? s.queries : s.keys;
@@ -493,9 +453,9 @@ __device__ __forceinline__ void operand_gradient(const T *q, const T *k, const T
         unsigned first = item % chunks * CHUNK, row = item / chunks % tiles * TILE;
         size_t batch = item / chunks / tiles;
         Operands<T> x = operands(q, k, v, bias, scales, levels, g, s, batch);
-        Columns<CHUNK, T> sums = {};
+        Columns<CHUNK, Wide<T>> sums = {};
         for (unsigned column = 0; column < columns; column += TILE) {
-            T weights[PER][PER];
+            Wide<T> weights[PER][PER];
             softmax_tile<TURNED, GRADIENT>(weights, x, row, column, shared);
             share(weights, shared);
             mix(sums, TURNED ? GRADIENT ? x.q : x.g : x.k, column, first, shared);
@@ -511,8 +471,8 @@ __device__ __forceinline__ void operand_gradient(const T *q, const T *k, const T
 // batch indices share. A block for each tile of each part.
 template <class T, class Space>
 __device__ __forceinline__ void bias_gradient(const T *q, const T *k, const T *v, const T *bias,
-                                              const T *scales, const T *levels, const T *g, T *out,
-                                              const Walk &plane_batch, const Walk &member_batch,
+                                              const Wide<T> *scales, const Wide<T> *levels, const T *g,
+                                              Wide<T> *out, const Walk &plane_batch, const Walk &member_batch,
                                               size_t planes, size_t members, size_t parts,
                                               const Problem &s, Space &shared) {
     bool has_rows = s.bias_row != 0, has_columns = s.bias_column != 0;
@@ -524,14 +484,14 @@ __device__ __forceinline__ void bias_gradient(const T *q, const T *k, const T *v
         size_t part = item % parts, rest = item / parts;
         unsigned own_column = rest % across * TILE, own_row = rest / across % down * TILE;
         size_t p = rest / across / down;
-        T sums[PER][PER] = {};
+        Wide<T> sums[PER][PER] = {};
         for (size_t term = part; term < terms; term += parts) {
             size_t member = term % members, tile = term / members;
             unsigned column = has_columns ? own_column : tile % key_tiles * TILE;
             unsigned row = has_rows ? own_row : tile / (key_tiles / across) * TILE;
             size_t batch = at(plane_batch, p) + at(member_batch, member);
             Operands<T> x = operands(q, k, v, bias, scales, levels, g, s, batch);
-            T weights[PER][PER];
+            Wide<T> weights[PER][PER];
             softmax_tile<false, true>(weights, x, row, column, shared);
 #pragma unroll
             for (unsigned i = 0; i < PER; i++)
@@ -539,36 +499,36 @@ __device__ __forceinline__ void bias_gradient(const T *q, const T *k, const T *v
                 for (unsigned j = 0; j < PER; j++) sums[i][j] += weights[i][j];
         }
         __syncthreads(); // the tile before has been written out
-        T *tile = tile_of(shared);
+        Wide<T> *tile = tile_of(shared);
         put(sums, tile);
         __syncthreads();
         if (!has_columns) {
             if (threadIdx.x < TILE)
-                for (unsigned c = 1, r = threadIdx.x * STRIDE<T>; c < TILE; c++) tile[r] += tile[r + c];
+                for (unsigned c = 1, r = threadIdx.x * STRIDE<Wide<T>>; c < TILE; c++) tile[r] += tile[r + c];
             __syncthreads();
         }
         if (!has_rows) {
             if (threadIdx.x < TILE)
-                for (unsigned r = 1; r < TILE; r++) tile[threadIdx.x] += tile[r * STRIDE<T> + threadIdx.x];
+                for (unsigned r = 1; r < TILE; r++) tile[threadIdx.x] += tile[r * STRIDE<Wide<T>> + threadIdx.x];
             __syncthreads();
         }
         unsigned height = has_rows ? TILE : 1, width = has_columns ? TILE : 1;
         for (unsigned i = threadIdx.x; i < height * width; i += THREADS) {
             unsigned r = i / width, c = i % width;
             size_t query = own_row + r, key = own_column + c;
-            T *to = out + (part * planes + p) * plane;
+            Wide<T> *to = out + (part * planes + p) * plane;
             if (query < s.queries && key < s.keys)
-                to[query * s.bias_row + key * s.bias_column] = tile[r * STRIDE<T> + c];
+                to[query * s.bias_row + key * s.bias_column] = tile[r * STRIDE<Wide<T>> + c];
         }
     }
 }
 
 template <class T>
-__device__ __forceinline__ void attention_sum_parts(const T *x, T *out, size_t count, size_t parts) {
+__device__ __forceinline__ void attention_sum_parts(const Wide<T> *x, T *out, size_t count, size_t parts) {
     EACH(i, count) {
         double sum = 0;
         for (size_t part = 0; part < parts; part++) sum += (double)x[part * count + i];
-        out[i] = (T)sum;
+        narrow((Wide<T>)sum, out + i);
     }
 }
 
@@ -582,16 +542,16 @@ __device__ __forceinline__ void attention_sum_parts(const T *x, T *out, size_t c
 #define TILED(name, halves, PARAMETERS, function, ARGUMENTS)                                                 \
     KERNEL(name, f32, float, Shared<float>, 2, PARAMETERS, function, ARGUMENTS)                              \
     KERNEL(name, f64, double, Shared<double>, 1, PARAMETERS, function, ARGUMENTS)                            \
-    KERNEL(name, f16, float, Halves<__half>, halves, PARAMETERS, function, ARGUMENTS)                        \
-    KERNEL(name, bf16, float, Halves<__nv_bfloat16>, halves, PARAMETERS, function, ARGUMENTS)
+    KERNEL(name, f16, __half, Halves<__half>, halves, PARAMETERS, function, ARGUMENTS)                        \
+    KERNEL(name, bf16, __nv_bfloat16, Halves<__nv_bfloat16>, halves, PARAMETERS, function, ARGUMENTS)
 
-#define FORWARD(T) (const T *q, const T *k, const T *v, const T *bias, T *y, T *scales, const Problem s)
+#define FORWARD(T) (const T *q, const T *k, const T *v, const T *bias, T *y, Wide<T> *scales, const Problem s)
 #define GIVEN(T)                                                                                             \
-    const T *q, const T *k, const T *v, const T *bias, const T *scales, const T *levels, const T *g, T *out
-#define GRADIENT(T) (GIVEN(T), size_t start, size_t stride, const Problem s)
+    const T *q, const T *k, const T *v, const T *bias, const Wide<T> *scales, const Wide<T> *levels, const T *g
+#define GRADIENT(T) (GIVEN(T), T *out, size_t start, size_t stride, const Problem s)
 #define GRADIENT_ARGUMENTS (q, k, v, bias, scales, levels, g, out, start, stride, s, shared)
 #define BIAS_GRADIENT(T)                                                                                     \
-    (GIVEN(T), const Walk plane_batch, const Walk member_batch, size_t planes, size_t members, size_t parts, \
+    (GIVEN(T), Wide<T> *out, const Walk plane_batch, const Walk member_batch, size_t planes, size_t members, size_t parts, \
      const Problem s)
 
 #define CHUNKED(chunk, halves)                                                                               \
@@ -606,7 +566,7 @@ CHUNKED(128, 1)
 TILED(bias_gradient, 2, BIAS_GRADIENT, bias_gradient,
       (q, k, v, bias, scales, levels, g, out, plane_batch, member_batch, planes, members, parts, s, shared))
 
-#define LEVELS(T) (const T *y, const T *g, T *out, size_t rows, size_t values)
-#define SUM_PARTS(T) (const T *x, T *out, size_t count, size_t parts)
-BOTH(attention_levels, LEVELS, (y, g, out, rows, values))
-BOTH(attention_sum_parts, SUM_PARTS, (x, out, count, parts))
+#define LEVELS(T) (const T *y, const T *g, Wide<T> *out, size_t rows, size_t values)
+#define SUM_PARTS(T) (const Wide<T> *x, T *out, size_t count, size_t parts)
+EVERY(attention_levels, LEVELS, (y, g, out, rows, values))
+EVERY(attention_sum_parts, SUM_PARTS, (x, out, count, parts))

@@ -1,6 +1,7 @@
 //! The tape: recorded operations in the order of their execution, and the walk back over them.
 
 use super::Gradients;
+use crate::cast::{is_half, stored, stored_as};
 use crate::op::{Backward, address};
 use crate::step::axpy_;
 use crate::{Error, Result};
@@ -185,6 +186,8 @@ pub(super) fn recompute(inputs: &[&Tensor], f: Function) -> Result<Tensor> {
         f(&detached)?
     };
     let y = variable(&y)?;
+    let stored = stored();
+    let f: Function = Box::new(move |inputs| stored_as(stored, || f(inputs)));
     push(inputs, Work::Again { f, inputs: owned }, y.id());
     Ok(y)
 }
@@ -332,9 +335,10 @@ impl Gradients {
             }
             Entry::Occupied(mut entry) => {
                 let old = entry.get_mut();
-                if old.owned {
+                let in_place = !is_half(old.tensor.dtype());
+                if old.owned && in_place {
                     axpy_(&old.tensor, &new.tensor.contiguous()?, 1.0)?;
-                } else if new.owned {
+                } else if new.owned && in_place {
                     axpy_(&new.tensor, &old.tensor.contiguous()?, 1.0)?;
                     *old = new;
                 } else {

@@ -65,7 +65,7 @@ pub(super) fn convolve<T: Number>(
     let is_empty = operands.iter().any(|operand| operand.count() == 0);
     let mut y = match is_empty || count == 0 {
         true => gpu.zeros(count)?,
-        false => dnn::convolve(gpu, map, &sizes, operands)?,
+        false => return dnn::convolve(gpu, map, &sizes, operands, bias),
     };
     if let Some(bias) = bias {
         let plane = out[2..].iter().map(|&d| d as usize).product();

@@ -11,7 +11,7 @@ __device__ __forceinline__ void channel_parts(const T *x, double *parts, size_t 
         size_t last = first + size < count ? first + size : count;
         double sum = 0;
         for (size_t i = first + threadIdx.x; i < last; i += THREADS)
-            sum += (double)x[(i / plane * channels + channel) * plane + i % plane];
+            sum += (double)wide(x[(i / plane * channels + channel) * plane + i % plane]);
         sum = block_sum(sum);
         if (threadIdx.x == 0) parts[job] = sum;
     }
@@ -22,12 +22,12 @@ __device__ __forceinline__ void channel_ends(const double *parts, T *out, size_t
     EACH(i, channels) {
         double sum = 0;
         for (size_t j = 0; j < pieces; j++) sum += parts[i * pieces + j];
-        out[i] = (T)sum;
+        narrow((Wide<T>)sum, out + i);
     }
 }
 
 #define CHANNEL_PARTS(T)                                                                                     \
     (const T *x, double *parts, size_t batch, size_t channels, size_t plane, size_t pieces)
 #define CHANNEL_ENDS(T) (const double *parts, T *out, size_t channels, size_t pieces)
-BOTH(channel_parts, CHANNEL_PARTS, (x, parts, batch, channels, plane, pieces))
-BOTH(channel_ends, CHANNEL_ENDS, (parts, out, channels, pieces))
+EVERY(channel_parts, CHANNEL_PARTS, (x, parts, batch, channels, plane, pieces))
+EVERY(channel_ends, CHANNEL_ENDS, (parts, out, channels, pieces))

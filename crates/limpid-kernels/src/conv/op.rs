@@ -6,6 +6,7 @@ use super::cuda;
 use super::geometry::Geometry;
 use crate::algebra::cat;
 use crate::autograd::takes_many;
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, with_arrays};
 use crate::parts::Parts;
@@ -119,6 +120,8 @@ impl Map {
 }
 
 impl Op for Map {
+    const IN_HALF: InHalf = InHalf::Rounded;
+
     fn name(&self) -> &'static str {
         match self.direction {
             Direction::Forward => "conv",
@@ -179,6 +182,8 @@ struct WeightGrad {
 }
 
 impl Op for WeightGrad {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         "conv_weight_grad"
     }
@@ -219,6 +224,8 @@ impl Op for WeightGrad {
 struct ChannelSum;
 
 impl Op for ChannelSum {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         "conv_bias_grad"
     }

@@ -28,7 +28,7 @@ pub(super) fn run<T: Number>(
 
 fn elements<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Slice<T>> {
     let count = x.count();
-    let (scale, limit) = (T::of(op.scale()), op.limit());
+    let (scale, limit) = (T::wide(op.scale()), op.limit());
     let Words { key, sub, at } = Words::of(op.name, op.stream)?;
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "dropout")?;
@@ -43,7 +43,7 @@ fn elements<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Sli
 fn planes<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Slice<T>> {
     let (count, plane) = (x.count(), op.plane);
     let planes = count / plane.max(1);
-    let (scale, limit) = (T::of(op.scale()), op.limit());
+    let (scale, limit) = (T::wide(op.scale()), op.limit());
     let Words { key, sub, at } = Words::of(op.name, op.stream)?;
     let mut factors = gpu.alloc::<T>(planes)?;
     let kernel = gpu.function::<T>(&KERNELS, "dropout_factors")?;

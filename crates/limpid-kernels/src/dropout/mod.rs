@@ -11,6 +11,7 @@ pub(crate) use cuda::cases;
 mod tests;
 
 use crate::buffer::{CHUNK, fill};
+use crate::cast::InHalf;
 use crate::check::image;
 use crate::interleave::interleave;
 use crate::math::Real;
@@ -108,6 +109,7 @@ impl Dropout {
 
 impl Op for Dropout {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         self.name

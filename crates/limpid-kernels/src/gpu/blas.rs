@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // cuBLAS
 
-use super::half::Half;
+use super::rounded::{Half, Rounding};
 use super::{Buffer, Gpu, Number};
 use crate::{Error, Precision, Result, precision};
 use candle_core::cuda_backend::cudarc::cublas::result as blas;
@@ -32,21 +32,36 @@ pub(crate) fn product<T: Number>(
     let mut y = gpu.alloc::<T>(count)?;
     {
         let (y, _y) = y.device_ptr_mut(&gpu.stream);
-        let (left, _a) = a.data.device_ptr(&gpu.stream);
-        let (right, _b) = b.data.device_ptr(&gpu.stream);
-        let half = Half::of::<T>();
         let sizes = [batch, m, n, k];
-        if let Some(half) = half {
-            let left = half.rounded(gpu, left, a.count())?;
-            let right = half.rounded(gpu, right, b.count())?;
-            let (left, _a) = left.device_ptr(&gpu.stream);
-            let (right, _b) = right.device_ptr(&gpu.stream);
-            run(gpu, sizes, [half.blas(), T::BLAS], [left, right], swapped, y)?;
-        } else {
-            run(gpu, sizes, [T::BLAS; 2], [left, right], swapped, y)?;
+        match Rounding::of::<T>() {
+            Rounding::Bf16 => rounded::<half::bf16, T>(gpu, sizes, [a, b], swapped, y)?,
+            Rounding::F16 => rounded::<half::f16, T>(gpu, sizes, [a, b], swapped, y)?,
+            Rounding::Stored | Rounding::None => {
+                let (left, _a) = a.data.device_ptr(&gpu.stream);
+                let (right, _b) = b.data.device_ptr(&gpu.stream);
+                run(gpu, sizes, [T::BLAS; 2], [left, right], swapped, y)?;
+            }
         }
     }
     Ok(y)
+}
+
+/// The products of f32 that is rounded first.
+fn rounded<H: Half, T: Number>(
+    gpu: &Gpu,
+    sizes: [usize; 4],
+    [a, b]: [&Buffer<'_, T>; 2],
+    swapped: [bool; 2],
+    y: CUdeviceptr,
+) -> Result<()> {
+    let small = |x: &Buffer<'_, T>| {
+        let (start, _x) = x.data.device_ptr(&gpu.stream);
+        H::rounded(gpu, start, x.count())
+    };
+    let (a, b) = (small(a)?, small(b)?);
+    let (left, _a) = a.device_ptr(&gpu.stream);
+    let (right, _b) = b.device_ptr(&gpu.stream);
+    run(gpu, sizes, [H::BLAS, T::BLAS], [left, right], swapped, y)
 }
 
 /// The products of what lies at `a` and `b`, numbers of the first type, to `y`, of the second.

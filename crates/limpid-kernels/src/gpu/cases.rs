@@ -1,5 +1,6 @@
 //! Operations compared with the CPU's: what `cargo xtask cuda test` and `cuda check` go through.
 
+use crate::cast::is_half;
 use crate::rng::Stream;
 use crate::{Error, Precision, Result, autograd, set_precision};
 use candle_core::{DType, Device, Tensor, Var};
@@ -17,6 +18,8 @@ pub struct Case {
     differentiated: bool,
     /// Whether factors are rounded where that is asked for.
     is_rounded: bool,
+    /// Whether it takes numbers of 16 bits.
+    has_halves: bool,
     f: Function,
 }
 
@@ -33,6 +36,7 @@ impl Case {
             range: [-1.0, 1.0],
             differentiated: true,
             is_rounded: false,
+            has_halves: true,
             f: Box::new(f),
         }
     }
@@ -55,7 +59,13 @@ impl Case {
         Self { is_rounded: true, ..self }
     }
 
-    fn inputs(&self, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+    /// Of numbers of 32 and 64 bits alone.
+    #[must_use]
+    pub fn without_halves(self) -> Self {
+        Self { has_halves: false, ..self }
+    }
+
+    fn inputs(&self, numbers: Numbers, device: &Device) -> Result<Vec<Tensor>> {
         let mut inputs = Vec::with_capacity(self.shapes.len());
         for (i, shape) in self.shapes.iter().enumerate() {
             let mut draws = Stream::new(i as u64, "gpu case").draws();
@@ -63,14 +73,14 @@ impl Case {
             let [from, to] = self.range;
             let values: Vec<f32> = (0..count).map(|_| draws.range(from, to) as f32).collect();
             let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
-            inputs.push(tensor.to_dtype(dtype)?.to_device(device)?);
+            inputs.push(numbers.of(&tensor)?.to_device(device)?);
         }
         Ok(inputs)
     }
 
     /// The result, then the gradients, on the CPU in f64.
-    fn found(&self, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
-        let inputs = self.inputs(dtype, device)?;
+    fn found(&self, numbers: Numbers, device: &Device) -> Result<Vec<Tensor>> {
+        let inputs = self.inputs(numbers, device)?;
         let to_cpu = |t: &Tensor| -> Result<Tensor> {
             Ok(t.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?)
         };
@@ -82,7 +92,7 @@ impl Case {
         let (y, grads) = autograd::record(|| -> Result<_> {
             let y = (self.f)(&tensors)?;
             let weight = crate::gradcheck::test_tensor(7, y.dims())?;
-            let weight = weight.to_dtype(dtype)?.to_device(device)?;
+            let weight = numbers.of(&weight)?.to_device(device)?.to_dtype(y.dtype())?;
             let grads = autograd::backward(&(&y * weight)?.sum_all()?)?;
             Ok((y, grads))
         })?;
@@ -95,13 +105,16 @@ impl Case {
     }
 
     /// The worst difference between `device`, where the factors of products are rounded, and the CPU, where they are
-    /// not, in numbers of `dtype`, relative to the largest number of each result.
+    /// not, in numbers of `dtype`, relative to the largest number of each result. The CPU computes with numbers of 16
+    /// bits in f32.
     fn worst_in(&self, device: &Device, dtype: DType, precision: Precision) -> Result<f64> {
         let before = crate::precision();
         set_precision(precision);
-        let ours = self.found(dtype, device);
+        let ours = self.found(Numbers { values: dtype, dtype }, device);
         set_precision(before);
-        let (ours, theirs) = (ours?, self.found(dtype, &Device::Cpu)?);
+        let wide = if is_half(dtype) { DType::F32 } else { dtype };
+        let theirs = self.found(Numbers { values: dtype, dtype: wide }, &Device::Cpu)?;
+        let ours = ours?;
         let mut worst = 0f64;
         for (a, b) in ours.iter().zip(&theirs) {
             if a.dims() != b.dims() {
@@ -118,6 +131,21 @@ impl Case {
             }
         }
         Ok(worst)
+    }
+}
+
+/// Numbers as a case is computed with.
+#[derive(Clone, Copy)]
+struct Numbers {
+    /// Values are some that this type has.
+    values: DType,
+    /// They are stored so.
+    dtype: DType,
+}
+
+impl Numbers {
+    fn of(self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.to_dtype(self.values)?.to_dtype(self.dtype)?)
     }
 }
 
@@ -156,7 +184,13 @@ impl Case {
                 let worst = self.worst_in(device, DType::F32, precision);
                 Comparison { numbers, worst, most: 1e-2 }
             });
-        whole.chain(rounded).collect()
+        const HALVES: [(&str, DType); 2] =
+            [("stored bf16", DType::BF16), ("stored f16", DType::F16)];
+        let halves = HALVES.into_iter().filter(|_| self.has_halves).map(|(numbers, dtype)| {
+            let worst = self.worst_in(device, dtype, Precision::F32);
+            Comparison { numbers, worst, most: 1e-2 }
+        });
+        whole.chain(rounded).chain(halves).collect()
     }
 }
 

@@ -5,8 +5,9 @@
 
 #![allow(unsafe_code)] // cuDNN
 
-use super::half::Half;
+use super::rounded::{Half, Rounding, turned};
 use super::{Buffer, Gpu, Number};
+use crate::algebra::add_bias;
 use crate::determinism::is_deterministic;
 use crate::{Error, Precision, Result, precision};
 use candle_core::cuda_backend::cudarc::cudnn::result::{self, CudnnError};
@@ -88,10 +89,11 @@ thread_local! {
     static PLANS: RefCell<HashMap<Key, Rc<Plan>>> = RefCell::default();
 }
 
-/// One map: the two operands, in the order of [`Map`]'s description, to what it gives.
+/// One map: the two operands, in the order of [`Map`]'s description, to what it gives, plus a number of the bias for
+/// each of its channels.
 ///
-/// In half precision all three are stored with their channels last, as tensor cores want them: they are rounded and
-/// turned in one pass each.
+/// Numbers of 16 bits have their channels last for cuDNN, as tensor cores want them. They are turned, and f32 is
+/// rounded if that is chosen, in one pass each.
 ///
 /// # Errors
 /// [`Error::Argument`] if cuDNN is missing or refuses, or memory runs out.
@@ -100,33 +102,95 @@ pub(crate) fn convolve<T: Number>(
     map: Map,
     sizes: &Sizes,
     [first, second]: [&Buffer<'_, T>; 2],
+    bias: Option<&Buffer<'_, T>>,
 ) -> Result<CudaSlice<T>> {
     let (a, _a) = first.data.device_ptr(&gpu.stream);
     let (b, _b) = second.data.device_ptr(&gpu.stream);
-    let [of_a, of_b, of_y] = match map {
-        Map::Forward => [&sizes.image, &sizes.weight, &sizes.result],
-        Map::Data => [&sizes.result, &sizes.weight, &sizes.image],
-        Map::Filter => [&sizes.image, &sizes.result, &sizes.weight],
-    };
-    let mut out = gpu.alloc::<T>(count(of_y))?;
-    let (y, _y) = out.device_ptr_mut(&gpu.stream);
-    let half = Half::of::<T>();
-    if let Some(half) = half {
-        let (a, b) = (half.turned(gpu, a, planes(of_a))?, half.turned(gpu, b, planes(of_b))?);
-        let mut small = gpu.alloc::<u16>(count(of_y))?;
-        {
-            let (a, _a) = a.device_ptr(&gpu.stream);
-            let (b, _b) = b.device_ptr(&gpu.stream);
-            let (y, _y) = small.device_ptr_mut(&gpu.stream);
-            run(gpu, map, sizes, Form { number: half.dnn(), last: true }, [a, b], y)?;
-        }
-        let [n, channels, pixels] = planes(of_y);
-        half.turned_back(gpu, &small, y, [n, pixels, channels])?;
-    } else {
-        run(gpu, map, sizes, Form { number: T::DNN, last: false }, [a, b], y)?;
+    let of_y = dims(map, sizes)[2];
+    let plane = count(&of_y[2..]);
+    if Rounding::of::<T>() == Rounding::Stored {
+        return stored(gpu, map, sizes, [a, b], bias);
     }
-    drop(_y);
+    let mut out = gpu.alloc::<T>(count(of_y))?;
+    {
+        let (y, _y) = out.device_ptr_mut(&gpu.stream);
+        match Rounding::of::<T>() {
+            Rounding::Bf16 => rounded::<half::bf16>(gpu, map, sizes, [a, b], y)?,
+            Rounding::F16 => rounded::<half::f16>(gpu, map, sizes, [a, b], y)?,
+            _ => run(gpu, map, sizes, Form { number: T::DNN, last: false }, [a, b], y)?,
+        }
+    }
+    if let Some(bias) = bias {
+        add_bias(gpu, &mut out, bias, plane)?;
+    }
     Ok(out)
+}
+
+/// The dimensions of the operands and of the result.
+fn dims(map: Map, sizes: &Sizes) -> [&[c_int]; 3] {
+    let Sizes { image, weight, result, .. } = sizes;
+    match map {
+        Map::Forward => [image, weight, result],
+        Map::Data => [result, weight, image],
+        Map::Filter => [image, result, weight],
+    }
+}
+
+/// Of f32, rounded to and from numbers of 16 bits.
+fn rounded<H: Half>(
+    gpu: &Gpu,
+    map: Map,
+    sizes: &Sizes,
+    [a, b]: [CUdeviceptr; 2],
+    y: CUdeviceptr,
+) -> Result<()> {
+    let [of_a, of_b, of_y] = dims(map, sizes);
+    let (a, b) = (H::turned_to(gpu, a, planes(of_a))?, H::turned_to(gpu, b, planes(of_b))?);
+    let mut small = gpu.alloc::<H>(count(of_y))?;
+    {
+        let (a, _a) = a.device_ptr(&gpu.stream);
+        let (b, _b) = b.device_ptr(&gpu.stream);
+        let (y, _y) = small.device_ptr_mut(&gpu.stream);
+        run(gpu, map, sizes, Form { number: H::DNN, last: true }, [a, b], y)?;
+    }
+    let [n, channels, pixels] = planes(of_y);
+    H::turned_from(gpu, &small, y, [n, pixels, channels])
+}
+
+/// Of numbers that have 16 bits.
+fn stored<T: Number>(
+    gpu: &Gpu,
+    map: Map,
+    sizes: &Sizes,
+    operands: [CUdeviceptr; 2],
+    bias: Option<&Buffer<'_, T>>,
+) -> Result<CudaSlice<T>> {
+    let of = dims(map, sizes);
+    // one channel, or one pixel, lies the same either way
+    let turns = |dims: &[c_int]| planes(dims)[1..].iter().all(|&size| size > 1);
+    let mut held = Vec::with_capacity(operands.len());
+    for (x, dims) in operands.into_iter().zip(of) {
+        held.push(turns(dims).then(|| turned::<T>(gpu, x, planes(dims), 0)).transpose()?);
+    }
+    let mut y = gpu.alloc::<T>(count(of[2]))?;
+    {
+        let views: Vec<_> =
+            held.iter().map(|x| x.as_ref().map(|x| x.device_ptr(&gpu.stream))).collect();
+        let [a, b] = [0, 1].map(|i| views[i].as_ref().map_or(operands[i], |(x, _)| *x));
+        let (y, _y) = y.device_ptr_mut(&gpu.stream);
+        run(gpu, map, sizes, Form { number: T::DNN, last: true }, [a, b], y)?;
+    }
+    let [n, channels, pixels] = planes(of[2]);
+    if !turns(of[2]) {
+        if let Some(bias) = bias {
+            add_bias(gpu, &mut y, bias, pixels)?;
+        }
+        return Ok(y);
+    }
+    let (x, _x) = y.device_ptr(&gpu.stream);
+    let bias = bias.map(|bias| bias.data.device_ptr(&gpu.stream));
+    let start = bias.as_ref().map_or(0, |(start, _)| *start);
+    turned::<T>(gpu, x, [n, pixels, channels], start)
 }
 
 fn count(dims: &[c_int]) -> usize {

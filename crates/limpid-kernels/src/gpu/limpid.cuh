@@ -2,6 +2,8 @@
 #pragma once
 
 #ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #define ANYWHERE __host__ __device__ __forceinline__
 #else
 #include <cmath>
@@ -19,6 +21,34 @@
 #define BOTH(name, PARAMETERS, ARGUMENTS)                                                                    \
     extern "C" __global__ void name##_f32 PARAMETERS(float) { name ARGUMENTS; }                              \
     extern "C" __global__ void name##_f64 PARAMETERS(double) { name ARGUMENTS; }
+
+// These, `name_bf16` and `name_f16`.
+#define EVERY(name, PARAMETERS, ARGUMENTS)                                                                   \
+    BOTH(name, PARAMETERS, ARGUMENTS)                                                                        \
+    extern "C" __global__ void name##_bf16 PARAMETERS(__nv_bfloat16) { name ARGUMENTS; }                     \
+    extern "C" __global__ void name##_f16 PARAMETERS(__half) { name ARGUMENTS; }
+
+// What is computed with: numbers of 16 bits are only stored.
+template <class T> struct WideOf {
+    using Type = T;
+};
+template <> struct WideOf<__nv_bfloat16> {
+    using Type = float;
+};
+template <> struct WideOf<__half> {
+    using Type = float;
+};
+template <class T> using Wide = typename WideOf<T>::Type;
+
+__device__ __forceinline__ float wide(float x) { return x; }
+__device__ __forceinline__ double wide(double x) { return x; }
+__device__ __forceinline__ float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float wide(__half x) { return __half2float(x); }
+
+__device__ __forceinline__ void narrow(float x, float *to) { *to = x; }
+__device__ __forceinline__ void narrow(double x, double *to) { *to = x; }
+__device__ __forceinline__ void narrow(float x, __nv_bfloat16 *to) { *to = __float2bfloat16(x); }
+__device__ __forceinline__ void narrow(float x, __half *to) { *to = __float2half(x); }
 
 constexpr int THREADS = 256;
 

@@ -10,7 +10,7 @@ mod cases;
 mod device;
 pub(crate) mod dnn;
 pub(crate) mod graph;
-mod half;
+mod rounded;
 pub(crate) mod upload;
 
 pub use cases::{Case, Comparison, cases, compare_all};
@@ -29,30 +29,52 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
-use candle_core::{Layout, Shape, Storage, Tensor};
-use half::Half;
+use candle_core::{Layout, Shape, Storage, Tensor, WithDType};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A number that kernels exist for.
-pub(crate) trait Number: Real + CudaDType + DeviceRepr + ValidAsZeroBits {
+pub(crate) trait Number: WithDType + CudaDType + DeviceRepr + ValidAsZeroBits {
+    /// What kernels compute in: numbers of 16 bits are only stored.
+    type Wide: Number + Real;
     /// How the names of its kernels end.
     const SUFFIX: &'static str;
     /// What cuDNN calls it.
     const DNN: cudnnDataType_t;
     /// What cuBLAS calls it.
     const BLAS: cudaDataType;
+
+    /// What kernels take for a number.
+    fn wide(x: f64) -> Self::Wide {
+        Self::Wide::of(x)
+    }
 }
 
 impl Number for f32 {
+    type Wide = Self;
     const SUFFIX: &'static str = "f32";
     const DNN: cudnnDataType_t = cudnnDataType_t::CUDNN_DATA_FLOAT;
     const BLAS: cudaDataType = cudaDataType::CUDA_R_32F;
 }
 
 impl Number for f64 {
+    type Wide = Self;
     const SUFFIX: &'static str = "f64";
     const DNN: cudnnDataType_t = cudnnDataType_t::CUDNN_DATA_DOUBLE;
     const BLAS: cudaDataType = cudaDataType::CUDA_R_64F;
+}
+
+impl Number for half::bf16 {
+    type Wide = f32;
+    const SUFFIX: &'static str = "bf16";
+    const DNN: cudnnDataType_t = cudnnDataType_t::CUDNN_DATA_BFLOAT16;
+    const BLAS: cudaDataType = cudaDataType::CUDA_R_16BF;
+}
+
+impl Number for half::f16 {
+    type Wide = f32;
+    const SUFFIX: &'static str = "f16";
+    const DNN: cudnnDataType_t = cudnnDataType_t::CUDNN_DATA_HALF;
+    const BLAS: cudaDataType = cudaDataType::CUDA_R_16F;
 }
 
 /// What an operation returns.
@@ -170,21 +192,6 @@ impl Gpu {
         name: &str,
     ) -> Result<CudaFunction> {
         self.kernel(kernels, &format!("{name}_{}", T::SUFFIX))
-    }
-
-    /// The kernel of a name for a type of number, which rounds the factors of products if that is chosen.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if it cannot be loaded.
-    pub(crate) fn rounding<T: Number>(
-        &self,
-        kernels: &'static Kernels,
-        name: &str,
-    ) -> Result<CudaFunction> {
-        match Half::of::<T>() {
-            Some(half) => self.kernel(kernels, &format!("{name}_{}", half.name())),
-            None => self.function::<T>(kernels, name),
-        }
     }
 
     /// The kernel of a name.

@@ -1,23 +1,18 @@
-// f32 to half precision and back, [n][rows][columns] to [n][columns][rows] on the way; see half.rs.
+// Numbers of other types, [n][rows][columns] to [n][columns][rows] on the way; see half.rs.
 #include "limpid.cuh"
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-__device__ __forceinline__ void convert(float x, __nv_bfloat16 *to) { *to = __float2bfloat16(x); }
-__device__ __forceinline__ void convert(float x, __half *to) { *to = __float2half(x); }
-__device__ __forceinline__ void convert(__nv_bfloat16 x, float *to) { *to = __bfloat162float(x); }
-__device__ __forceinline__ void convert(__half x, float *to) { *to = __half2float(x); }
 
 template <class From, class To>
 __device__ __forceinline__ void rounded(const From *x, To *out, size_t count) {
-    EACH(i, count) convert(x[i], out + i);
+    EACH(i, count) narrow(wide(x[i]), out + i);
 }
 
 constexpr int SIDE = 32;
 
 // A block moves squares of SIDE by SIDE through its shared memory, so that both sides are read and written in rows.
+// A bias has a number for each column, which is added.
 template <class From, class To>
-__device__ __forceinline__ void turned(const From *x, To *out, size_t n, size_t rows, size_t columns) {
+__device__ __forceinline__ void turned(const From *x, To *out, size_t n, size_t rows, size_t columns,
+                                       const To *bias = nullptr) {
     __shared__ From square[SIDE][SIDE + 1];
     size_t down = (rows + SIDE - 1) / SIDE, across = (columns + SIDE - 1) / SIDE;
     int lane = threadIdx.x % SIDE, first = threadIdx.x / SIDE;
@@ -30,23 +25,27 @@ __device__ __forceinline__ void turned(const From *x, To *out, size_t n, size_t 
                 square[i][lane] = from[(row + i) * columns + column + lane];
         __syncthreads();
         for (int i = first; i < SIDE; i += THREADS / SIDE)
-            if (column + i < columns && row + lane < rows)
-                convert(square[lane][i], to + (column + i) * rows + row + lane);
+            if (column + i < columns && row + lane < rows) {
+                auto value = wide(square[lane][i]);
+                if (bias) value += wide(bias[column + i]);
+                narrow(value, to + (column + i) * rows + row + lane);
+            }
         __syncthreads();
     }
 }
 
-#define TO_HALF(name, To)                                                                                    \
-    extern "C" __global__ void rounded_to_##name(const float *x, To *out, size_t count) { rounded(x, out, count); } \
-    extern "C" __global__ void turned_to_##name(const float *x, To *out, size_t n, size_t rows, size_t columns) { \
+#define OF_HALF(name, Half)                                                                                  \
+    extern "C" __global__ void rounded_to_##name(const float *x, Half *out, size_t count) { rounded(x, out, count); } \
+    extern "C" __global__ void turned_to_##name(const float *x, Half *out, size_t n, size_t rows, size_t columns) { \
         turned(x, out, n, rows, columns);                                                                    \
-    }
-#define FROM_HALF(name, From)                                                                                \
-    extern "C" __global__ void turned_from_##name(const From *x, float *out, size_t n, size_t rows,          \
+    }                                                                                                        \
+    extern "C" __global__ void turned_from_##name(const Half *x, float *out, size_t n, size_t rows,          \
                                                   size_t columns) {                                          \
         turned(x, out, n, rows, columns);                                                                    \
+    }                                                                                                        \
+    extern "C" __global__ void turned_##name(const Half *x, Half *out, size_t n, size_t rows, size_t columns, \
+                                             const Half *bias) {                                             \
+        turned(x, out, n, rows, columns, bias);                                                              \
     }
-TO_HALF(bf16, __nv_bfloat16)
-TO_HALF(f16, __half)
-FROM_HALF(bf16, __nv_bfloat16)
-FROM_HALF(f16, __half)
+OF_HALF(bf16, __nv_bfloat16)
+OF_HALF(f16, __half)

@@ -26,4 +26,40 @@ template <int STEPS, class F> __device__ __forceinline__ void each_row(size_t ro
     }
 }
 
+// `f(i, x[i], y[i])` to `out[i]`, a pack at a time where the arrays begin where packs do.
+template <class T, class F>
+__device__ __forceinline__ void each_pair(const T *x, const T *y, T *out, size_t count, F f) {
+    constexpr size_t N = Pack<T>::COUNT;
+    size_t packs = is_aligned(x) && is_aligned(y) && is_aligned(out) ? count / N : 0;
+    EACH(i, packs + (count - packs * N)) {
+        if (i < packs) {
+            Pack<T> a = ((const Pack<T> *)x)[i], b = ((const Pack<T> *)y)[i];
+#pragma unroll
+            for (int k = 0; k < N; k++) narrow(f(i * N + k, wide(a.of[k]), wide(b.of[k])), a.of + k);
+            ((Pack<T> *)out)[i] = a;
+        } else {
+            size_t at = packs * N + (i - packs);
+            narrow(f(at, wide(x[at]), wide(y[at])), out + at);
+        }
+    }
+}
+
+// `f(i, x[i])` to `out[i]`, likewise.
+template <class T, class F>
+__device__ __forceinline__ void each_number(const T *x, T *out, size_t count, F f) {
+    constexpr size_t N = Pack<T>::COUNT;
+    size_t packs = is_aligned(x) && is_aligned(out) ? count / N : 0;
+    EACH(i, packs + (count - packs * N)) {
+        if (i < packs) {
+            Pack<T> a = ((const Pack<T> *)x)[i];
+#pragma unroll
+            for (int k = 0; k < N; k++) narrow(f(i * N + k, wide(a.of[k])), a.of + k);
+            ((Pack<T> *)out)[i] = a;
+        } else {
+            size_t at = packs * N + (i - packs);
+            narrow(f(at, wide(x[at])), out + at);
+        }
+    }
+}
+
 #endif

@@ -1,4 +1,4 @@
-//! The precision of the factors of products, one for the process.
+//! The precision of products and of what networks pass on, one for the process.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,8 +11,8 @@ pub enum Precision {
     /// To TF32 (11 significant bits, the range of f32): on a GPU, convolutions and products.
     Tf32,
     /// To bf16 (8 significant bits, the range of f32), twice as many of which are multiplied at a time. A
-    /// product of `k` random terms is off by about 2e-3 of its size. On a GPU convolutions and products, and results
-    /// of convolutions too.
+    /// product of `k` random terms is off by about 2e-3 of its size. On a GPU convolutions and products, and within
+    /// [`crate::in_half`] what they give is stored so.
     Bf16,
     /// To f16 (11 significant bits, from 6e-8 to 65504), on a GPU as bf16. A training needs its loss
     /// scaled.

@@ -11,6 +11,7 @@ use super::moments::{Moment, Moments, Statistic, Statistics, on_host};
 use super::{Affine, composed};
 use crate::activation::{Activation, Function, Visit};
 use crate::buffer::{CHUNK, build_all, rows_per_chunk};
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, with_arrays};
 use crate::parts::Parts;
@@ -105,6 +106,8 @@ pub(super) struct Normalise {
 type Plane<'a, T> = (usize, &'a mut [MaybeUninit<T>]);
 
 impl Op for Normalise {
+    const IN_HALF: InHalf = InHalf::First;
+
     fn name(&self) -> &'static str {
         self.name
     }
@@ -147,6 +150,8 @@ impl Op for Normalise {
         if at.grad.device().is_cuda() {
             return match at.grad.dtype() {
                 DType::F64 => super::cuda::channel::gradients::<f64>(self, at),
+                DType::BF16 => super::cuda::channel::gradients::<half::bf16>(self, at),
+                DType::F16 => super::cuda::channel::gradients::<half::f16>(self, at),
                 _ => super::cuda::channel::gradients::<f32>(self, at),
             };
         }

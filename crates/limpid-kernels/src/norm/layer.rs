@@ -5,6 +5,7 @@ use super::{Affine, composed};
 use crate::Result;
 use crate::activation::Activation;
 use crate::buffer::{CHUNK, fill, rows_per_chunk};
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, with_slices};
 use crate::planes::{pieces, reduce, sums};
@@ -28,6 +29,8 @@ pub(super) struct LayerNorm {
 }
 
 impl Op for LayerNorm {
+    const IN_HALF: InHalf = InHalf::First;
+
     fn name(&self) -> &'static str {
         NAME
     }
@@ -102,6 +105,8 @@ impl Op for LayerNorm {
         if at.grad.device().is_cuda() {
             return match at.grad.dtype() {
                 DType::F64 => super::cuda::layer::gradients::<f64>(self, at),
+                DType::BF16 => super::cuda::layer::gradients::<half::bf16>(self, at),
+                DType::F16 => super::cuda::layer::gradients::<half::f16>(self, at),
                 _ => super::cuda::layer::gradients::<f32>(self, at),
             };
         }

@@ -1,9 +1,10 @@
 //! Mean and variance in f64, whatever the float type of the data.
 
+use crate::cast::is_half;
 use crate::math::Real;
 use crate::planes::{reduce, sums};
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use std::sync::OnceLock;
 
 /// Count, mean and sum of squared deviations of some elements.
@@ -100,7 +101,7 @@ pub(super) enum Statistics {
 }
 
 impl Statistics {
-    /// One number of each, in the type and on the device of a tensor.
+    /// One number of each, in the type and on the device of a tensor; in f32 for one of 16 bits.
     ///
     /// # Errors
     /// Those of candle.
@@ -118,7 +119,8 @@ impl Statistics {
             #[cfg(feature = "cuda")]
             Self::Device(all) => all.get(moment as usize)?,
         };
-        Ok(values.to_dtype(like.dtype())?)
+        let dtype = if is_half(like.dtype()) { DType::F32 } else { like.dtype() };
+        Ok(values.to_dtype(dtype)?)
     }
 }
 

@@ -61,39 +61,51 @@ __device__ __forceinline__ double piece_sum(double value, const Rows &rows) {
     return value;
 }
 
-// Numbers that are read at once where they are aligned.
-template <class T> struct alignas(16) Pack {
+// Numbers that are read at once where they are aligned, to be computed with.
+template <class T> struct Pack {
     static constexpr int SIZE = 16 / sizeof(T);
-    T v[SIZE];
+    Wide<T> v[SIZE];
+};
+template <class T> struct alignas(16) Stored {
+    T v[Pack<T>::SIZE];
 };
 
 // Packs of an array that a thread reads before it looks at the first.
 constexpr int RUN = 4;
 
 // Whether rows are made of packs; pieces are.
-template <class T> __device__ __forceinline__ bool is_wide(const Rows &rows, size_t addresses) {
+template <class T> __device__ __forceinline__ bool is_aligned(const Rows &rows, size_t addresses) {
     return rows.width % Pack<T>::SIZE == 0 && addresses % 16 == 0;
 }
 #define ADDRESS(array) ((size_t)(array))
 
 // `x[i..]`, filled up from `to` on.
-template <class T> __device__ __forceinline__ Pack<T> load(const T *x, size_t i, size_t to, bool wide, T fill) {
-    if (wide) return *(const Pack<T> *)(x + i);
+template <class T>
+__device__ __forceinline__ Pack<T> load(const T *x, size_t i, size_t to, bool aligned, Wide<T> fill) {
     Pack<T> pack;
+    if (aligned) {
+        Stored<T> stored = *(const Stored<T> *)(x + i);
 #pragma unroll
-    for (int j = 0; j < Pack<T>::SIZE; j++) pack.v[j] = i + j < to ? x[i + j] : fill;
+        for (int j = 0; j < Pack<T>::SIZE; j++) pack.v[j] = wide(stored.v[j]);
+        return pack;
+    }
+#pragma unroll
+    for (int j = 0; j < Pack<T>::SIZE; j++) pack.v[j] = i + j < to ? wide(x[i + j]) : fill;
     return pack;
 }
 
 template <class T>
-__device__ __forceinline__ void store(T *x, size_t i, size_t to, bool wide, const Pack<T> &pack) {
-    if (wide) {
-        *(Pack<T> *)(x + i) = pack;
+__device__ __forceinline__ void store(T *x, size_t i, size_t to, bool aligned, const Pack<T> &pack) {
+    Stored<T> stored;
+#pragma unroll
+    for (int j = 0; j < Pack<T>::SIZE; j++) narrow(pack.v[j], stored.v + j);
+    if (aligned) {
+        *(Stored<T> *)(x + i) = stored;
         return;
     }
 #pragma unroll
     for (int j = 0; j < Pack<T>::SIZE; j++)
-        if (i + j < to) x[i + j] = pack.v[j];
+        if (i + j < to) x[i + j] = stored.v[j];
 }
 
 struct Moments {
@@ -112,29 +124,29 @@ __device__ __forceinline__ Moments merge(const Moments &a, const Moments &b) {
 // The moments of a piece about its first element, in each of its lanes. Some elements at a time are measured in
 // their own type, about their own mean; what is added up is in double.
 template <class T>
-__device__ __forceinline__ Moments moments_of(const T *row, const Piece &piece, const Rows &rows, bool wide) {
+__device__ __forceinline__ Moments moments_of(const T *row, const Piece &piece, const Rows &rows, bool aligned) {
     constexpr int SIZE = Pack<T>::SIZE;
     double sum = 0, squares = 0;
-    T origin = piece.from < piece.to ? row[piece.from] : (T)0;
+    Wide<T> origin = piece.from < piece.to ? wide(row[piece.from]) : (Wide<T>)0;
     size_t step = rows.lanes * SIZE, to = piece.to;
     for (size_t i = piece.from + piece.lane * SIZE; i < to; i += RUN * step) {
         Pack<T> packs[RUN];
 #pragma unroll
         for (int r = 0; r < RUN; r++)
-            if (i + r * step < to) packs[r] = load(row, i + r * step, to, wide, (T)0);
-        T total = 0, spread = 0;
+            if (i + r * step < to) packs[r] = load(row, i + r * step, to, aligned, (Wide<T>)0);
+        Wide<T> total = 0, spread = 0;
         bool fits = i + (RUN - 1) * step + SIZE <= to;
         if (fits) {
 #pragma unroll
             for (int r = 0; r < RUN; r++)
 #pragma unroll
                 for (int j = 0; j < SIZE; j++) total += packs[r].v[j] - origin;
-            T mean = total / (RUN * SIZE);
+            Wide<T> mean = total / (RUN * SIZE);
 #pragma unroll
             for (int r = 0; r < RUN; r++)
 #pragma unroll
                 for (int j = 0; j < SIZE; j++) {
-                    T distance = packs[r].v[j] - origin - mean;
+                    Wide<T> distance = packs[r].v[j] - origin - mean;
                     spread += distance * distance;
                 }
             // squares that the type has no room for are taken in double below
@@ -174,10 +186,10 @@ __device__ __forceinline__ void set_statistic(double *statistics, size_t count, 
 template <class T>
 __device__ __forceinline__ void norm_moments(const T *x, double *parts, double *statistics, Rows rows,
                                              double eps) {
-    bool wide = is_wide<T>(rows, ADDRESS(x));
+    bool aligned = is_aligned<T>(rows, ADDRESS(x));
     EACH_PIECE(first, rows) {
         Piece piece(rows, first);
-        Moments found = moments_of(x + piece.row * rows.width, piece, rows, wide);
+        Moments found = moments_of(x + piece.row * rows.width, piece, rows, aligned);
         if (!piece.exists || piece.lane > 0) continue;
         if (statistics) {
             set_statistic(statistics, rows.count, piece.row, found.mean, found.deviations / found.count, eps);
@@ -219,31 +231,31 @@ extern "C" __global__ void norm_statistics_f64(const double *parts, double *stat
 template <class T>
 __device__ __forceinline__ void norm_given(const T *mean, const T *variance, double *statistics, size_t count,
                                            double eps) {
-    EACH(i, count) set_statistic(statistics, count, i, (double)mean[i], (double)variance[i], eps);
+    EACH(i, count) set_statistic(statistics, count, i, (double)wide(mean[i]), (double)wide(variance[i]), eps);
 }
 
 // What plane `row` of the joined image goes through before the function: `(x - mean) * scale + shift`.
 template <class T> struct Line {
-    T mean, scale, shift;
+    Wide<T> mean, scale, shift;
 
     __device__ __forceinline__ Line(const double *statistics, const Sharing &sharing, size_t row,
                                     const T *weight, const T *bias, size_t parameters) {
         size_t s = statistic_of(sharing, row);
-        double factor = weight ? (double)weight[row % parameters] : 1.0;
-        mean = (T)statistics[s];
-        scale = (T)(factor * statistics[2 * sharing.statistics + s]);
-        shift = bias ? bias[row % parameters] : (T)0;
+        double factor = weight ? (double)wide(weight[row % parameters]) : 1.0;
+        mean = (Wide<T>)statistics[s];
+        scale = (Wide<T>)(factor * statistics[2 * sharing.statistics + s]);
+        shift = bias ? wide(bias[row % parameters]) : (Wide<T>)0;
     }
-    __device__ __forceinline__ T of(T x) const { return (x - mean) * scale + shift; }
+    __device__ __forceinline__ Wide<T> of(Wide<T> x) const { return (x - mean) * scale + shift; }
 };
 
 // `x` has planes of its own, `out` those of the joined image.
 template <class F, class T>
 __device__ __forceinline__ void norm_values(const T *x, const double *statistics, const T *weight,
                                             const T *bias, T *out, Rows rows, Sharing sharing,
-                                            size_t parameters, T p, T q) {
+                                            size_t parameters, Wide<T> p, Wide<T> q) {
     constexpr int SIZE = Pack<T>::SIZE;
-    bool wide = is_wide<T>(rows, ADDRESS(x) | ADDRESS(out));
+    bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
         Piece piece(rows, first);
@@ -255,13 +267,13 @@ __device__ __forceinline__ void norm_values(const T *x, const double *statistics
             Pack<T> packs[RUN];
 #pragma unroll
             for (int r = 0; r < RUN; r++)
-                if (i + r * step < piece.to) packs[r] = load(from, i + r * step, piece.to, wide, (T)0);
+                if (i + r * step < piece.to) packs[r] = load(from, i + r * step, piece.to, aligned, (Wide<T>)0);
 #pragma unroll
             for (int r = 0; r < RUN; r++)
                 if (i + r * step < piece.to) {
 #pragma unroll
                     for (int j = 0; j < SIZE; j++) packs[r].v[j] = F::value(line.of(packs[r].v[j]), p, q);
-                    store(into, i + r * step, piece.to, wide, packs[r]);
+                    store(into, i + r * step, piece.to, aligned, packs[r]);
                 }
         }
     }
@@ -271,9 +283,9 @@ __device__ __forceinline__ void norm_values(const T *x, const double *statistics
 template <class F, class T>
 __device__ __forceinline__ void norm_sums(const T *x, const T *grad, const double *statistics, const T *weight,
                                           const T *bias, double *parts, Rows rows, Sharing sharing,
-                                          size_t parameters, T p, T q) {
+                                          size_t parameters, Wide<T> p, Wide<T> q) {
     constexpr int SIZE = Pack<T>::SIZE, HALF = RUN / 2;
-    bool wide = is_wide<T>(rows, ADDRESS(x) | ADDRESS(grad));
+    bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
         Piece piece(rows, first);
@@ -285,8 +297,8 @@ __device__ __forceinline__ void norm_sums(const T *x, const T *grad, const doubl
 #pragma unroll
             for (int r = 0; r < HALF; r++)
                 if (i + r * step < piece.to) {
-                    a[r] = load(xs, i + r * step, piece.to, wide, line.mean);
-                    b[r] = load(gs, i + r * step, piece.to, wide, (T)0);
+                    a[r] = load(xs, i + r * step, piece.to, aligned, line.mean);
+                    b[r] = load(gs, i + r * step, piece.to, aligned, (Wide<T>)0);
                 }
 #pragma unroll
             for (int r = 0; r < HALF; r++)
@@ -333,7 +345,7 @@ __device__ __forceinline__ void norm_finish(const double *parts, const double *s
             size_t part;
             if (is_tilt) {
                 part = part_of(sharing, own, i, rows.pieces);
-                if (weight) first = second = (double)weight[part / rows.pieces % parameters];
+                if (weight) first = second = (double)wide(weight[part / rows.pieces % parameters]);
             } else {
                 size_t plane = own + i / rows.pieces * parameters;
                 part = plane * rows.pieces + i % rows.pieces;
@@ -350,8 +362,8 @@ __device__ __forceinline__ void norm_finish(const double *parts, const double *s
             tilts[own] = tilt.slope;
             tilts[tilted + own] = tilt.level;
         } else {
-            dw[own] = (T)product;
-            db[own] = (T)sum;
+            narrow((Wide<T>)product, dw + own);
+            narrow((Wide<T>)sum, db + own);
         }
     }
 }
@@ -360,16 +372,21 @@ __device__ __forceinline__ void norm_finish(const double *parts, const double *s
 template <class F, class T>
 __device__ __forceinline__ void norm_gradient(const T *x, const T *grad, const double *statistics,
                                               const T *weight, const T *bias, const double *tilts, T *out,
-                                              Rows rows, Sharing sharing, size_t parameters, T p, T q) {
+                                              Rows rows, Sharing sharing, size_t parameters, Wide<T> p,
+                                              Wide<T> q) {
     constexpr int SIZE = Pack<T>::SIZE, HALF = RUN / 2;
-    bool wide = is_wide<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(out));
+    bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
         Piece piece(rows, first);
         if (!piece.exists) continue;
         Line<T> line(statistics, sharing, piece.joined, weight, bias, parameters);
         size_t s = statistic_of(sharing, piece.joined);
-        T slope = tilts ? (T)tilts[s] : (T)0, level = tilts ? (T)tilts[sharing.statistics + s] : (T)0;
+        Wide<T> slope = 0, level = 0;
+        if (tilts) {
+            slope = (Wide<T>)tilts[s];
+            level = (Wide<T>)tilts[sharing.statistics + s];
+        }
         const T *xs = x + piece.row * rows.width, *gs = grad + piece.joined * rows.width;
         T *into = out + piece.row * rows.width;
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += HALF * step) {
@@ -377,18 +394,18 @@ __device__ __forceinline__ void norm_gradient(const T *x, const T *grad, const d
 #pragma unroll
             for (int r = 0; r < HALF; r++)
                 if (i + r * step < piece.to) {
-                    a[r] = load(xs, i + r * step, piece.to, wide, line.mean);
-                    b[r] = load(gs, i + r * step, piece.to, wide, (T)0);
+                    a[r] = load(xs, i + r * step, piece.to, aligned, line.mean);
+                    b[r] = load(gs, i + r * step, piece.to, aligned, (Wide<T>)0);
                 }
 #pragma unroll
             for (int r = 0; r < HALF; r++)
                 if (i + r * step < piece.to) {
 #pragma unroll
                     for (int j = 0; j < SIZE; j++) {
-                        T x = a[r].v[j], g = b[r].v[j] * F::first(line.of(x), p, q);
+                        Wide<T> x = a[r].v[j], g = b[r].v[j] * F::first(line.of(x), p, q);
                         b[r].v[j] = g * line.scale + ((x - line.mean) * slope + level);
                     }
-                    store(into, i + r * step, piece.to, wide, b[r]);
+                    store(into, i + r * step, piece.to, aligned, b[r]);
                 }
         }
     }
@@ -399,36 +416,36 @@ template <class T>
 __device__ __forceinline__ void layer_values(const T *x, double *statistics, const T *weight, const T *bias,
                                              T *out, Rows rows, double eps) {
     constexpr int SIZE = Pack<T>::SIZE;
-    bool wide = is_wide<T>(rows, ADDRESS(x) | ADDRESS(weight) | ADDRESS(bias) | ADDRESS(out));
+    bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(weight) | ADDRESS(bias) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
         Piece piece(rows, first);
         const T *from = x + piece.row * rows.width;
-        T mean, rstd;
+        Wide<T> mean, rstd;
         if (rows.pieces == 1) {
-            Moments found = moments_of(from, piece, rows, wide);
+            Moments found = moments_of(from, piece, rows, aligned);
             double variance = found.deviations / found.count;
             if (piece.exists && piece.lane == 0)
                 set_statistic(statistics, rows.count, piece.row, found.mean, variance, eps);
-            mean = (T)found.mean;
-            rstd = (T)(1 / sqrt(variance + eps));
+            mean = (Wide<T>)found.mean;
+            rstd = (Wide<T>)(1 / sqrt(variance + eps));
         } else {
-            mean = (T)statistics[piece.row];
-            rstd = (T)statistics[2 * rows.count + piece.row];
+            mean = (Wide<T>)statistics[piece.row];
+            rstd = (Wide<T>)statistics[2 * rows.count + piece.row];
         }
         T *into = out + piece.row * rows.width;
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
-            Pack<T> a = load(from, i, piece.to, wide, (T)0), w, b;
-            if (weight) w = load(weight, i, piece.to, wide, (T)0);
-            if (bias) b = load(bias, i, piece.to, wide, (T)0);
+            Pack<T> a = load(from, i, piece.to, aligned, (Wide<T>)0), w, b;
+            if (weight) w = load(weight, i, piece.to, aligned, (Wide<T>)0);
+            if (bias) b = load(bias, i, piece.to, aligned, (Wide<T>)0);
 #pragma unroll
             for (int j = 0; j < SIZE; j++) {
-                T y = (a.v[j] - mean) * rstd;
+                Wide<T> y = (a.v[j] - mean) * rstd;
                 if (weight) y *= w.v[j];
                 if (bias) y += b.v[j];
                 a.v[j] = y;
             }
-            store(into, i, piece.to, wide, a);
+            store(into, i, piece.to, aligned, a);
         }
     }
 }
@@ -436,14 +453,15 @@ __device__ __forceinline__ void layer_values(const T *x, double *statistics, con
 // Of a piece, in each of its lanes, the sums of `g w` and of `g w (x - mean)`.
 template <class T>
 __device__ __forceinline__ void layer_sums_of(const T *x, const T *grad, const T *weight, double mean,
-                                              const Piece &piece, const Rows &rows, bool wide, double &sum,
+                                              const Piece &piece, const Rows &rows, bool aligned, double &sum,
                                               double &product) {
     constexpr int SIZE = Pack<T>::SIZE;
     size_t step = rows.lanes * SIZE;
     sum = product = 0;
     for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
-        Pack<T> a = load(x, i, piece.to, wide, (T)0), g = load(grad, i, piece.to, wide, (T)0), w;
-        if (weight) w = load(weight, i, piece.to, wide, (T)0);
+        Pack<T> a = load(x, i, piece.to, aligned, (Wide<T>)0), w;
+        Pack<T> g = load(grad, i, piece.to, aligned, (Wide<T>)0);
+        if (weight) w = load(weight, i, piece.to, aligned, (Wide<T>)0);
 #pragma unroll
         for (int j = 0; j < SIZE; j++) {
             double term = (double)g.v[j] * (weight ? (double)w.v[j] : 1.0);
@@ -458,12 +476,12 @@ __device__ __forceinline__ void layer_sums_of(const T *x, const T *grad, const T
 template <class T>
 __device__ __forceinline__ void layer_sums(const T *x, const T *grad, const double *statistics, const T *weight,
                                            double *parts, Rows rows) {
-    bool wide = is_wide<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(weight));
+    bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(weight));
     EACH_PIECE(first, rows) {
         Piece piece(rows, first);
         size_t start = piece.row * rows.width;
         double sum, product;
-        layer_sums_of(x + start, grad + start, weight, statistics[piece.row], piece, rows, wide, sum, product);
+        layer_sums_of(x + start, grad + start, weight, statistics[piece.row], piece, rows, aligned, sum, product);
         if (piece.exists && piece.lane == 0) {
             parts[2 * piece.part] = sum;
             parts[2 * piece.part + 1] = product;
@@ -476,33 +494,33 @@ template <class T>
 __device__ __forceinline__ void layer_gradient(const T *x, const T *grad, const double *statistics,
                                                const double *tilts, const T *weight, T *out, Rows rows) {
     constexpr int SIZE = Pack<T>::SIZE;
-    bool wide = is_wide<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(weight) | ADDRESS(out));
+    bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(weight) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
         Piece piece(rows, first);
         size_t start = piece.row * rows.width;
         double mean = statistics[piece.row], rstd = statistics[2 * rows.count + piece.row];
-        T slope, level;
+        Wide<T> slope, level;
         if (tilts) {
-            slope = (T)tilts[piece.row];
-            level = (T)tilts[rows.count + piece.row];
+            slope = (Wide<T>)tilts[piece.row];
+            level = (Wide<T>)tilts[rows.count + piece.row];
         } else {
             double sum, product;
-            layer_sums_of(x + start, grad + start, weight, mean, piece, rows, wide, sum, product);
+            layer_sums_of(x + start, grad + start, weight, mean, piece, rows, aligned, sum, product);
             Tilt tilt(sum, product, rstd, (double)rows.width);
-            slope = (T)tilt.slope;
-            level = (T)tilt.level;
+            slope = (Wide<T>)tilt.slope;
+            level = (Wide<T>)tilt.level;
         }
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
-            Pack<T> a = load(x + start, i, piece.to, wide, (T)0), w;
-            Pack<T> g = load(grad + start, i, piece.to, wide, (T)0);
-            if (weight) w = load(weight, i, piece.to, wide, (T)0);
+            Pack<T> a = load(x + start, i, piece.to, aligned, (Wide<T>)0), w;
+            Pack<T> g = load(grad + start, i, piece.to, aligned, (Wide<T>)0);
+            if (weight) w = load(weight, i, piece.to, aligned, (Wide<T>)0);
 #pragma unroll
             for (int j = 0; j < SIZE; j++) {
-                T gw = weight ? g.v[j] * w.v[j] : g.v[j];
-                g.v[j] = gw * (T)rstd + ((a.v[j] - (T)mean) * slope + level);
+                Wide<T> gw = weight ? g.v[j] * w.v[j] : g.v[j];
+                g.v[j] = gw * (Wide<T>)rstd + ((a.v[j] - (Wide<T>)mean) * slope + level);
             }
-            store(out + start, i, piece.to, wide, g);
+            store(out + start, i, piece.to, aligned, g);
         }
     }
 }
@@ -524,8 +542,8 @@ __device__ __forceinline__ void layer_slabs(const T *x, const T *grad, const dou
         if (column >= width) end = 0;
 #pragma unroll 4
         for (size_t row = slab * height + warp; row < end; row += WARPS) {
-            double g = (double)grad[row * width + column];
-            dw += g * (((double)x[row * width + column] - statistics[row]) * rstd[row]);
+            double g = (double)wide(grad[row * width + column]);
+            dw += g * (((double)wide(x[row * width + column]) - statistics[row]) * rstd[row]);
             db += g;
         }
         found[0][warp][lane] = dw;
@@ -548,9 +566,9 @@ __device__ __forceinline__ void layer_parameters(const double *parts, T *dw, T *
         double sum = 0;
         for (size_t slab = 0; slab < slabs; slab++) sum += parts[2 * slab * width + i];
         if (i < width)
-            dw[i] = (T)sum;
+            narrow((Wide<T>)sum, dw + i);
         else
-            db[i - width] = (T)sum;
+            narrow((Wide<T>)sum, db + (i - width));
     }
 }
 
@@ -570,25 +588,25 @@ __device__ __forceinline__ void layer_parameters(const double *parts, T *dw, T *
     (const T *x, const T *grad, const double *statistics, double *parts, size_t rows, size_t width,          \
      size_t height)
 #define LAYER_PARAMETERS(T) (const double *parts, T *dw, T *db, size_t width, size_t slabs)
-BOTH(norm_moments, MOMENTS, (x, parts, statistics, rows, eps))
+EVERY(norm_moments, MOMENTS, (x, parts, statistics, rows, eps))
 BOTH(norm_given, GIVEN, (mean, variance, statistics, count, eps))
-BOTH(norm_finish, FINISH,
+EVERY(norm_finish, FINISH,
      (parts, statistics, weight, tilts, dw, db, rows, sharing, tilted, parameters, count))
-BOTH(layer_values, LAYER_VALUES, (x, statistics, weight, bias, out, rows, eps))
-BOTH(layer_sums, LAYER_SUMS, (x, grad, statistics, weight, parts, rows))
-BOTH(layer_gradient, LAYER_GRADIENT, (x, grad, statistics, tilts, weight, out, rows))
-BOTH(layer_slabs, LAYER_SLABS, (x, grad, statistics, parts, rows, width, height))
-BOTH(layer_parameters, LAYER_PARAMETERS, (parts, dw, db, width, slabs))
+EVERY(layer_values, LAYER_VALUES, (x, statistics, weight, bias, out, rows, eps))
+EVERY(layer_sums, LAYER_SUMS, (x, grad, statistics, weight, parts, rows))
+EVERY(layer_gradient, LAYER_GRADIENT, (x, grad, statistics, tilts, weight, out, rows))
+EVERY(layer_slabs, LAYER_SLABS, (x, grad, statistics, parts, rows, width, height))
+EVERY(layer_parameters, LAYER_PARAMETERS, (parts, dw, db, width, slabs))
 
 #define VALUES(T)                                                                                            \
     (const T *x, const double *statistics, const T *weight, const T *bias, T *out, Rows rows,                \
-     Sharing sharing, size_t parameters, T p, T q)
+     Sharing sharing, size_t parameters, Wide<T> p, Wide<T> q)
 #define SUMS(T)                                                                                              \
     (const T *x, const T *grad, const double *statistics, const T *weight, const T *bias, double *parts,     \
-     Rows rows, Sharing sharing, size_t parameters, T p, T q)
+     Rows rows, Sharing sharing, size_t parameters, Wide<T> p, Wide<T> q)
 #define GRADIENT(T)                                                                                          \
     (const T *x, const T *grad, const double *statistics, const T *weight, const T *bias,                    \
-     const double *tilts, T *out, Rows rows, Sharing sharing, size_t parameters, T p, T q)
+     const double *tilts, T *out, Rows rows, Sharing sharing, size_t parameters, Wide<T> p, Wide<T> q)
 #define KERNELS_OF(name, Function, T, suffix)                                                                \
     extern "C" __global__ void norm_values_##name##_##suffix VALUES(T) {                                     \
         norm_values<Function>(x, statistics, weight, bias, out, rows, sharing, parameters, p, q);            \
@@ -600,7 +618,11 @@ BOTH(layer_parameters, LAYER_PARAMETERS, (parts, dw, db, width, slabs))
         norm_gradient<Function>(x, grad, statistics, weight, bias, tilts, out, rows, sharing, parameters, p, \
                                 q);                                                                          \
     }
-#define KERNELS(name, Function) KERNELS_OF(name, Function, float, f32) KERNELS_OF(name, Function, double, f64)
+#define KERNELS(name, Function)                                                                              \
+    KERNELS_OF(name, Function, float, f32)                                                                   \
+    KERNELS_OF(name, Function, double, f64)                                                                  \
+    KERNELS_OF(name, Function, __nv_bfloat16, bf16)                                                          \
+    KERNELS_OF(name, Function, __half, f16)
 KERNELS(identity, Identity)
 FUNCTIONS(KERNELS)
 

@@ -2,6 +2,7 @@
 
 use super::PoolSpec;
 use crate::buffer::{CHUNK, fill, rows_per_chunk};
+use crate::cast::InHalf;
 use crate::interleave::every;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
@@ -163,6 +164,8 @@ impl Windows {
 struct MaxPool(Windows);
 
 impl Op for MaxPool {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         NAME
     }
@@ -223,6 +226,8 @@ impl Picks {
         if x.device().is_cuda() {
             let indices = match x.dtype() {
                 DType::F64 => super::cuda::max_picks::<f64>(&windows, x)?,
+                DType::BF16 => super::cuda::max_picks::<half::bf16>(&windows, x)?,
+                DType::F16 => super::cuda::max_picks::<half::f16>(&windows, x)?,
                 _ => super::cuda::max_picks::<f32>(&windows, x)?,
             };
             return Ok(Self { indices: Indices::Cuda(indices), windows });
@@ -256,6 +261,7 @@ struct Pick(Arc<Picks>);
 
 impl Op for Pick {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         NAME
@@ -297,6 +303,7 @@ struct PutBack(Arc<Picks>);
 
 impl Op for PutBack {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         NAME

@@ -27,8 +27,6 @@ struct Windows {
     }
 };
 
-template <class T> __device__ __forceinline__ T lowest() { return -(T)INFINITY; }
-
 // `write(window, value, pick)` for each window of each row: its largest pixel, and where in its plane that is.
 template <class T, class Write>
 __device__ __forceinline__ void largest(const T *x, size_t rows, const Windows &s, Write write) {
@@ -39,14 +37,14 @@ __device__ __forceinline__ void largest(const T *x, size_t rows, const Windows &
         const T *pixels = x + plane * s.pixels();
         for (size_t i = from; i < to; i += step) {
             size_t x0 = s.begin(2, i), x1 = s.end(2, i);
-            T best = lowest<T>();
+            Wide<T> best = -(Wide<T>)INFINITY;
             // if nothing exceeds minus infinity, the first pixel of the window stands
             unsigned pick = (unsigned)((z0 * s.image[1] + y0) * s.image[2] + x0);
             for (size_t z = z0; z < z1; z++)
                 for (size_t y = y0; y < y1; y++) {
                     unsigned line = (unsigned)((z * s.image[1] + y) * s.image[2]);
                     for (unsigned at = line + (unsigned)x0; at < line + (unsigned)x1; at++) {
-                        T value = pixels[at];
+                        Wide<T> value = wide(pixels[at]);
                         bool better = value > best || isnan(value);
                         best = better ? value : best;
                         pick = better ? at : pick;
@@ -59,12 +57,12 @@ __device__ __forceinline__ void largest(const T *x, size_t rows, const Windows &
 
 template <class T>
 __device__ __forceinline__ void max_pool(const T *x, T *out, size_t rows, const Windows &windows) {
-    largest(x, rows, windows, [&](size_t i, T value, unsigned) { out[i] = value; });
+    largest(x, rows, windows, [&](size_t i, Wide<T> value, unsigned) { narrow(value, out + i); });
 }
 
 template <class T>
 __device__ __forceinline__ void max_picks(const T *x, unsigned *picks, size_t rows, const Windows &windows) {
-    largest(x, rows, windows, [&](size_t i, T, unsigned pick) { picks[i] = pick; });
+    largest(x, rows, windows, [&](size_t i, Wide<T>, unsigned pick) { picks[i] = pick; });
 }
 
 template <class T>
@@ -89,14 +87,14 @@ __device__ __forceinline__ void put_back(const T *y, const unsigned *picks, T *o
         for (size_t i = from; i < to; i += step) {
             size_t x0 = s.first(2, i), x1 = s.last(2, i);
             unsigned here = (unsigned)((iz * s.image[1] + iy) * s.image[2] + i);
-            T sum = 0;
+            Wide<T> sum = 0;
             for (size_t z = z0; z < z1; z++)
                 for (size_t w = y0; w < y1; w++) {
                     size_t line = ((plane * s.outputs[0] + z) * s.outputs[1] + w) * s.outputs[2];
                     for (size_t at = line + x0; at < line + x1; at++)
-                        if (picks[at] == here) sum += y[at];
+                        if (picks[at] == here) sum += wide(y[at]);
                 }
-            out[row * s.image[2] + i] = sum;
+            narrow(sum, out + row * s.image[2] + i);
         }
     });
 }
@@ -105,7 +103,7 @@ __device__ __forceinline__ void put_back(const T *y, const unsigned *picks, T *o
 #define MAX_PICKS(T) (const T *x, unsigned *picks, size_t rows, Windows windows)
 #define PICK(T) (const T *x, const unsigned *picks, T *out, size_t planes, size_t pixels, size_t windows)
 #define PUT_BACK(T) (const T *y, const unsigned *picks, T *out, size_t rows, Windows windows)
-BOTH(max_pool, MAX_POOL, (x, out, rows, windows))
-BOTH(max_picks, MAX_PICKS, (x, picks, rows, windows))
-BOTH(pick, PICK, (x, picks, out, planes, pixels, windows))
-BOTH(put_back, PUT_BACK, (y, picks, out, rows, windows))
+EVERY(max_pool, MAX_POOL, (x, out, rows, windows))
+EVERY(max_picks, MAX_PICKS, (x, picks, rows, windows))
+EVERY(pick, PICK, (x, picks, out, planes, pixels, windows))
+EVERY(put_back, PUT_BACK, (y, picks, out, rows, windows))

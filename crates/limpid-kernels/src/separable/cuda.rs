@@ -26,7 +26,7 @@ pub(super) fn run<T: Number>(
 ) -> Result<(Slice<T>, Shape)> {
     let (leading, _) = x.dims.split_at(x.dims.len() - op.maps.len());
     let outputs: Vec<usize> = op.maps.iter().map(AxisMap::outputs).collect();
-    let (planes, rest) = (leading.iter().product(), T::of(op.rest));
+    let (planes, rest) = (leading.iter().product(), T::wide(op.rest));
     let steps = prepared::<T>(op, gpu)?;
     let mut data: Option<Slice<T>> = None;
     for step in steps.iter() {
@@ -38,12 +38,12 @@ pub(super) fn run<T: Number>(
 }
 
 /// Maps of some dimensions, with the tables of their taps on the GPU.
-struct Step<T> {
+struct Step<T: Number> {
     maps: Maps,
     /// Rows and row lengths of a plane of the result.
     outputs: [usize; 2],
     table: Slice<u32>,
-    weights: Slice<T>,
+    weights: Slice<T::Wide>,
 }
 
 /// Three dimensions, and where the inputs of taps begin in the table: laid out as the kernel's.
@@ -98,11 +98,11 @@ impl<T: Number> Step<T> {
             for &i in &map.index {
                 index.push(small(i)?);
             }
-            weights.extend(map.weight.iter().map(|&w| T::of(w)));
+            weights.extend(map.weight.iter().map(|&w| T::wide(w)));
         }
         let maps = Maps { axes, index: small(table.len())? };
         table.extend(index);
-        weights.push(T::zero());
+        weights.push(T::wide(0.0));
         let outputs = [sizes[0] * sizes[1], sizes[2]];
         let failed = |e| Error::argument(op, format!("its tables do not fit on the GPU: {e}"));
         let table = gpu.stream.clone_htod(&table).map_err(failed)?;
@@ -114,7 +114,7 @@ impl<T: Number> Step<T> {
         &self,
         op: &'static str,
         planes: usize,
-        rest: T,
+        rest: T::Wide,
         gpu: &Gpu,
         x: &CudaView<'_, T>,
     ) -> Result<Slice<T>> {

@@ -14,6 +14,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
 use crate::{Error, Result};
@@ -112,6 +113,7 @@ struct Separable {
 
 impl Op for Separable {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         self.name

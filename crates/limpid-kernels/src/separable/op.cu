@@ -22,14 +22,14 @@ __device__ __forceinline__ Taps taps_of(const Axis &axis, const unsigned *table,
 }
 
 // What a tap adds up: an input and its weight.
-template <class T> struct Tap {
+template <class W> struct Tap {
     unsigned input;
-    T weight;
+    W weight;
 };
 
-template <class T>
-__device__ __forceinline__ Tap<T> tap(const Maps &maps, int axis, const unsigned *table, const T *weights,
-                                          unsigned t) {
+template <class W>
+__device__ __forceinline__ Tap<W> tap(const Maps &maps, int axis, const unsigned *table, const W *weights,
+                                      unsigned t) {
     if (maps.axes[axis].same) return {t, 1};
     return {table[maps.index + t], weights[t]};
 }
@@ -37,8 +37,9 @@ __device__ __forceinline__ Tap<T> tap(const Maps &maps, int axis, const unsigned
 // A thread computes up to OUTPUTS elements of a row of the result, from ROWS rows of `x` at a time. An output
 // without a tap in one of its dimensions is `rest`.
 template <class T>
-__device__ __forceinline__ void separable(const T *x, T *out, const unsigned *table, const T *weights,
-                                          const Maps &maps, size_t rows, T rest) {
+__device__ __forceinline__ void separable(const T *x, T *out, const unsigned *table, const Wide<T> *weights,
+                                          const Maps &maps, size_t rows, Wide<T> rest) {
+    using W = Wide<T>;
     constexpr int OUTPUTS = 4, ROWS = 4;
     const Axis &zs = maps.axes[0], &ys = maps.axes[1], &xs = maps.axes[2];
     each_row<OUTPUTS>(rows, xs.outputs, [&](size_t row, size_t from, size_t to, size_t step) {
@@ -47,21 +48,21 @@ __device__ __forceinline__ void separable(const T *x, T *out, const unsigned *ta
         Taps ty = taps_of(ys, table, (unsigned)(row - above * ys.outputs));
         T *line = out + row * xs.outputs;
         if (tz.begin == tz.end || ty.begin == ty.end) {
-            for (size_t i = from; i < to; i += step) line[i] = rest;
+            for (size_t i = from; i < to; i += step) narrow(rest, line + i);
             return;
         }
-        T sums[OUTPUTS];
+        W sums[OUTPUTS];
         for (int k = 0; k < OUTPUTS; k++) sums[k] = 0;
         unsigned z = tz.begin, y = ty.begin;
         while (z < tz.end) {
             const T *sources[ROWS];
-            T factors[ROWS];
+            W factors[ROWS];
             int count = 0;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 sources[r] = x, factors[r] = 0;
                 if (z < tz.end) {
-                    Tap<T> a = tap(maps, 0, table, weights, z), b = tap(maps, 1, table, weights, y);
+                    Tap<W> a = tap(maps, 0, table, weights, z), b = tap(maps, 1, table, weights, y);
                     sources[r] = x + ((plane * zs.inputs + a.input) * ys.inputs + b.input) * xs.inputs;
                     factors[r] = a.weight * b.weight;
                     count = r + 1;
@@ -74,11 +75,11 @@ __device__ __forceinline__ void separable(const T *x, T *out, const unsigned *ta
                 Taps tx = {0, 0};
                 if (i < to) tx = taps_of(xs, table, (unsigned)i);
                 for (unsigned t = tx.begin; t < tx.end; t++) {
-                    Tap<T> c = tap(maps, 2, table, weights, t);
-                    T sum = factors[0] * sources[0][c.input];
+                    Tap<W> c = tap(maps, 2, table, weights, t);
+                    W sum = factors[0] * wide(sources[0][c.input]);
 #pragma unroll
                     for (int r = 1; r < ROWS; r++)
-                        if (r < count) sum += factors[r] * sources[r][c.input];
+                        if (r < count) sum += factors[r] * wide(sources[r][c.input]);
                     sums[k] += c.weight * sum;
                 }
             }
@@ -88,12 +89,12 @@ __device__ __forceinline__ void separable(const T *x, T *out, const unsigned *ta
             size_t i = from + k * step;
             if (i < to) {
                 Taps tx = taps_of(xs, table, (unsigned)i);
-                line[i] = tx.begin == tx.end ? rest : sums[k];
+                narrow(tx.begin == tx.end ? rest : sums[k], line + i);
             }
         }
     });
 }
 
 #define SEPARABLE(T)                                                                                         \
-    (const T *x, T *out, const unsigned *table, const T *weights, Maps maps, size_t rows, T rest)
-BOTH(separable, SEPARABLE, (x, out, table, weights, maps, rows, rest))
+    (const T *x, T *out, const unsigned *table, const Wide<T> *weights, Maps maps, size_t rows, Wide<T> rest)
+EVERY(separable, SEPARABLE, (x, out, table, weights, maps, rows, rest))

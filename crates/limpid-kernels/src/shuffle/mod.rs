@@ -12,6 +12,7 @@ pub(crate) use cuda::cases;
 mod tests;
 
 use crate::buffer::{fill, rows_per_chunk};
+use crate::cast::InHalf;
 use crate::check::image;
 use crate::interleave::{every, interleave};
 use crate::math::Real;
@@ -93,6 +94,7 @@ impl Shuffle {
 
 impl Op for Shuffle {
     const READS_ARGS: bool = false;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         self.name

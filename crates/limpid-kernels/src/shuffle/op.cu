@@ -30,4 +30,4 @@ __device__ __forceinline__ void shuffle(const T *x, T *out, size_t rows, Grid gr
 }
 
 #define SHUFFLE(T) (const T *x, T *out, size_t rows, Grid grid, int inverse)
-BOTH(shuffle, SHUFFLE, (x, out, rows, grid, inverse))
+EVERY(shuffle, SHUFFLE, (x, out, rows, grid, inverse))

@@ -11,6 +11,7 @@ pub(crate) use cuda::cases;
 
 pub(crate) use cpu::{exponentials, lane_sum, largest};
 
+use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
 use crate::{Error, Result};
@@ -49,6 +50,7 @@ struct Softmax {
 impl Op for Softmax {
     const READS_ARGS: bool = false;
     const READS_RESULT: bool = true;
+    const IN_HALF: InHalf = InHalf::Common;
 
     fn name(&self) -> &'static str {
         self.name
@@ -93,6 +95,8 @@ struct Gradient {
 }
 
 impl Op for Gradient {
+    const IN_HALF: InHalf = InHalf::Common;
+
     fn name(&self) -> &'static str {
         self.name
     }

@@ -69,44 +69,46 @@ __device__ __forceinline__ void each(const V (&kept)[KEPT], const Part &part, Lo
 template <bool LOG, class T>
 __device__ __forceinline__ void forward(const T *x, T *out, size_t rows, size_t length, size_t inner,
                                         int lanes) {
-    __shared__ T shared[THREADS];
+    using W = Wide<T>;
+    __shared__ W shared[THREADS];
     size_t in_block = THREADS / lanes;
     for (size_t row = blockIdx.x * in_block; row < rows; row += gridDim.x * in_block) {
         Part part = part_of(row, rows, length, inner, lanes);
-        auto load = [&](size_t i) { return x[i]; };
-        T kept[KEPT], largest = (T)-INFINITY, sum = 0;
+        auto load = [&](size_t i) { return wide(x[i]); };
+        W kept[KEPT], largest = (W)-INFINITY, sum = 0;
         keep(kept, part, load);
-        each(kept, part, load, [&](size_t, T v) { largest = Largest::of(largest, v); });
+        each(kept, part, load, [&](size_t, W v) { largest = Largest::of(largest, v); });
         largest = over_row<Largest>(largest, part, shared);
-        each(kept, part, load, [&](size_t, T v) { sum += exp(v - largest); });
+        each(kept, part, load, [&](size_t, W v) { sum += exp(v - largest); });
         sum = over_row<Sum>(sum, part, shared);
-        T last = LOG ? log(sum) : 1 / sum;
-        each(kept, part, load, [&](size_t i, T v) {
-            out[i] = LOG ? v - largest - last : exp(v - largest) * last;
+        W last = LOG ? log(sum) : 1 / sum;
+        each(kept, part, load, [&](size_t i, W v) {
+            narrow(LOG ? v - largest - last : exp(v - largest) * last, out + i);
         });
     }
 }
 
-template <class T> struct Pair {
-    T y, g;
+template <class W> struct Pair {
+    W y, g;
 };
 
 // `y (g - sum(g y))`, or `g - exp(y) sum(g)` for the logarithm.
 template <bool LOG, class T>
 __device__ __forceinline__ void backward(const T *y, const T *g, T *out, size_t rows, size_t length,
                                          size_t inner, int lanes) {
-    __shared__ T shared[THREADS];
+    using W = Wide<T>;
+    __shared__ W shared[THREADS];
     size_t in_block = THREADS / lanes;
     for (size_t row = blockIdx.x * in_block; row < rows; row += gridDim.x * in_block) {
         Part part = part_of(row, rows, length, inner, lanes);
-        auto load = [&](size_t i) { return Pair<T>{y[i], g[i]}; };
-        Pair<T> kept[KEPT];
+        auto load = [&](size_t i) { return Pair<W>{wide(y[i]), wide(g[i])}; };
+        Pair<W> kept[KEPT];
         keep(kept, part, load);
-        T sum = 0;
-        each(kept, part, load, [&](size_t, const Pair<T> &v) { sum += LOG ? v.g : v.g * v.y; });
+        W sum = 0;
+        each(kept, part, load, [&](size_t, const Pair<W> &v) { sum += LOG ? v.g : v.g * v.y; });
         sum = over_row<Sum>(sum, part, shared);
-        each(kept, part, load, [&](size_t i, const Pair<T> &v) {
-            out[i] = LOG ? v.g - exp(v.y) * sum : v.y * (v.g - sum);
+        each(kept, part, load, [&](size_t i, const Pair<W> &v) {
+            narrow(LOG ? v.g - exp(v.y) * sum : v.y * (v.g - sum), out + i);
         });
     }
 }
@@ -126,7 +128,7 @@ template <class T, class... A> __device__ __forceinline__ void log_softmax_gradi
 
 #define FORWARD(T) (const T *x, T *out, size_t rows, size_t length, size_t inner, int lanes)
 #define BACKWARD(T) (const T *y, const T *g, T *out, size_t rows, size_t length, size_t inner, int lanes)
-BOTH(softmax_value, FORWARD, (x, out, rows, length, inner, lanes))
-BOTH(log_softmax_value, FORWARD, (x, out, rows, length, inner, lanes))
-BOTH(softmax_gradient, BACKWARD, (y, g, out, rows, length, inner, lanes))
-BOTH(log_softmax_gradient, BACKWARD, (y, g, out, rows, length, inner, lanes))
+EVERY(softmax_value, FORWARD, (x, out, rows, length, inner, lanes))
+EVERY(log_softmax_value, FORWARD, (x, out, rows, length, inner, lanes))
+EVERY(softmax_gradient, BACKWARD, (y, g, out, rows, length, inner, lanes))
+EVERY(log_softmax_gradient, BACKWARD, (y, g, out, rows, length, inner, lanes))

@@ -3,7 +3,7 @@
 use crate::watch::see;
 use crate::{Ctx, Init, Param, Result, Scope};
 use candle_core::Tensor;
-use limpid_kernels::Activation as Pointwise;
+use limpid_kernels::{Activation as Pointwise, widened};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -75,12 +75,13 @@ impl GroupNorm {
         shift: &Tensor,
         f: Pointwise,
     ) -> Result<Tensor> {
+        let (scale, shift) = (widened(scale)?, widened(shift)?);
         let factor = (scale + 1.0)?;
         let (w, b) = match split(&self.affine) {
             (Some(w), Some(b)) => {
-                (factor.broadcast_mul(&w)?, factor.broadcast_mul(&b)?.broadcast_add(shift)?)
+                (factor.broadcast_mul(&w)?, factor.broadcast_mul(&b)?.broadcast_add(&shift)?)
             }
-            _ => (factor, shift.clone()),
+            _ => (factor, shift),
         };
         // one for all samples is one per channel
         let per_channel = |t: Tensor| if t.dims()[0] == 1 { t.squeeze(0) } else { Ok(t) };

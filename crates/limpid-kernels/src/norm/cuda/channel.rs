@@ -44,9 +44,9 @@ fn shared(sharing: &Sharing) -> Shared {
 }
 
 /// What goes into the function, `(x - mean) * scale + shift` by plane, and the function.
-struct Inner<'a, T> {
+struct Inner<'a, T: Number> {
     name: &'static str,
-    pq: [T; 2],
+    pq: [T::Wide; 2],
     statistics: &'a CudaView<'a, f64>,
     weight: Option<&'a CudaView<'a, T>>,
     bias: Option<&'a CudaView<'a, T>>,
@@ -61,7 +61,7 @@ impl<'a, T: Number> Inner<'a, T> {
         let (name, pq) = named(op.activation);
         Self {
             name,
-            pq: pq.map(T::of),
+            pq: pq.map(T::wide),
             statistics,
             weight: weight.map(|w| &w.data),
             bias: bias.map(|b| &b.data),
