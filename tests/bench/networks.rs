@@ -4,8 +4,8 @@ use crate::step::Trained;
 use crate::{Mode, Work, device, numbers};
 use candle_core::{DType, Tensor};
 use limpid_arch::{
-    ImageArchitecture, basic_unet, dncnn, grog_mlp, guided_unet, patch_gan, pix2pix_unet, swinir,
-    vit,
+    ImageArchitecture, Mixed, Network, basic_unet, dncnn, grog_mlp, guided_unet, patch_gan,
+    pix2pix_unet, swinir, vit,
 };
 use limpid_kernels::rng::Stream;
 use limpid_losses::losses::{complex_l1, gan, l1, l2};
@@ -39,7 +39,7 @@ fn scope(params: &Params) -> Result<Scope> {
 
 fn network(name: &str, scope: &Scope) -> Result<Option<Forward>> {
     let image = |config: &dyn ImageArchitecture| -> Result<Option<Forward>> {
-        let net = config.build(scope)?;
+        let net = Mixed(config.build(scope)?);
         Ok(Some(Box::new(move |x, ctx| net.forward(x, ctx))))
     };
     match name {
@@ -93,7 +93,7 @@ fn supervised(params: Params, forward: Forward, x: Tensor, recompute: bool) -> R
 fn pix2pix(shape: &[usize]) -> Result<Work> {
     let (x, y) = (numbers(1, shape)?, numbers(2, shape)?);
     let [generator, discriminator] = [Params::new(), Params::new()];
-    let g = pix2pix_unet::Config::default().build(&scope(&generator)?)?;
+    let g = Mixed(pix2pix_unet::Config::default().build(&scope(&generator)?)?);
     let d = patch_gan::PatchGan::new(&patch_gan::Config::default(), &scope(&discriminator)?)?;
     let parameters = generator.count() + discriminator.count();
     let (mut generator, mut discriminator) =

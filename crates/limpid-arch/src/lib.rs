@@ -84,9 +84,17 @@ pub struct Mixed<N>(pub N);
 
 impl<N: Network> Network for Mixed<N> {
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Result<Tensor> {
-        let y = limpid_kernels::in_half(x.device(), || self.0.forward(x, ctx))?;
-        Ok(limpid_kernels::cast(&y, x.dtype())?)
+        mixed(x, || self.0.forward(x, ctx))
     }
+}
+
+/// The pass `f` of a network over `x` as in [`Mixed`].
+///
+/// # Errors
+/// Those of `f`.
+pub fn mixed(x: &Tensor, f: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    let y = limpid_kernels::in_half(x.device(), f)?;
+    limpid_kernels::cast(&y, x.dtype())
 }
 
 /// A network that a diffusion restores with: it answers what is asked for at a level of noise, and

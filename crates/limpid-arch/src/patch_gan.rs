@@ -12,7 +12,7 @@
 //! stride-1 layer counts among the layers: three see 34 pixels, and four the usual 70.
 
 use crate::cubic::{Cubic, bordered};
-use crate::{Architecture, Network, Shapes, rank_of, size_of};
+use crate::{Architecture, Network, Shapes, mixed, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
 use limpid_kernels::{Activation, Pad};
@@ -155,7 +155,8 @@ impl PatchGan {
             let expected = format!("two images of one shape, {:?}", x.dims());
             return Err(Error::shape("patch_gan", expected, y.dims()));
         }
-        self.forward(&limpid_kernels::cat(&[x, y], 1)?, ctx)
+        let pair = limpid_kernels::cat(&[x, y], 1)?;
+        mixed(&pair, || self.forward(&pair, ctx))
     }
 }
 

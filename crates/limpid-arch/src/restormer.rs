@@ -244,7 +244,7 @@ impl Norm {
         let wide = widened(x)?;
         let variance = wide.broadcast_sub(&wide.mean_keepdim(1)?)?.sqr()?.mean_keepdim(1)?;
         let y = wide.broadcast_div(&(variance + EPS)?.sqrt()?)?.broadcast_mul(&weight)?;
-        Ok(cast(&y, x.dtype())?)
+        cast(&y, x.dtype())
     }
 }
 
@@ -262,7 +262,7 @@ fn unit_rows(x: &Tensor) -> Result<Tensor> {
     // the bound is below the root, whose slope at zero is infinite
     let wide = widened(x)?;
     let square = wide.sqr()?.sum_keepdim(D::Minus1)?.maximum(1e-24)?;
-    Ok(cast(&wide.broadcast_div(&square.sqrt()?)?, x.dtype())?)
+    cast(&wide.broadcast_div(&square.sqrt()?)?, x.dtype())
 }
 
 /// Attention between the channels of a head, over all pixels.

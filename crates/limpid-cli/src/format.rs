@@ -1,5 +1,7 @@
 //! Tables and quantities as people read them.
 
+pub use limpid_kernels::memory::shown as bytes;
+
 /// Where the text of a column stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -29,28 +31,6 @@ pub fn table(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// A number of bytes in binary units, with three digits: `512 B`, `9.10 GiB`.
-#[must_use]
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    let mut value = n as f64 / 1024.0;
-    let mut unit = 0;
-    // what would round up to 1024 belongs to the next unit
-    while value >= 1023.5 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = match value {
-        v if v < 9.995 => 2,
-        v if v < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {}", UNITS[unit])
 }
 
 /// How long ago something was, in its largest unit: `just now`, `5m ago`, `3d ago`.
@@ -84,14 +64,7 @@ x         1000
     }
 
     #[test]
-    fn quantities_read_well_at_the_edges() {
-        let edges = [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (1024 * 10, "10.0 KiB")];
-        for (n, text) in edges {
-            assert_eq!(bytes(n), text);
-        }
-        assert_eq!(bytes((1 << 20) - 1), "1.00 MiB");
-        assert_eq!(bytes(9_771_050_598), "9.10 GiB");
-        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+    fn ages_read_well_at_the_edges() {
         let ages = [(59, "just now"), (60, "1m ago"), (7199, "1h ago"), (200_000, "2d ago")];
         for (seconds, text) in ages {
             assert_eq!(age(seconds), text);

@@ -2,6 +2,7 @@
 //! of these events do.
 
 use crate::SampleId;
+use limpid_kernels::memory::shown;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -126,20 +127,13 @@ impl std::fmt::Display for MemoryPlan {
         write!(
             f,
             "memory: weights {}, optimizers {}, passes over a batch {}; {} to find, {} free",
-            size(self.weights),
-            size(self.optimizers),
-            size(self.passes),
-            size(self.wanted()),
-            size(self.free)
+            shown(self.weights),
+            shown(self.optimizers),
+            shown(self.passes),
+            shown(self.wanted()),
+            shown(self.free)
         )
     }
-}
-
-/// Bytes as people read them.
-fn size(bytes: u64) -> String {
-    const MIB: f64 = (1 << 20) as f64;
-    let mib = bytes as f64 / MIB;
-    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
 
 /// How a run ended.
@@ -202,7 +196,7 @@ mod tests {
             free: 7 * gib + gib / 2,
             held: 250 * mib,
         };
-        let said = "memory: weights 250.0 MiB, optimizers 500.0 MiB, passes over a batch 3.00 GiB; 3.49 GiB to find, 7.50 GiB free";
+        let said = "memory: weights 250 MiB, optimizers 500 MiB, passes over a batch 3.00 GiB; 3.49 GiB to find, 7.50 GiB free";
         assert_eq!(plan.to_string(), said);
     }
 }

@@ -20,6 +20,28 @@ pub fn keep_freed_pages() {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }
 
+/// A number of bytes in binary units, with three digits: `512 B`, `9.10 GiB`.
+#[must_use]
+pub fn shown(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // what would round up to 1024 belongs to the next unit
+    while value >= 1023.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = match value {
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
 /// Memory of a GPU, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {
@@ -55,4 +77,20 @@ pub fn watch(device: &Device) -> Result<()> {
     }
     let _ = device;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn sizes_read_well_at_the_edges() {
+        let edges = [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (1024 * 10, "10.0 KiB")];
+        for (bytes, text) in edges {
+            assert_eq!(shown(bytes), text);
+        }
+        assert_eq!(shown((1 << 20) - 1), "1.00 MiB");
+        assert_eq!(shown(9_771_050_598), "9.10 GiB");
+        assert_eq!(shown(u64::MAX), "16.0 EiB");
+    }
 }

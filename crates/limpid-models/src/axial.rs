@@ -11,11 +11,11 @@
 use crate::restoration::padded;
 use crate::scores::{Measure, Scorer};
 use candle_core::{DType, Device, Tensor};
+use limpid_arch::mixed;
 use limpid_arch::sr_unet3d::{self, SrUNet3d};
 use limpid_config::{Check, Validate};
 use limpid_engine::{Batch, Error, Logs, Model, OptimizerSpec, Picture, Result, Score, Stepper};
 use limpid_kernels::rng::Stream;
-use limpid_kernels::{cast, in_half};
 use limpid_losses::losses::interpolation_weighted_l2;
 use limpid_nn::optim::OptimizerConfig;
 use limpid_nn::schedule::ScheduleConfig;
@@ -96,8 +96,7 @@ pub fn finer_slices(net: &SrUNet3d, x: &Tensor, factor: usize, ctx: &Ctx) -> Res
 
 /// [`finer_slices`] of height and width that are multiples of 4.
 fn forward(net: &SrUNet3d, x: &Tensor, factor: usize, ctx: &Ctx) -> Result<Tensor> {
-    let y = in_half(x.device(), || net.forward(&x.unsqueeze(1)?, factor, ctx))?;
-    Ok(cast(&y, x.dtype())?.squeeze(1)?)
+    Ok(mixed(x, || net.forward(&x.unsqueeze(1)?, factor, ctx))?.squeeze(1)?)
 }
 
 /// A volume with `factor` times as many slices from the first to the last, by cubic interpolation.

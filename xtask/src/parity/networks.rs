@@ -160,7 +160,7 @@ fn compare_passes(
 }
 
 /// What a loss is scaled by in half precision, as in training, so that gradients do not vanish.
-const SCALE: f64 = 8192.0;
+const SCALE: f64 = 1024.0;
 
 /// The gradients of a loss; in half precision scaled.
 pub(super) fn differentiated(loss: &Tensor) -> Result<autograd::Gradients, String> {

@@ -7,10 +7,10 @@
 
 use candle_core::Tensor;
 use limpid_arch::{
-    AnyConfig, ImageArchitecture, Mixed, Network, NetworkConfig, attention_unet, ddpm_unet,
+    AnyConfig, ImageArchitecture, Mixed, Network, NetworkConfig, attention_unet, ddpm_unet, mixed,
     monai_discriminator, segresnet, sr_unet3d, unet,
 };
-use limpid_kernels::{Precision, cast, in_half, precision, set_precision};
+use limpid_kernels::{Precision, precision, set_precision};
 use limpid_losses::losses::interpolation_weighted_l2;
 use limpid_nn::layers::{ActivationConfig, NormConfig};
 use limpid_nn::{Ctx, Params, Scope};
@@ -319,8 +319,7 @@ pub(super) fn super_resolution(fixture: &Fixture) -> Result<Outcome, String> {
     let mut worst = Worst::default();
     for scale in config.up_scales {
         let x = fixture.tensor("in.x")?;
-        let output = in_half(x.device(), || net.forward(x, scale, &Ctx::eval())).map_err(text)?;
-        let output = cast(&output, x.dtype()).map_err(text)?;
+        let output = mixed(x, || net.forward(x, scale, &Ctx::eval())).map_err(text)?;
         let expected = fixture.tensor(&format!("out.up{scale}"))?;
         worst.tensor(&format!("output, {scale} times"), &output, expected, OUTPUT)?;
         let target = fixture.tensor(&format!("in.target.up{scale}"))?;

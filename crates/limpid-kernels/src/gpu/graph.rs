@@ -13,9 +13,8 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaGraph, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
 };
 use std::any::Any;
-use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 const OP: &str = "record";
 
@@ -27,9 +26,9 @@ pub(crate) struct Graph {
     graph: CudaGraph,
     stream: Arc<CudaStream>,
     /// The words of the streams: 2 for each.
-    words: Mutex<CudaSlice<u64>>,
+    words: RefCell<CudaSlice<u64>>,
     streams: Vec<Stream>,
-    launched: AtomicBool,
+    launched: Cell<bool>,
     /// Tables that must live as long.
     _kept: Vec<Arc<dyn Any + Send + Sync>>,
 }
@@ -96,7 +95,7 @@ pub(crate) fn capture<R, E: From<Error>>(
     let error = match (result, graph) {
         (Ok(result), Ok(graph)) => {
             let Recorder { streams, kept, .. } = recorder;
-            let (words, launched) = (Mutex::new(words), AtomicBool::new(false));
+            let (words, launched) = (RefCell::new(words), Cell::new(false));
             return Ok((Graph { graph, stream, words, streams, launched, _kept: kept }, result));
         }
         (Err(e), _) => e,
@@ -118,7 +117,7 @@ fn forget_errors(stream: &CudaStream) {
 impl Drop for Graph {
     fn drop(&mut self) {
         // its tensors, which are dropped before, are there only after a launch
-        if !self.launched.load(Ordering::Relaxed) {
+        if !self.launched.get() {
             forget_errors(&self.stream);
         }
     }
@@ -137,11 +136,11 @@ impl Graph {
         let failed = |e| Error::argument(OP, format!("a recorded step failed: {e}"));
         if !streams.is_empty() {
             let words: Vec<u64> = streams.iter().flat_map(Stream::words).collect();
-            let mut held = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-            self.stream.memcpy_htod(&words, &mut *held).map_err(failed)?;
+            let held = &mut *self.words.borrow_mut();
+            self.stream.memcpy_htod(&words, held).map_err(failed)?;
         }
         self.graph.launch().map_err(failed)?;
-        self.launched.store(true, Ordering::Relaxed);
+        self.launched.set(true);
         Ok(())
     }
 }

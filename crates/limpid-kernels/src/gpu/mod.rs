@@ -18,6 +18,7 @@ pub use device::{describe, open};
 pub(crate) use device::{memory, watch_memory};
 
 use crate::math::Real;
+use crate::memory::shown;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::sys::cudaDataType;
@@ -121,11 +122,6 @@ impl Kernels {
     }
 }
 
-/// A size as people read it.
-fn megabytes(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
 /// Threads of a block, as in `limpid.cuh`.
 const THREADS: u32 = 256;
 /// Blocks of a grid at most: enough to fill any device several times; a thread steps on by the grid.
@@ -176,8 +172,8 @@ impl Gpu {
         let free = self.stream.context().mem_get_info().map_or(0, |(free, _)| free);
         let message = format!(
             "no room for {} on the GPU, which has {} left: {e}",
-            megabytes(bytes),
-            megabytes(free)
+            shown(bytes as u64),
+            shown(free as u64)
         );
         Error::argument(self.op, message)
     }

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)] // copies by address
 
-use super::megabytes;
+use crate::memory::shown;
 use crate::op::bytes;
 use crate::{Error, Result};
 use candle_core::cuda_backend::CudaDevice;
@@ -75,7 +75,7 @@ impl Lane {
             // SAFETY: both are written before they are read.
             let memory = unsafe {
                 let host = self.stream.context().alloc_pinned::<u8>(length).map_err(|e| {
-                    let size = megabytes(length);
+                    let size = shown(length as u64);
                     Error::argument(OP, format!("no {size} of memory for a batch: {e}"))
                 })?;
                 (host, self.stream.alloc::<u8>(length).map_err(failed)?)
