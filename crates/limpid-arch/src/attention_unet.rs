@@ -13,7 +13,7 @@ use crate::adn::{Adn, ConvAdn, check_axes, check_image, check_strides, spacings}
 use crate::{Architecture, ImageArchitecture, Network, Shapes, rank_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::{relu, sigmoid};
+use limpid_kernels::{cast, relu, sigmoid, widened};
 use limpid_nn::layers::{ActivationConfig, BatchNorm, Conv, NormConfig};
 use limpid_nn::{Ctx, Result, Scope};
 use schemars::JsonSchema;
@@ -253,7 +253,9 @@ impl Level {
         let sum =
             limpid_kernels::add(&self.gate.forward(&up, ctx)?, &self.skip.forward(skip, ctx)?)?;
         let weight = sigmoid(&self.psi.forward(&relu(&sum)?, ctx)?)?;
-        let kept = skip.broadcast_mul(&weight)?;
+        // summed over the channels in its gradient
+        let kept = widened(skip)?.broadcast_mul(&widened(&weight)?)?;
+        let kept = cast(&kept, skip.dtype())?;
         self.merge.forward_cat(&[&kept, &up], ctx)
     }
 }

@@ -15,7 +15,7 @@ use crate::blocks::{ChannelNorm, chain, check_image, crop, missing};
 use crate::{Architecture, ImageArchitecture, Network, Shapes, count_of, size_of};
 use candle_core::Tensor;
 use limpid_config::{Check, Validate};
-use limpid_kernels::{ConvSpec, Pad, adaptive_avg_pool, pad, pixel_shuffle};
+use limpid_kernels::{ConvSpec, Pad, adaptive_avg_pool, pad, pixel_shuffle, scale_channels};
 use limpid_nn::layers::Conv;
 use limpid_nn::{Ctx, Error, Init, Param, Result, Scope};
 use schemars::JsonSchema;
@@ -161,6 +161,12 @@ impl Validate for Config {
     }
 }
 
+/// Each channel times a parameter.
+fn scaled(x: &Tensor, factor: &Param) -> Result<Tensor> {
+    let factor = limpid_kernels::reshape(&factor.tensor(), (1, x.dims()[1]))?;
+    scale_channels(x, &factor)
+}
+
 /// Product of the two halves of the channels.
 fn gate(x: &Tensor) -> Result<Tensor> {
     match x.chunk(2, 1)?.as_slice() {
@@ -211,10 +217,11 @@ impl Network for Block {
         let [conv1, conv2, conv3, conv4, conv5] = &self.convs;
         let h = gate(&conv2.forward(&conv1.forward(&norm1.forward(x)?)?)?)?;
         let weights = self.attention.forward(&adaptive_avg_pool(&h, &[1, 1])?)?;
-        let h = conv3.forward(&h.broadcast_mul(&weights)?)?;
-        let y = limpid_kernels::add(x, &h.broadcast_mul(&beta.like(&h)?)?)?;
+        let weights = limpid_kernels::reshape(&weights, &weights.dims()[..2])?;
+        let h = conv3.forward(&scale_channels(&h, &weights)?)?;
+        let y = limpid_kernels::add(x, &scaled(&h, beta)?)?;
         let h = conv5.forward(&gate(&conv4.forward(&norm2.forward(&y)?)?)?)?;
-        limpid_kernels::add(&y, &h.broadcast_mul(&gamma.like(&h)?)?)
+        limpid_kernels::add(&y, &scaled(&h, gamma)?)
     }
 }
 

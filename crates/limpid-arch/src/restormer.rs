@@ -293,7 +293,7 @@ impl Attention {
         let part = |i| qkv.narrow(1, i, 1)?.squeeze(1)?.contiguous();
         let (q, k, v) = (unit_rows(&part(0)?)?, unit_rows(&part(1)?)?, part(2)?);
         let scores = limpid_kernels::matmul_transposed(&q, &k)?;
-        let scores = scores.broadcast_mul(&cast(&temperature, scores.dtype())?)?;
+        let scores = cast(&widened(&scores)?.broadcast_mul(&temperature)?, scores.dtype())?;
         let y = limpid_kernels::matmul(&softmax(&scores, 3)?, &v)?;
         self.out.forward(&y.reshape((n, c, h, w))?)
     }

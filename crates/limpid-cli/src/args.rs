@@ -139,7 +139,7 @@ const COMPUTE: &str = "Compute";
 const RUN: &str = "Run";
 const TERMINAL: &str = "Terminal";
 
-/// To what numbers are rounded, for commands that only predict.
+/// What networks compute with, for commands that only predict.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct PrecisionArgs {
     /// Compute with fewer digits, two or three of them: faster. On the CPU bf16 rounds the factors of linear
@@ -151,13 +151,13 @@ pub struct PrecisionArgs {
 /// A choice of [`PrecisionArgs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum PrecisionName {
-    /// Not at all.
+    /// Numbers of 32 bits.
     F32,
-    /// To eleven significant bits in products, with the range of f32; on a GPU.
+    /// Eleven significant bits in products, with the range of f32; on a GPU.
     Tf32,
-    /// To eight significant bits.
+    /// Eight significant bits, with the range of f32.
     Bf16,
-    /// To eleven significant bits, up to 65504; on a GPU.
+    /// Eleven significant bits, up to 65504; on a GPU.
     F16,
 }
 

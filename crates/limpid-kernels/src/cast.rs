@@ -1,8 +1,8 @@
 //! Numbers of 16 bits between operations on a GPU: half the memory, and half of what is moved.
 //!
-//! They come from convolutions, products and attention within [`in_half`], whose operands are rounded. What follows goes by the
-//! type that it is given ([`InHalf`]); every operation computes in f32. Gradients have the types of what they belong
-//! to, so that those of parameters are f32.
+//! They come from convolutions, products and attention within [`in_half`], whose operands are rounded. What follows goes
+//! by the type that it is given ([`InHalf`]); every operation computes in f32. Gradients have the types of what they
+//! belong to, so that those of parameters are f32.
 
 use crate::autograd::{Recorded, State, register_view, state};
 use crate::op::Backward;
@@ -19,8 +19,10 @@ pub(crate) enum InHalf {
     Widened,
     /// It takes them if all have 16 bits; else all are widened.
     Common,
-    /// All others, which are parameters, take the type of the first.
+    /// All others take the type of the first.
     First,
+    /// Its images take the type of the first; its parameters are f32, and so are their gradients.
+    Kept,
     /// Those of f32 are rounded if others have 16 bits, or within [`in_half`].
     Rounded,
 }
@@ -63,20 +65,37 @@ pub(crate) fn is_half(dtype: DType) -> bool {
     matches!(dtype, DType::BF16 | DType::F16)
 }
 
-/// The types of operands and result of an operation of these tensors, unless they are to be taken as they are.
-pub(crate) fn types(how: InHalf, args: &[&Tensor]) -> Option<[DType; 2]> {
-    let first = args.first().filter(|t| t.device().is_cuda())?;
+/// The types that an operation wants.
+#[derive(Clone, Copy)]
+pub(crate) struct Types {
+    /// Of its images.
+    pub operands: DType,
+    /// Of what comes after these.
+    pub parameters: DType,
+    /// Of what it returns.
+    pub result: DType,
+}
+
+/// The types for an operation of these tensors, the first `images` of which are no parameters, unless they are to be
+/// taken as they are.
+pub(crate) fn types(how: InHalf, images: usize, args: &[&Tensor]) -> Option<Types> {
+    let first = args.first().filter(|t| t.device().is_cuda())?.dtype();
     let half = args.iter().map(|t| t.dtype()).find(|&dtype| is_half(dtype));
-    let [operands, result] = match how {
-        InHalf::Rounded if first.dtype() != DType::F64 => [half.or(stored())?; 2],
+    let all = |operands| Types { operands, parameters: operands, result: operands };
+    let types = match how {
+        InHalf::Rounded if first != DType::F64 => all(half.or(stored())?),
         _ if half.is_none() => return None,
-        InHalf::Widened => [DType::F32, half?],
-        InHalf::First => [first.dtype(); 2],
-        InHalf::Common if args.iter().all(|t| t.dtype() == first.dtype()) => return None,
-        InHalf::Common | InHalf::Rounded => [DType::F32; 2],
+        InHalf::Widened => Types { result: half?, ..all(DType::F32) },
+        InHalf::Kept => Types { parameters: DType::F32, ..all(first) },
+        InHalf::First => all(first),
+        InHalf::Common if args.iter().all(|t| t.dtype() == first) => return None,
+        InHalf::Common | InHalf::Rounded => all(DType::F32),
     };
-    let same = result == operands && args.iter().all(|t| t.dtype() == operands);
-    (!same).then_some([operands, result])
+    let (own, rest) = args.split_at(images.min(args.len()));
+    let same = types.result == types.operands
+        && own.iter().all(|t| t.dtype() == types.operands)
+        && rest.iter().all(|t| t.dtype() == types.parameters);
+    (!same).then_some(types)
 }
 
 /// A tensor in numbers of another type.

@@ -2,8 +2,8 @@
 //!
 //! Every operation is a free function in a folder of its own: `mod.rs` (the public function, its
 //! checks and its gradient), the arithmetic beside it, `tests.rs`. Operations are rank-generic
-//! (1-D, 2-D, 3-D through one path), work in f32 and f64, and give the same bits for any number of
-//! threads. What they share: `op.rs` (what an operation has to say to be differentiable),
+//! (1-D, 2-D, 3-D through one path), work in f32 and f64 (on a GPU also in numbers of 16 bits), and give the same
+//! bits for any number of threads. What they share: `op.rs` (what an operation has to say to be differentiable),
 //! `buffer.rs` and `planes.rs` (parallel loops cut at fixed places), `parts.rs` (images whose channels lie
 //! apart), `math.rs`, `simd.rs`.
 //!
@@ -57,7 +57,7 @@ pub use activation::{
 };
 pub use algebra::{
     add, add_to_channels, cat, complex_product, linear, matmul, matmul_transposed, narrow, permute,
-    reshape, scale, with_waves,
+    reshape, scale, scale_channels, with_waves,
 };
 pub use attention::attention;
 pub use autograd::second_derivatives;

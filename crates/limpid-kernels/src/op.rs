@@ -4,7 +4,7 @@
 //! same things once: its arithmetic over slices of either float type, and its gradients.
 
 use crate::autograd::{Recorded, State, backward_argument, register, state};
-use crate::cast::{InHalf, cast, is_half, types};
+use crate::cast::{InHalf, Types, cast, is_half, types};
 use crate::element::contiguous;
 use crate::math::Real;
 use crate::{Error, Result};
@@ -50,7 +50,7 @@ impl Backward {
     }
 }
 
-/// A differentiable operation of tensors of one float type.
+/// A differentiable operation of tensors of one float type; [`Op::IN_HALF`] says how others become that.
 pub(crate) trait Op: Send + Sync + 'static {
     /// Whether its gradients look at the arguments; if not, these need not be kept.
     const READS_ARGS: bool = true;
@@ -63,6 +63,11 @@ pub(crate) trait Op: Send + Sync + 'static {
 
     /// Its name in errors.
     fn name(&self) -> &'static str;
+
+    /// How many of its operands, the first ones, are no parameters: see [`InHalf::Kept`].
+    fn images(&self) -> usize {
+        1
+    }
 
     /// The result and its shape. The caller of [`apply`] has checked the shapes.
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)>;
@@ -91,15 +96,17 @@ pub(crate) trait Op: Send + Sync + 'static {
 /// # Errors
 /// [`Error::Shape`] unless all are f32 or all are f64 (on a GPU also of 16 bits), or whatever the operation returns.
 pub(crate) fn apply<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
-    let Some([operands, result]) = types(O::IN_HALF, args) else {
+    check_dtypes(op.name(), args)?;
+    let Some(Types { operands, parameters, result }) = types(O::IN_HALF, op.images(), args) else {
         return apply_as_given(op, args);
     };
-    let args = args.iter().map(|t| cast(t, operands)).collect::<Result<Vec<_>>>()?;
+    let wanted = |i| if i < op.images() { operands } else { parameters };
+    let args = args.iter().enumerate().map(|(i, t)| cast(t, wanted(i)));
+    let args = args.collect::<Result<Vec<_>>>()?;
     cast(&apply_as_given(op, &args.iter().collect::<Vec<_>>())?, result)
 }
 
 fn apply_as_given<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
-    check_dtypes(op.name(), args)?;
     let tracked = args.iter().any(|t| t.track_op());
     if tracked && state() == State::Off {
         return by_candle(op, args);
@@ -198,8 +205,15 @@ fn run_cuda<O: Op>(
 /// # Errors
 /// [`Error::Shape`] if not.
 pub(crate) fn check_dtypes(op: &'static str, args: &[&Tensor]) -> Result<()> {
-    if args.iter().any(|t| t.device().is_cuda() && is_half(t.dtype())) {
-        return Ok(());
+    let mut halves = args.iter().filter(|t| t.device().is_cuda() && is_half(t.dtype()));
+    if let Some(half) = halves.next() {
+        let fits = |t: &&&Tensor| [half.dtype(), DType::F32].contains(&t.dtype());
+        return match args.iter().find(|t| !fits(t)) {
+            Some(t) => {
+                Err(Error::shape(op, format!("operands of {:?} or F32", half.dtype()), t.dtype()))
+            }
+            None => Ok(()),
+        };
     }
     let first = args.first().map_or(DType::F32, |t| t.dtype());
     if !matches!(first, DType::F32 | DType::F64) {

@@ -160,10 +160,14 @@ pub(crate) struct Tolerance {
     pub(crate) relative: f64,
 }
 
-/// How far a tensor that is computed in half precision may be off, as a fraction of its norm. Where functions have kinks
-/// gradients are off by the root of the rounding: an element that changes sides changes its slope as a whole.
-fn rounding() -> Tolerance {
-    absolute(if precision() == Precision::Bf16 { 0.2 } else { 0.1 })
+/// How far a tensor that is computed in half precision may be off, as a fraction of its norm. Where functions have
+/// kinks gradients are off by the root of the rounding: an element that changes sides changes its slope as a whole.
+fn rounding(what: &str) -> Tolerance {
+    let [gradients, values] = match precision() {
+        Precision::Bf16 => [0.2, 0.03],
+        _ => [0.1, 0.005],
+    };
+    absolute(if what.starts_with("grad") { gradients } else { values })
 }
 
 /// Whether networks are computed in half precision.
@@ -295,12 +299,12 @@ impl Worst {
     /// Compares what was computed in half precision, by the norm of all values.
     pub(crate) fn rounded(&mut self, what: &str, got: &[f64], expected: &[f64]) {
         if got.len() != expected.len() {
-            return self.compare(what, got, expected, rounding());
+            return self.compare(what, got, expected, rounding(what));
         }
         let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
         let error = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));
         let error = error / norm(&mut expected.iter().copied()).max(1e-30);
-        self.compare(what, &[error], &[0.0], rounding());
+        self.compare(what, &[error], &[0.0], rounding(what));
     }
 
     /// A condition that must hold; `what` is said when it does not.

@@ -3,8 +3,8 @@
 use candle_core::{DType, Tensor, Var};
 use limpid_arch::ffdnet::FfdNet;
 use limpid_arch::{
-    AnyConfig, ImageArchitecture, Network, NetworkConfig, Shapes, recognise, reference_entries,
-    reference_key, srresnet,
+    AnyConfig, ImageArchitecture, Network, NetworkConfig, Shapes, mixed, recognise,
+    reference_entries, reference_key, srresnet,
 };
 use limpid_kernels::autograd;
 use limpid_kernels::rng::Stream;
@@ -42,7 +42,7 @@ pub(super) fn image_network(
     if let NetworkConfig::Ffdnet(config) = config {
         let (params, net) = filled(weights, |scope| FfdNet::new(config, scope))?;
         return compare_passes(fixture, &params, &|inputs, ctx| match inputs {
-            [x, sigma] => net.forward(x, sigma, ctx),
+            [x, sigma] => mixed(x, || net.forward(x, sigma, ctx)),
             _ => Err(Error::shape("ffdnet", "an image and its noise level", inputs.len())),
         });
     }

@@ -58,7 +58,7 @@ pub(super) fn prelu_gradients<T: Number>(
     plane: usize,
     gpu: &Gpu,
     args: &[Buffer<'_, T>],
-) -> Result<[Slice<T>; 2]> {
+) -> Result<(Slice<T>, Slice<T::Wide>)> {
     let (x, w, g) = (&args[0], &args[1], &args[2]);
     let (count, slopes) = (x.count(), w.count());
     let planes = count / plane;
@@ -72,13 +72,13 @@ pub(super) fn prelu_gradients<T: Number>(
     // SAFETY: `x`, `g` and `dx` have `planes` planes, and each element is in one part of one slope.
     unsafe { gpu.launch(launch, slopes * parts, true) }?;
 
-    let mut dw = gpu.alloc::<T>(slopes)?;
-    let kernel = gpu.function::<T>(&KERNELS, "prelu_sums")?;
+    let mut dw = gpu.alloc::<T::Wide>(slopes)?;
+    let kernel = gpu.function::<T::Wide>(&KERNELS, "prelu_sums")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(&sums).arg(&mut dw).arg(&slopes).arg(&parts);
     // SAFETY: there are `parts` sums for each of `slopes` slopes.
     unsafe { gpu.launch(launch, slopes, true) }?;
-    Ok([dx, dw])
+    Ok((dx, dw))
 }
 
 /// Each function, with its derivatives.

@@ -28,10 +28,10 @@ FUNCTIONS(KERNELS)
 // ReLU with a learned slope (prelu.rs): `plane` elements follow each other that take the same of `slopes`.
 
 template <class T>
-__device__ __forceinline__ void prelu(const T *x, const T *w, T *out, size_t planes, size_t plane,
+__device__ __forceinline__ void prelu(const T *x, const Wide<T> *w, T *out, size_t planes, size_t plane,
                                       size_t slopes) {
     each_row<8>(planes, plane, [&](size_t row, size_t from, size_t to, size_t step) {
-        Wide<T> slope = wide(w[row % slopes]);
+        Wide<T> slope = w[row % slopes];
         for (size_t i = from; i < to; i += step) {
             Wide<T> value = wide(x[row * plane + i]);
             narrow(value > 0 ? value : value * slope, out + row * plane + i);
@@ -41,14 +41,14 @@ __device__ __forceinline__ void prelu(const T *x, const T *w, T *out, size_t pla
 
 // A block for each of `parts` parts of a slope's elements: their gradients, and one summand of the slope's.
 template <class T>
-__device__ __forceinline__ void prelu_gradients(const T *x, const T *w, const T *g, T *dx, double *sums,
+__device__ __forceinline__ void prelu_gradients(const T *x, const Wide<T> *w, const T *g, T *dx, double *sums,
                                                 size_t planes, size_t plane, size_t slopes, size_t parts,
                                                 size_t part) {
     size_t elements = planes / slopes * plane;
     for (size_t b = blockIdx.x; b < slopes * parts; b += gridDim.x) {
         size_t c = b / parts, start = (b - c * parts) * part;
         size_t end = start + part < elements ? start + part : elements;
-        Wide<T> slope = wide(w[c]);
+        Wide<T> slope = w[c];
         double sum = 0;
         for (size_t i = start + threadIdx.x; i < end; i += THREADS) {
             size_t n = i / plane, at = ((n * slopes + c) - n) * plane + i;
@@ -68,17 +68,17 @@ __device__ __forceinline__ void prelu_sums(const double *sums, T *dw, size_t slo
         double sum = 0;
         for (size_t i = threadIdx.x; i < parts; i += THREADS) sum += sums[c * parts + i];
         sum = block_sum(sum);
-        if (threadIdx.x == 0) narrow((Wide<T>)sum, dw + c);
+        if (threadIdx.x == 0) dw[c] = (T)sum;
     }
 }
 
-#define PRELU(T) (const T *x, const T *w, T *out, size_t planes, size_t plane, size_t slopes)
+#define PRELU(T) (const T *x, const Wide<T> *w, T *out, size_t planes, size_t plane, size_t slopes)
 #define PRELU_GRADIENTS(T)                                                                                   \
-    (const T *x, const T *w, const T *g, T *dx, double *sums, size_t planes, size_t plane, size_t slopes,    \
+    (const T *x, const Wide<T> *w, const T *g, T *dx, double *sums, size_t planes, size_t plane, size_t slopes,    \
      size_t parts, size_t part)
 #define PRELU_SUMS(T) (const double *sums, T *dw, size_t slopes, size_t parts)
 EVERY(prelu, PRELU, (x, w, out, planes, plane, slopes))
 EVERY(prelu_gradients, PRELU_GRADIENTS, (x, w, g, dx, sums, planes, plane, slopes, parts, part))
-EVERY(prelu_sums, PRELU_SUMS, (sums, dw, slopes, parts))
+BOTH(prelu_sums, PRELU_SUMS, (sums, dw, slopes, parts))
 
 #endif

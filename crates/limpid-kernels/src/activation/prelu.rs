@@ -28,7 +28,7 @@ struct Prelu;
 
 impl Op for Prelu {
     const TWICE: bool = false;
-    const IN_HALF: InHalf = InHalf::First;
+    const IN_HALF: InHalf = InHalf::Kept;
 
     fn name(&self) -> &'static str {
         NAME
@@ -127,7 +127,7 @@ fn gradients_cuda<T: crate::gpu::Number>(
 ) -> Result<Vec<Option<Tensor>>> {
     crate::gpu::with_buffers::<T, _>(NAME, &[x, w, grad], |gpu, args| {
         let plane = plane_of(x.dims(), w.elem_count());
-        let [dx, dw] = super::cuda::prelu_gradients(plane, gpu, args)?;
+        let (dx, dw) = super::cuda::prelu_gradients(plane, gpu, args)?;
         Ok(vec![Some(gpu.tensor(dx, x.shape())), Some(gpu.tensor(dw, w.shape()))])
     })
 }

@@ -38,27 +38,33 @@ pub(super) fn scale<T: Number>(factor: f64, gpu: &Gpu, args: &[Buffer<'_, T>]) -
     Ok((out, args[0].dims.into()))
 }
 
-pub(super) fn add_to_channels<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
-    let (count, shifts) = (args[0].count(), args[1].count());
+/// A kernel on the elements of `x` and the number of their plane.
+pub(super) fn by_plane<T: Number>(name: &str, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
+    let (count, numbers) = (args[0].count(), args[1].count());
     let plane: usize = args[0].dims[2..].iter().product();
     let mut out = gpu.alloc::<T>(count)?;
-    let kernel = gpu.function::<T>(&KERNELS, "add_to_channels")?;
+    let kernel = gpu.function::<T>(&KERNELS, name)?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&args[0].data).arg(&args[1].data).arg(&mut out).arg(&count).arg(&plane).arg(&shifts);
-    // SAFETY: `x` and the result have `count` elements, the shift `shifts`.
+    launch.arg(&args[0].data).arg(&args[1].data).arg(&mut out);
+    launch.arg(&count).arg(&plane).arg(&numbers);
+    // SAFETY: `x` and the result have `count` elements, and there are `numbers` numbers.
     unsafe { gpu.launch(launch, count, false) }?;
     Ok((out, args[0].dims.into()))
 }
 
-pub(super) fn plane_sums<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
+/// A kernel that makes a number of each plane of one or two arrays.
+pub(super) fn of_planes<T: Number>(name: &str, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
     let dims = args[0].dims;
     let planes = dims[0] * dims[1];
     let plane: usize = dims[2..].iter().product();
     let mut out = gpu.alloc::<T>(planes)?;
-    let kernel = gpu.function::<T>(&KERNELS, "plane_sums")?;
+    let kernel = gpu.function::<T>(&KERNELS, name)?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&args[0].data).arg(&mut out).arg(&planes).arg(&plane);
-    // SAFETY: `x` has `planes` planes of `plane` elements, the result as many elements as planes.
+    for array in args {
+        launch.arg(&array.data);
+    }
+    launch.arg(&mut out).arg(&planes).arg(&plane);
+    // SAFETY: the arrays have `planes` planes of `plane` elements, the result as many elements as planes.
     unsafe { gpu.launch(launch, planes, true) }?;
     Ok((out, (dims[0], dims[1]).into()))
 }
@@ -126,6 +132,10 @@ fn own_cases() -> Vec<Case> {
         Case::new("add_to_channels", &[image, &[3, 5]], |x| super::add_to_channels(&x[0], &x[1])),
         Case::new("add_to_channels shared", &[&[2, 5, 300], &[1, 5]], |x| {
             super::add_to_channels(&x[0], &x[1])
+        }),
+        Case::new("scale_channels", &[image, &[3, 5]], |x| super::scale_channels(&x[0], &x[1])),
+        Case::new("scale_channels shared", &[&[2, 5, 300], &[1, 5]], |x| {
+            super::scale_channels(&x[0], &x[1])
         }),
         Case::new("matmul", &[&[5, 7, 3], &[5, 3, 11]], |x| super::matmul(&x[0], &x[1])),
         Case::new("matmul_transposed", &[&[2, 3, 7, 5], &[2, 3, 4, 5]], |x| {

@@ -16,7 +16,24 @@ __device__ __forceinline__ void add_to_channels(const T *x, const T *shift, T *o
     each_number(x, out, count, [=](size_t i, Wide<T> x) { return x + wide(shift[i / plane % shifts]); });
 }
 
+template <class T>
+__device__ __forceinline__ void scale_channels(const T *x, const T *factor, T *out, size_t count, size_t plane,
+                                               size_t factors) {
+    each_number(x, out, count, [=](size_t i, Wide<T> x) { return x * wide(factor[i / plane % factors]); });
+}
+
 // A block for each plane.
+template <class T>
+__device__ __forceinline__ void plane_products(const T *x, const T *y, T *out, size_t planes, size_t plane) {
+    for (size_t p = blockIdx.x; p < planes; p += gridDim.x) {
+        double sum = 0;
+        for (size_t i = threadIdx.x; i < plane; i += THREADS)
+            sum += (double)wide(x[p * plane + i]) * (double)wide(y[p * plane + i]);
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) narrow((Wide<T>)sum, out + p);
+    }
+}
+
 template <class T> __device__ __forceinline__ void plane_sums(const T *x, T *out, size_t planes, size_t plane) {
     for (size_t p = blockIdx.x; p < planes; p += gridDim.x) {
         double sum = 0;
@@ -56,10 +73,13 @@ __device__ __forceinline__ void column_ends(const double *parts, T *out, size_t 
 #define ADD(T) (const T *x, const T *y, T *out, size_t count)
 #define SCALE(T) (const T *x, Wide<T> factor, T *out, size_t count)
 #define ADD_TO_CHANNELS(T) (const T *x, const T *shift, T *out, size_t count, size_t plane, size_t shifts)
+#define PLANE_PRODUCTS(T) (const T *x, const T *y, T *out, size_t planes, size_t plane)
 #define PLANE_SUMS(T) (const T *x, T *out, size_t planes, size_t plane)
 EVERY(add, ADD, (x, y, out, count))
 EVERY(scale, SCALE, (x, factor, out, count))
 EVERY(add_to_channels, ADD_TO_CHANNELS, (x, shift, out, count, plane, shifts))
+EVERY(scale_channels, ADD_TO_CHANNELS, (x, shift, out, count, plane, shifts))
+EVERY(plane_products, PLANE_PRODUCTS, (x, y, out, planes, plane))
 EVERY(plane_sums, PLANE_SUMS, (x, out, planes, plane))
 #define ADD_BIAS(T) (T *x, const T *bias, size_t count, size_t plane, size_t channels)
 #define COLUMN_PARTS(T) (const T *x, double *parts, size_t rows, size_t width, size_t piece)

@@ -2,7 +2,7 @@
 
 use super::{
     add, add_to_channels, cat, complex_product, linear, matmul, matmul_transposed, narrow, permute,
-    reshape, scale, with_waves,
+    reshape, scale, scale_channels, with_waves,
 };
 use crate::gradcheck::{test_tensor, worst_error};
 use crate::threads::on_threads;
@@ -156,12 +156,18 @@ fn sums_and_views_have_the_right_gradients() {
     for shift in [&t[2], &t[3]] {
         let f = |t: &[Tensor]| add_to_channels(&t[0], &t[1]);
         assert!(worst_error(&[x.clone(), shift.clone()], f).unwrap() < 1e-7);
+        let f = |t: &[Tensor]| scale_channels(&t[0], &t[1]);
+        assert!(worst_error(&[x.clone(), shift.clone()], f).unwrap() < 1e-7);
+        let rows = shift.dims().iter().copied().chain([1, 1]).collect::<Vec<_>>();
+        let want = x.broadcast_mul(&shift.reshape(rows).unwrap()).unwrap();
+        same(&scale_channels(x, shift).unwrap(), &want);
     }
     assert!(worst_error(&t[..1], |t| reshape(&t[0], (6, 20))).unwrap() < 1e-7);
     assert!(worst_error(&t[..1], |t| permute(&t[0], &[2, 0, 3, 1])).unwrap() < 1e-7);
     assert!(worst_error(&t[..1], |t| narrow(&t[0], 1, 1, 2)).unwrap() < 1e-7);
     assert!(add(&t[0], &t[2]).is_err());
     assert!(add_to_channels(&t[0], &t[0]).is_err());
+    assert!(scale_channels(&t[0], &t[0]).is_err());
 }
 
 #[test]

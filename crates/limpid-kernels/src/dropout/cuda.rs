@@ -45,8 +45,8 @@ fn planes<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Slice
     let planes = count / plane.max(1);
     let (scale, limit) = (T::wide(op.scale()), op.limit());
     let Words { key, sub, at } = Words::of(op.name, op.stream)?;
-    let mut factors = gpu.alloc::<T>(planes)?;
-    let kernel = gpu.function::<T>(&KERNELS, "dropout_factors")?;
+    let mut factors = gpu.alloc::<T::Wide>(planes)?;
+    let kernel = gpu.function::<T::Wide>(&KERNELS, "dropout_factors")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(&mut factors).arg(&planes).arg(&scale).arg(&limit);
     launch.arg(&key).arg(&sub).arg(&at);

@@ -37,16 +37,17 @@ __device__ __forceinline__ void dropout(const T *x, T *out, size_t count, Wide<T
 
 // What each of `count` elements is multiplied by.
 template <class T>
-__device__ __forceinline__ void dropout_factors(T *out, size_t count, Wide<T> scale, unsigned limit, size_t key,
+__device__ __forceinline__ void dropout_factors(T *out, size_t count, T scale, unsigned limit, size_t key,
                                                 size_t sub, const size_t *words) {
     dropout<T>(nullptr, out, count, scale, limit, key, sub, words);
 }
 
 // Planes times their factors, of which a zero drops even what is not finite.
 template <class T>
-__device__ __forceinline__ void drop_planes(const T *x, const T *factors, T *out, size_t planes, size_t plane) {
+__device__ __forceinline__ void drop_planes(const T *x, const Wide<T> *factors, T *out, size_t planes,
+                                            size_t plane) {
     each_row<8>(planes, plane, [&](size_t row, size_t from, size_t to, size_t step) {
-        Wide<T> factor = wide(factors[row]);
+        Wide<T> factor = factors[row];
         for (size_t i = from; i < to; i += step) {
             size_t at = row * plane + i;
             narrow(factor == 0 ? 0 : wide(x[at]) * factor, out + at);
@@ -54,9 +55,11 @@ __device__ __forceinline__ void drop_planes(const T *x, const T *factors, T *out
     });
 }
 
-#define DROPOUT(T) (const T *x, T *out, size_t count, Wide<T> scale, unsigned limit, size_t key, size_t sub, const size_t *words)
-#define DROPOUT_FACTORS(T) (T *out, size_t count, Wide<T> scale, unsigned limit, size_t key, size_t sub, const size_t *words)
-#define DROP_PLANES(T) (const T *x, const T *factors, T *out, size_t planes, size_t plane)
+#define DROPOUT(T)                                                                                           \
+    (const T *x, T *out, size_t count, Wide<T> scale, unsigned limit, size_t key, size_t sub, const size_t *words)
+#define DROPOUT_FACTORS(T)                                                                                   \
+    (T *out, size_t count, T scale, unsigned limit, size_t key, size_t sub, const size_t *words)
+#define DROP_PLANES(T) (const T *x, const Wide<T> *factors, T *out, size_t planes, size_t plane)
 EVERY(dropout, DROPOUT, (x, out, count, scale, limit, key, sub, words))
-EVERY(dropout_factors, DROPOUT_FACTORS, (out, count, scale, limit, key, sub, words))
+BOTH(dropout_factors, DROPOUT_FACTORS, (out, count, scale, limit, key, sub, words))
 EVERY(drop_planes, DROP_PLANES, (x, factors, out, planes, plane))

@@ -90,7 +90,9 @@ fn run(
     };
     let compute = match precision() {
         _ if is_double => cublasComputeType_t::CUBLAS_COMPUTE_64F,
-        Precision::Tf32 => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        Precision::Tf32 if number == cudaDataType::CUDA_R_32F => {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        }
         _ => cublasComputeType_t::CUBLAS_COMPUTE_32F,
     };
     let handle = gpu.device.cublas_handle();

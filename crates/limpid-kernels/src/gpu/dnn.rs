@@ -153,6 +153,7 @@ fn rounded<H: Half>(
         let (y, _y) = small.device_ptr_mut(&gpu.stream);
         run(gpu, map, sizes, Form { number: H::DNN, last: true }, [a, b], y)?;
     }
+    drop((a, b));
     let [n, channels, pixels] = planes(of_y);
     H::turned_from(gpu, &small, y, [n, pixels, channels])
 }
@@ -166,11 +167,12 @@ fn stored<T: Number>(
     bias: Option<&Buffer<'_, T>>,
 ) -> Result<CudaSlice<T>> {
     let of = dims(map, sizes);
-    // one channel, or one pixel, lies the same either way
+    // one channel, or one pixel, lies the same either way; what begins anywhere is copied to where cuDNN expects it
     let turns = |dims: &[c_int]| planes(dims)[1..].iter().all(|&size| size > 1);
+    let moves = |x: CUdeviceptr, dims: &[c_int]| turns(dims) || !x.is_multiple_of(16);
     let mut held = Vec::with_capacity(operands.len());
     for (x, dims) in operands.into_iter().zip(of) {
-        held.push(turns(dims).then(|| turned::<T>(gpu, x, planes(dims), 0)).transpose()?);
+        held.push(moves(x, dims).then(|| turned::<T>(gpu, x, planes(dims), 0)).transpose()?);
     }
     let mut y = gpu.alloc::<T>(count(of[2]))?;
     {
@@ -180,6 +182,7 @@ fn stored<T: Number>(
         let (y, _y) = y.device_ptr_mut(&gpu.stream);
         run(gpu, map, sizes, Form { number: T::DNN, last: true }, [a, b], y)?;
     }
+    drop(held);
     let [n, channels, pixels] = planes(of[2]);
     if !turns(of[2]) {
         if let Some(bias) = bias {

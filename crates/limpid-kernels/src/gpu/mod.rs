@@ -31,6 +31,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{Layout, Shape, Storage, Tensor, WithDType};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A number that kernels exist for.
@@ -252,6 +253,18 @@ fn with_shapes<T>(e: Error, operands: &[Buffer<'_, T>]) -> Error {
     }
 }
 
+/// Elements of a tensor. Parameters of f32 beside numbers of 16 bits are lent as if they were such: kernels that take
+/// them, those of [`crate::cast::InHalf::Kept`], know better.
+fn lent<T: Number>(storage: &CudaStorage, range: Range<usize>) -> Result<CudaView<'_, T>> {
+    if storage.dtype() != T::Wide::DTYPE {
+        return Ok(storage.as_cuda_slice::<T>()?.slice(range));
+    }
+    let wide = storage.as_cuda_slice::<T::Wide>()?.slice(range);
+    // SAFETY: the host looks at no element, and the memory is not made longer.
+    let view = unsafe { wide.transmute::<T>(wide.len()) };
+    view.ok_or_else(|| Error::argument("gpu", "an array is too short"))
+}
+
 /// Runs `f` on what is stored on a GPU.
 ///
 /// # Errors
@@ -273,7 +286,7 @@ pub(crate) fn run<T: Number, R>(
         let Some((start, end)) = layout.contiguous_offsets() else {
             return Err(Error::shape(op, "contiguous operands", layout.stride()));
         };
-        let data = storage.as_cuda_slice::<T>()?.slice(start..end);
+        let data = lent::<T>(storage, start..end)?;
         buffers.push(Buffer { data, dims: layout.dims() });
     }
     f(&Gpu::new(op, device), &buffers).map_err(|e| with_shapes(e, &buffers))

@@ -1,4 +1,4 @@
-// Numbers of other types, [n][rows][columns] to [n][columns][rows] on the way; see half.rs.
+// Numbers of other types, [n][rows][columns] to [n][columns][rows] on the way; see rounded.rs.
 #include "limpid.cuh"
 
 template <class From, class To>

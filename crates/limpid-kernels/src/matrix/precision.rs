@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// To what the factors of products are rounded; sums are f32 in any case, and f64 stays as it is.
+/// To what the factors of products are rounded, and what [`crate::in_half`] stores; sums are f32 in any case, and f64
+/// stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Not at all.
@@ -25,7 +26,7 @@ static CHOICE: AtomicU8 = AtomicU8::new(0);
 
 /// Chooses the precision from now on, in all threads.
 ///
-/// On a GPU it is that of convolutions, linear maps and products. On a processor it is that of linear maps where no
+/// On a GPU it is that of convolutions, linear maps and products, and of what they give within [`crate::in_half`]. On a processor it is that of linear maps where no
 /// gradient is recorded, bf16 or nothing, if it multiplies bf16 (AVX-512-BF16).
 ///
 /// Returns whether the choice has an effect on this processor.

@@ -106,7 +106,11 @@ pub(super) struct Normalise {
 type Plane<'a, T> = (usize, &'a mut [MaybeUninit<T>]);
 
 impl Op for Normalise {
-    const IN_HALF: InHalf = InHalf::First;
+    const IN_HALF: InHalf = InHalf::Kept;
+
+    fn images(&self) -> usize {
+        self.affine.sources
+    }
 
     fn name(&self) -> &'static str {
         self.name

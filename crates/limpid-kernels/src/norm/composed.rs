@@ -3,6 +3,7 @@
 use super::Affine;
 use crate::Result;
 use crate::activation::Activation;
+use crate::cast::{cast, widened};
 use crate::op::Backward;
 use candle_core::Tensor;
 
@@ -29,7 +30,8 @@ pub(super) fn gradients(
     given: Option<(Tensor, Tensor)>,
     eps: f64,
 ) -> Result<Vec<Option<Tensor>>> {
-    let (x, g) = (at.args[0].reshape(v.view)?, at.grad.reshape(v.view)?);
+    let (x, g) = (widened(&at.args[0])?.reshape(v.view)?, widened(&at.grad)?.reshape(v.view)?);
+    let parameter = |t: &Tensor| -> Result<Tensor> { Ok(widened(t)?.reshape(v.parameter)?) };
     let fixed = given.is_some();
     let (mean, rstd) = match given {
         Some((mean, rstd)) => (mean.reshape(v.statistic)?, rstd.reshape(v.statistic)?),
@@ -45,15 +47,15 @@ pub(super) fn gradients(
     } else {
         let mut inner = normal.clone();
         if let Some(w) = affine.weight(&at.args) {
-            inner = inner.broadcast_mul(&w.reshape(v.parameter)?)?;
+            inner = inner.broadcast_mul(&parameter(w)?)?;
         }
         if let Some(b) = affine.bias(&at.args) {
-            inner = inner.broadcast_add(&b.reshape(v.parameter)?)?;
+            inner = inner.broadcast_add(&parameter(b)?)?;
         }
         activation.gradient(&inner, &g)?
     };
     let weighted = match affine.weight(&at.args) {
-        Some(w) => g.broadcast_mul(&w.reshape(v.parameter)?)?,
+        Some(w) => g.broadcast_mul(&parameter(w)?)?,
         None => g.clone(),
     };
     let centred = if fixed {
@@ -64,7 +66,9 @@ pub(super) fn gradients(
         weighted.broadcast_sub(&level)?.broadcast_sub(&normal.broadcast_mul(&along)?)?
     };
     let dx = centred.broadcast_mul(&rstd)?.reshape(at.args[0].shape())?;
+    let dx = cast(&dx, at.args[0].dtype())?;
     let summed: Vec<usize> = (0..v.view.len()).filter(|&d| v.parameter[d] == 1).collect();
+    // parameters are f32 beside an x of 16 bits
     let dw = (&g * &normal)?.sum_keepdim(summed.as_slice())?.reshape(v.shape)?;
     let db = g.sum_keepdim(summed.as_slice())?.reshape(v.shape)?;
     Ok(affine.gradients(vec![Some(dx)], dw, db))

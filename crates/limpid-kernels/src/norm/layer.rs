@@ -29,7 +29,7 @@ pub(super) struct LayerNorm {
 }
 
 impl Op for LayerNorm {
-    const IN_HALF: InHalf = InHalf::First;
+    const IN_HALF: InHalf = InHalf::Kept;
 
     fn name(&self) -> &'static str {
         NAME

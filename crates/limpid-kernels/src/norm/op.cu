@@ -94,6 +94,20 @@ __device__ __forceinline__ Pack<T> load(const T *x, size_t i, size_t to, bool al
     return pack;
 }
 
+// As many numbers of a parameter, which has no fewer bits than are computed with.
+template <class T>
+__device__ __forceinline__ Pack<T> load_parameters(const Wide<T> *x, size_t i, size_t to, bool aligned) {
+    constexpr int EACH = Pack<Wide<T>>::SIZE;
+    Pack<T> pack;
+#pragma unroll
+    for (int j = 0; j < Pack<T>::SIZE; j += EACH) {
+        Pack<Wide<T>> part = load(x, i + j, to, aligned, (Wide<T>)0);
+#pragma unroll
+        for (int k = 0; k < EACH; k++) pack.v[j + k] = part.v[k];
+    }
+    return pack;
+}
+
 template <class T>
 __device__ __forceinline__ void store(T *x, size_t i, size_t to, bool aligned, const Pack<T> &pack) {
     Stored<T> stored;
@@ -239,20 +253,20 @@ template <class T> struct Line {
     Wide<T> mean, scale, shift;
 
     __device__ __forceinline__ Line(const double *statistics, const Sharing &sharing, size_t row,
-                                    const T *weight, const T *bias, size_t parameters) {
+                                    const Wide<T> *weight, const Wide<T> *bias, size_t parameters) {
         size_t s = statistic_of(sharing, row);
-        double factor = weight ? (double)wide(weight[row % parameters]) : 1.0;
+        double factor = weight ? (double)weight[row % parameters] : 1.0;
         mean = (Wide<T>)statistics[s];
         scale = (Wide<T>)(factor * statistics[2 * sharing.statistics + s]);
-        shift = bias ? wide(bias[row % parameters]) : (Wide<T>)0;
+        shift = bias ? bias[row % parameters] : (Wide<T>)0;
     }
     __device__ __forceinline__ Wide<T> of(Wide<T> x) const { return (x - mean) * scale + shift; }
 };
 
 // `x` has planes of its own, `out` those of the joined image.
 template <class F, class T>
-__device__ __forceinline__ void norm_values(const T *x, const double *statistics, const T *weight,
-                                            const T *bias, T *out, Rows rows, Sharing sharing,
+__device__ __forceinline__ void norm_values(const T *x, const double *statistics, const Wide<T> *weight,
+                                            const Wide<T> *bias, T *out, Rows rows, Sharing sharing,
                                             size_t parameters, Wide<T> p, Wide<T> q) {
     constexpr int SIZE = Pack<T>::SIZE;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(out));
@@ -281,8 +295,8 @@ __device__ __forceinline__ void norm_values(const T *x, const double *statistics
 
 // Of each piece the sums of g and of `g (x - mean)`, where g is the gradient of what goes into the function.
 template <class F, class T>
-__device__ __forceinline__ void norm_sums(const T *x, const T *grad, const double *statistics, const T *weight,
-                                          const T *bias, double *parts, Rows rows, Sharing sharing,
+__device__ __forceinline__ void norm_sums(const T *x, const T *grad, const double *statistics, const Wide<T> *weight,
+                                          const Wide<T> *bias, double *parts, Rows rows, Sharing sharing,
                                           size_t parameters, Wide<T> p, Wide<T> q) {
     constexpr int SIZE = Pack<T>::SIZE, HALF = RUN / 2;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad));
@@ -345,7 +359,7 @@ __device__ __forceinline__ void norm_finish(const double *parts, const double *s
             size_t part;
             if (is_tilt) {
                 part = part_of(sharing, own, i, rows.pieces);
-                if (weight) first = second = (double)wide(weight[part / rows.pieces % parameters]);
+                if (weight) first = second = (double)weight[part / rows.pieces % parameters];
             } else {
                 size_t plane = own + i / rows.pieces * parameters;
                 part = plane * rows.pieces + i % rows.pieces;
@@ -362,8 +376,8 @@ __device__ __forceinline__ void norm_finish(const double *parts, const double *s
             tilts[own] = tilt.slope;
             tilts[tilted + own] = tilt.level;
         } else {
-            narrow((Wide<T>)product, dw + own);
-            narrow((Wide<T>)sum, db + own);
+            dw[own] = (T)product;
+            db[own] = (T)sum;
         }
     }
 }
@@ -371,7 +385,7 @@ __device__ __forceinline__ void norm_finish(const double *parts, const double *s
 // The gradient of x; without `tilts` statistics are constants.
 template <class F, class T>
 __device__ __forceinline__ void norm_gradient(const T *x, const T *grad, const double *statistics,
-                                              const T *weight, const T *bias, const double *tilts, T *out,
+                                              const Wide<T> *weight, const Wide<T> *bias, const double *tilts, T *out,
                                               Rows rows, Sharing sharing, size_t parameters, Wide<T> p,
                                               Wide<T> q) {
     constexpr int SIZE = Pack<T>::SIZE, HALF = RUN / 2;
@@ -413,7 +427,7 @@ __device__ __forceinline__ void norm_gradient(const T *x, const T *grad, const d
 
 // Rows with parameters per element. If each is one piece it is measured here, and `statistics` are written.
 template <class T>
-__device__ __forceinline__ void layer_values(const T *x, double *statistics, const T *weight, const T *bias,
+__device__ __forceinline__ void layer_values(const T *x, double *statistics, const Wide<T> *weight, const Wide<T> *bias,
                                              T *out, Rows rows, double eps) {
     constexpr int SIZE = Pack<T>::SIZE;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(weight) | ADDRESS(bias) | ADDRESS(out));
@@ -436,8 +450,8 @@ __device__ __forceinline__ void layer_values(const T *x, double *statistics, con
         T *into = out + piece.row * rows.width;
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
             Pack<T> a = load(from, i, piece.to, aligned, (Wide<T>)0), w, b;
-            if (weight) w = load(weight, i, piece.to, aligned, (Wide<T>)0);
-            if (bias) b = load(bias, i, piece.to, aligned, (Wide<T>)0);
+            if (weight) w = load_parameters<T>(weight, i, piece.to, aligned);
+            if (bias) b = load_parameters<T>(bias, i, piece.to, aligned);
 #pragma unroll
             for (int j = 0; j < SIZE; j++) {
                 Wide<T> y = (a.v[j] - mean) * rstd;
@@ -452,7 +466,7 @@ __device__ __forceinline__ void layer_values(const T *x, double *statistics, con
 
 // Of a piece, in each of its lanes, the sums of `g w` and of `g w (x - mean)`.
 template <class T>
-__device__ __forceinline__ void layer_sums_of(const T *x, const T *grad, const T *weight, double mean,
+__device__ __forceinline__ void layer_sums_of(const T *x, const T *grad, const Wide<T> *weight, double mean,
                                               const Piece &piece, const Rows &rows, bool aligned, double &sum,
                                               double &product) {
     constexpr int SIZE = Pack<T>::SIZE;
@@ -461,7 +475,7 @@ __device__ __forceinline__ void layer_sums_of(const T *x, const T *grad, const T
     for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
         Pack<T> a = load(x, i, piece.to, aligned, (Wide<T>)0), w;
         Pack<T> g = load(grad, i, piece.to, aligned, (Wide<T>)0);
-        if (weight) w = load(weight, i, piece.to, aligned, (Wide<T>)0);
+        if (weight) w = load_parameters<T>(weight, i, piece.to, aligned);
 #pragma unroll
         for (int j = 0; j < SIZE; j++) {
             double term = (double)g.v[j] * (weight ? (double)w.v[j] : 1.0);
@@ -474,7 +488,7 @@ __device__ __forceinline__ void layer_sums_of(const T *x, const T *grad, const T
 }
 
 template <class T>
-__device__ __forceinline__ void layer_sums(const T *x, const T *grad, const double *statistics, const T *weight,
+__device__ __forceinline__ void layer_sums(const T *x, const T *grad, const double *statistics, const Wide<T> *weight,
                                            double *parts, Rows rows) {
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(weight));
     EACH_PIECE(first, rows) {
@@ -492,7 +506,7 @@ __device__ __forceinline__ void layer_sums(const T *x, const T *grad, const doub
 // The gradient of x. If each row is one piece its slope and level are found here, else they are in `tilts`.
 template <class T>
 __device__ __forceinline__ void layer_gradient(const T *x, const T *grad, const double *statistics,
-                                               const double *tilts, const T *weight, T *out, Rows rows) {
+                                               const double *tilts, const Wide<T> *weight, T *out, Rows rows) {
     constexpr int SIZE = Pack<T>::SIZE;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(weight) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
@@ -514,7 +528,7 @@ __device__ __forceinline__ void layer_gradient(const T *x, const T *grad, const 
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
             Pack<T> a = load(x + start, i, piece.to, aligned, (Wide<T>)0), w;
             Pack<T> g = load(grad + start, i, piece.to, aligned, (Wide<T>)0);
-            if (weight) w = load(weight, i, piece.to, aligned, (Wide<T>)0);
+            if (weight) w = load_parameters<T>(weight, i, piece.to, aligned);
 #pragma unroll
             for (int j = 0; j < SIZE; j++) {
                 Wide<T> gw = weight ? g.v[j] * w.v[j] : g.v[j];
@@ -566,9 +580,9 @@ __device__ __forceinline__ void layer_parameters(const double *parts, T *dw, T *
         double sum = 0;
         for (size_t slab = 0; slab < slabs; slab++) sum += parts[2 * slab * width + i];
         if (i < width)
-            narrow((Wide<T>)sum, dw + i);
+            dw[i] = (T)sum;
         else
-            narrow((Wide<T>)sum, db + (i - width));
+            db[i - width] = (T)sum;
     }
 }
 
@@ -578,11 +592,11 @@ __device__ __forceinline__ void layer_parameters(const double *parts, T *dw, T *
     (const double *parts, const double *statistics, const T *weight, double *tilts, T *dw, T *db, Rows rows, \
      Sharing sharing, size_t tilted, size_t parameters, double count)
 #define LAYER_VALUES(T)                                                                                      \
-    (const T *x, double *statistics, const T *weight, const T *bias, T *out, Rows rows, double eps)
+    (const T *x, double *statistics, const Wide<T> *weight, const Wide<T> *bias, T *out, Rows rows, double eps)
 #define LAYER_SUMS(T)                                                                                        \
-    (const T *x, const T *grad, const double *statistics, const T *weight, double *parts, Rows rows)
+    (const T *x, const T *grad, const double *statistics, const Wide<T> *weight, double *parts, Rows rows)
 #define LAYER_GRADIENT(T)                                                                                    \
-    (const T *x, const T *grad, const double *statistics, const double *tilts, const T *weight, T *out,      \
+    (const T *x, const T *grad, const double *statistics, const double *tilts, const Wide<T> *weight, T *out,      \
      Rows rows)
 #define LAYER_SLABS(T)                                                                                       \
     (const T *x, const T *grad, const double *statistics, double *parts, size_t rows, size_t width,          \
@@ -590,22 +604,22 @@ __device__ __forceinline__ void layer_parameters(const double *parts, T *dw, T *
 #define LAYER_PARAMETERS(T) (const double *parts, T *dw, T *db, size_t width, size_t slabs)
 EVERY(norm_moments, MOMENTS, (x, parts, statistics, rows, eps))
 BOTH(norm_given, GIVEN, (mean, variance, statistics, count, eps))
-EVERY(norm_finish, FINISH,
+BOTH(norm_finish, FINISH,
      (parts, statistics, weight, tilts, dw, db, rows, sharing, tilted, parameters, count))
 EVERY(layer_values, LAYER_VALUES, (x, statistics, weight, bias, out, rows, eps))
 EVERY(layer_sums, LAYER_SUMS, (x, grad, statistics, weight, parts, rows))
 EVERY(layer_gradient, LAYER_GRADIENT, (x, grad, statistics, tilts, weight, out, rows))
 EVERY(layer_slabs, LAYER_SLABS, (x, grad, statistics, parts, rows, width, height))
-EVERY(layer_parameters, LAYER_PARAMETERS, (parts, dw, db, width, slabs))
+BOTH(layer_parameters, LAYER_PARAMETERS, (parts, dw, db, width, slabs))
 
 #define VALUES(T)                                                                                            \
-    (const T *x, const double *statistics, const T *weight, const T *bias, T *out, Rows rows,                \
+    (const T *x, const double *statistics, const Wide<T> *weight, const Wide<T> *bias, T *out, Rows rows,                \
      Sharing sharing, size_t parameters, Wide<T> p, Wide<T> q)
 #define SUMS(T)                                                                                              \
-    (const T *x, const T *grad, const double *statistics, const T *weight, const T *bias, double *parts,     \
+    (const T *x, const T *grad, const double *statistics, const Wide<T> *weight, const Wide<T> *bias, double *parts,     \
      Rows rows, Sharing sharing, size_t parameters, Wide<T> p, Wide<T> q)
 #define GRADIENT(T)                                                                                          \
-    (const T *x, const T *grad, const double *statistics, const T *weight, const T *bias,                    \
+    (const T *x, const T *grad, const double *statistics, const Wide<T> *weight, const Wide<T> *bias,                    \
      const double *tilts, T *out, Rows rows, Sharing sharing, size_t parameters, Wide<T> p, Wide<T> q)
 #define KERNELS_OF(name, Function, T, suffix)                                                                \
     extern "C" __global__ void norm_values_##name##_##suffix VALUES(T) {                                     \

@@ -3,10 +3,13 @@
 #![allow(unsafe_code)] // launches of kernels
 
 use super::{AxisMap, Separable};
+use crate::cast::is_half;
 use crate::gpu::graph::keep;
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
 use crate::{Error, Result};
-use candle_core::cuda_backend::cudarc::driver::{CudaStream, CudaView, DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaStream, CudaView, DeviceRepr, PushKernelArg,
+};
 use candle_core::{Shape, Tensor};
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,13 +31,39 @@ pub(super) fn run<T: Number>(
     let outputs: Vec<usize> = op.maps.iter().map(AxisMap::outputs).collect();
     let (planes, rest) = (leading.iter().product(), T::wide(op.rest));
     let steps = prepared::<T>(op, gpu)?;
-    let mut data: Option<Slice<T>> = None;
-    for step in steps.iter() {
-        let source = data.as_ref().map_or_else(|| x.data.slice(..), Slice::as_view);
-        data = Some(step.run(op.name, planes, rest, gpu, &source)?);
+    let Some((last, before)) = steps.split_last() else {
+        return Err(Error::argument(op.name, "there is no dimension to map"));
+    };
+    // what is between two steps is not rounded
+    let mut between: Option<Slice<T::Wide>> = None;
+    for step in before {
+        between = Some(match &between {
+            None => step.run(gpu, &between_kernel::<T>(gpu, "widening")?, planes, rest, &x.data)?,
+            Some(x) => {
+                let kernel = gpu.function::<T::Wide>(&KERNELS, "separable")?;
+                step.run(gpu, &kernel, planes, rest, &x.as_view())?
+            }
+        });
     }
-    let data = data.ok_or_else(|| Error::argument(op.name, "there is no dimension to map"))?;
+    let data = match &between {
+        None => {
+            let kernel = gpu.function::<T>(&KERNELS, "separable")?;
+            last.run(gpu, &kernel, planes, rest, &x.data)?
+        }
+        Some(x) => {
+            let kernel = between_kernel::<T>(gpu, "narrowing")?;
+            last.run(gpu, &kernel, planes, rest, &x.as_view())?
+        }
+    };
     Ok((data, [leading, &outputs].concat().into()))
+}
+
+/// The kernel from or to numbers that are computed with.
+fn between_kernel<T: Number>(gpu: &Gpu, how: &str) -> Result<CudaFunction> {
+    match is_half(T::DTYPE) {
+        true => gpu.function::<T>(&KERNELS, &format!("separable_{how}")),
+        false => gpu.function::<T>(&KERNELS, "separable"),
+    }
 }
 
 /// Maps of some dimensions, with the tables of their taps on the GPU.
@@ -110,24 +139,23 @@ impl<T: Number> Step<T> {
         Ok(Self { maps, outputs, table, weights })
     }
 
-    fn run(
+    fn run<From, To: DeviceRepr>(
         &self,
-        op: &'static str,
+        gpu: &Gpu,
+        kernel: &CudaFunction,
         planes: usize,
         rest: T::Wide,
-        gpu: &Gpu,
-        x: &CudaView<'_, T>,
-    ) -> Result<Slice<T>> {
+        x: &CudaView<'_, From>,
+    ) -> Result<Slice<To>> {
         let [rows, width] = self.outputs;
         let rows = planes.checked_mul(rows);
         let count = rows.and_then(|rows| rows.checked_mul(width));
         let (Some(rows), Some(count)) = (rows, count) else {
             let message = format!("{planes} images of {:?} pixels are too large", self.outputs);
-            return Err(Error::argument(op, message));
+            return Err(Error::argument(gpu.op, message));
         };
-        let mut out = gpu.alloc::<T>(count)?;
-        let kernel = gpu.function::<T>(&KERNELS, "separable")?;
-        let mut launch = gpu.stream.launch_builder(&kernel);
+        let mut out = gpu.alloc::<To>(count)?;
+        let mut launch = gpu.stream.launch_builder(kernel);
         launch.arg(x).arg(&mut out).arg(&self.table).arg(&self.weights);
         launch.arg(&self.maps).arg(&rows).arg(&rest);
         // SAFETY: `x` has `planes` images of the inputs' sizes, which all taps are within; the result

@@ -36,17 +36,16 @@ __device__ __forceinline__ Tap<W> tap(const Maps &maps, int axis, const unsigned
 
 // A thread computes up to OUTPUTS elements of a row of the result, from ROWS rows of `x` at a time. An output
 // without a tap in one of its dimensions is `rest`.
-template <class T>
-__device__ __forceinline__ void separable(const T *x, T *out, const unsigned *table, const Wide<T> *weights,
-                                          const Maps &maps, size_t rows, Wide<T> rest) {
-    using W = Wide<T>;
+template <class T, class To, class W>
+__device__ __forceinline__ void separable(const T *x, To *out, const unsigned *table, const W *weights,
+                                          const Maps &maps, size_t rows, W rest) {
     constexpr int OUTPUTS = 4, ROWS = 4;
     const Axis &zs = maps.axes[0], &ys = maps.axes[1], &xs = maps.axes[2];
     each_row<OUTPUTS>(rows, xs.outputs, [&](size_t row, size_t from, size_t to, size_t step) {
         size_t above = row / ys.outputs, plane = above / zs.outputs;
         Taps tz = taps_of(zs, table, (unsigned)(above - plane * zs.outputs));
         Taps ty = taps_of(ys, table, (unsigned)(row - above * ys.outputs));
-        T *line = out + row * xs.outputs;
+        To *line = out + row * xs.outputs;
         if (tz.begin == tz.end || ty.begin == ty.end) {
             for (size_t i = from; i < to; i += step) narrow(rest, line + i);
             return;
@@ -98,3 +97,14 @@ __device__ __forceinline__ void separable(const T *x, T *out, const unsigned *ta
 #define SEPARABLE(T)                                                                                         \
     (const T *x, T *out, const unsigned *table, const Wide<T> *weights, Maps maps, size_t rows, Wide<T> rest)
 EVERY(separable, SEPARABLE, (x, out, table, weights, maps, rows, rest))
+
+// What is between several launches is not rounded.
+#define BETWEEN(name, T, To)                                                                                 \
+    extern "C" __global__ void separable_##name(const T *x, To *out, const unsigned *table, const float *weights, \
+                                                Maps maps, size_t rows, float rest) {                        \
+        separable(x, out, table, weights, maps, rows, rest);                                                 \
+    }
+BETWEEN(widening_bf16, __nv_bfloat16, float)
+BETWEEN(widening_f16, __half, float)
+BETWEEN(narrowing_bf16, float, __nv_bfloat16)
+BETWEEN(narrowing_f16, float, __half)

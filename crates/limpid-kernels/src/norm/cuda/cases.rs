@@ -219,7 +219,7 @@ fn composed(cases: &mut Vec<Case>) {
             };
             found[i].clone().ok_or_else(|| Error::argument("case", "there is no gradient"))
         });
-        cases.push(case.result_only().without_halves());
+        cases.push(case.result_only());
     }
 }
 

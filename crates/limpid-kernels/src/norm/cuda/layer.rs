@@ -101,7 +101,7 @@ fn parameter_gradients<T: Number>(
     [x, grad]: [&Buffer<'_, T>; 2],
     statistics: &CudaView<'_, f64>,
     rows: Rows,
-) -> Result<[Slice<T>; 2]> {
+) -> Result<[Slice<T::Wide>; 2]> {
     let (count, width) = (rows.count, rows.width);
     let across = width.div_ceil(32);
     let most = (1024 / across).clamp(1, 256);
@@ -114,8 +114,8 @@ fn parameter_gradients<T: Number>(
     launch.arg(&count).arg(&width).arg(&height);
     // SAFETY: both arrays have `count` rows, and there are two numbers for each column of a slab.
     unsafe { gpu.launch(launch, across * slabs, true) }?;
-    let (mut dw, mut db) = (gpu.alloc::<T>(width)?, gpu.alloc::<T>(width)?);
-    let kernel = gpu.function::<T>(&KERNELS, "layer_parameters")?;
+    let (mut dw, mut db) = (gpu.alloc::<T::Wide>(width)?, gpu.alloc::<T::Wide>(width)?);
+    let kernel = gpu.function::<T::Wide>(&KERNELS, "layer_parameters")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(&parts).arg(&mut dw).arg(&mut db).arg(&width).arg(&slabs);
     // SAFETY: as above; both gradients have a number for each column.

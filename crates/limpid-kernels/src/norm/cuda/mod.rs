@@ -130,19 +130,19 @@ struct Sums<'a, T> {
 
 /// What comes of the sums: the slopes and levels of the first `tilted` statistics, and the
 /// gradients of `parameters` weights and biases.
-struct Finished<T> {
+struct Finished<T: Number> {
     tilts: Slice<f64>,
-    dw: Slice<T>,
-    db: Slice<T>,
+    dw: Slice<T::Wide>,
+    db: Slice<T::Wide>,
 }
 
 impl<T: Number> Sums<'_, T> {
     fn finish(&self, gpu: &Gpu, tilted: usize, parameters: usize) -> Result<Finished<T>> {
         let count = self.count as f64;
         let mut tilts = gpu.alloc::<f64>(2 * tilted.max(1))?;
-        let (mut dw, mut db) =
-            (gpu.alloc::<T>(parameters.max(1))?, gpu.alloc::<T>(parameters.max(1))?);
-        let kernel = gpu.function::<T>(&KERNELS, "norm_finish")?;
+        let mut dw = gpu.alloc::<T::Wide>(parameters.max(1))?;
+        let mut db = gpu.alloc::<T::Wide>(parameters.max(1))?;
+        let kernel = gpu.function::<T::Wide>(&KERNELS, "norm_finish")?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         launch.arg(self.parts).arg(self.statistics);
         push(&mut launch, self.weight);
