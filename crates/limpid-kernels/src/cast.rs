@@ -139,3 +139,35 @@ impl Recorded for Cast {
         Ok(vec![Some(cast(&at.grad, self.0)?)])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{cast, stored, stored_as};
+    use crate::autograd::{backward, record};
+    use candle_core::{DType, Device, Var};
+
+    #[test]
+    fn gradients_have_the_type_of_what_they_belong_to() {
+        let x = Var::new(&[1.5f64, -2.0], &Device::Cpu).unwrap();
+        let gradients = record(|| {
+            let y = cast(x.as_tensor(), DType::F32).unwrap();
+            assert_eq!(y.dtype(), DType::F32);
+            backward(&crate::scale(&y, 3.0).unwrap().sum_all().unwrap()).unwrap()
+        });
+        let gradient = gradients.get(x.as_tensor()).unwrap();
+        assert_eq!(gradient.to_vec1::<f64>().unwrap(), [3.0, 3.0]);
+    }
+
+    #[test]
+    fn a_choice_ends_with_its_function_whatever_happens_there() {
+        let panicked = std::panic::catch_unwind(|| {
+            stored_as(Some(DType::BF16), || {
+                assert_eq!(stored_as(None, stored), None);
+                assert_eq!(stored(), Some(DType::BF16));
+                panic!("as planned");
+            });
+        });
+        assert!(panicked.is_err());
+        assert_eq!(stored(), None);
+    }
+}
