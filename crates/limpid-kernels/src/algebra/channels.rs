@@ -7,14 +7,14 @@ use crate::op::{Array, Backward, Op, apply};
 use crate::planes::{pieces, reduce, sums};
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
+use std::ops::Range;
 
 /// Adds one number to each plane: `x [N, C, s..]`, `shift [N, C]` or `[1, C]` → the same as `x`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the operands do not fit each other.
 pub fn add_to_channels(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    let op = "add_to_channels";
-    check(op, x, shift)?;
+    check("add_to_channels", x, shift)?;
     apply(AddToChannels, &[x, shift])
 }
 
@@ -54,6 +54,13 @@ fn by_plane<T: Real>(
         }
     })?;
     Ok((y, x.dims.into()))
+}
+
+/// What `of` gives for the elements of each plane, added up where it is asked for parts of one.
+fn of_planes<T: Real>(dims: &[usize], of: impl Fn(Range<usize>) -> f64 + Sync) -> (Vec<T>, Shape) {
+    let (planes, plane) = (dims[0] * dims[1], dims[2..].iter().product());
+    let found = reduce(planes, plane, of, |a, b| a + b);
+    (found.into_iter().map(T::of).collect(), (dims[0], dims[1]).into())
 }
 
 /// Numbers of planes `[N, C]`, added up if there is one for all items of a batch.
@@ -134,13 +141,10 @@ impl Op for PlaneProducts {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let (Array { data: x, dims }, y) = (args[0], args[1].data);
-        let planes = dims[0] * dims[1];
-        let of = |range: std::ops::Range<usize>| {
+        let (x, y) = (args[0].data, args[1].data);
+        Ok(of_planes(args[0].dims, |range| {
             sums([&x[range.clone()], &y[range]], |[x, y]| [x.f64() * y.f64()])[0]
-        };
-        let found = reduce(planes, x.len() / planes.max(1), of, |a, b| a + b);
-        Ok((found.into_iter().map(T::of).collect(), (dims[0], dims[1]).into()))
+        }))
     }
 
     #[cfg(feature = "cuda")]
@@ -170,11 +174,8 @@ impl Op for PlaneSums {
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
-        let Array { data, dims } = args[0];
-        let planes = dims[0] * dims[1];
-        let of = |range: std::ops::Range<usize>| sums([&data[range]], |[x]| [x.f64()])[0];
-        let found = reduce(planes, data.len() / planes.max(1), of, |a, b| a + b);
-        Ok((found.into_iter().map(T::of).collect(), (dims[0], dims[1]).into()))
+        let x = args[0].data;
+        Ok(of_planes(args[0].dims, |range| sums([&x[range]], |[x]| [x.f64()])[0]))
     }
 
     #[cfg(feature = "cuda")]
