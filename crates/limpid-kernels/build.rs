@@ -1,6 +1,6 @@
 //! With the feature `cuda`: compiles every `src/**/op.cu` to `OUT_DIR/FOLDER.fatbin`, warnings as errors.
 //!
-//! `CUDA_HOME` or the path has nvcc; `LIMPID_CUDA_LINK` may name a folder of libraries to link with. What
+//! `CUDA_HOME`, the path or `/usr/local/cuda` has nvcc; `LIMPID_CUDA_LINK` may name a folder of libraries to link with. What
 //! registers and stacks the kernels take is in `FOLDER.usage` beside them.
 
 use std::env;
@@ -20,20 +20,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     // also for folders that get kernels later
     println!("cargo:rerun-if-changed=src");
     let mut shared = vec![PathBuf::from("build.rs")];
-    for entry in std::fs::read_dir("src/gpu")? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == "cuh") {
-            shared.push(path);
-        }
-    }
+    shared.extend(headers(Path::new("src/gpu"))?);
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    println!("cargo:rerun-if-env-changed=CUDA_PATH");
     println!("cargo:rerun-if-env-changed=LIMPID_CUDA_LINK");
     if let Ok(libraries) = env::var("LIMPID_CUDA_LINK") {
         println!("cargo:rustc-link-search=native={libraries}");
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let nvcc = env::var("CUDA_HOME")
-        .map_or_else(|_| "nvcc".into(), |home| Path::new(&home).join("bin/nvcc"));
+    let nvcc = nvcc();
     println!("cargo:rustc-env=LIMPID_CUDA_VERSION={}", version(&nvcc)?);
     let mut running = Vec::new();
     for folder in std::fs::read_dir("src")? {
@@ -42,7 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         if source.is_file() {
             let name = folder.file_name().to_string_lossy().into_owned();
             let image = out.join(format!("{name}.fatbin"));
-            if is_newer(&image, &source, &shared) {
+            let mut made_from = headers(&folder.path())?;
+            made_from.push(source.clone());
+            if is_newer(&image, made_from.iter().chain(&shared)) {
                 continue;
             }
             let mut compile = Command::new(&nvcc);
@@ -71,12 +68,36 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The headers of a folder.
+fn headers(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "cuh") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// The compiler of `CUDA_HOME` or `CUDA_PATH`, of the path, or of where NVIDIA installs it.
+fn nvcc() -> PathBuf {
+    let usual = Path::new("/usr/local/cuda");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).any(|folder| folder.join("nvcc").is_file());
+    let home = env::var_os("CUDA_HOME").or_else(|| env::var_os("CUDA_PATH")).map(PathBuf::from);
+    match home {
+        Some(home) => home.join("bin/nvcc"),
+        None if !on_path && usual.join("bin/nvcc").is_file() => usual.join("bin/nvcc"),
+        None => "nvcc".into(),
+    }
+}
+
 /// Whether a file is there and younger than all it is made from.
-fn is_newer(file: &Path, source: &Path, shared: &[PathBuf]) -> bool {
+fn is_newer<'a>(file: &Path, mut made_from: impl Iterator<Item = &'a PathBuf>) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
     let Ok(built) = modified(file) else { return false };
-    let mut all = shared.iter().map(PathBuf::as_path).chain([source]);
-    all.all(|source| modified(source).is_ok_and(|changed| changed < built))
+    made_from.all(|source| modified(source).is_ok_and(|changed| changed < built))
 }
 
 /// The version of the toolkit as the driver counts: 13000 for 13.0.

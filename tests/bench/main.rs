@@ -6,7 +6,7 @@
 //! says what it is; then each line on standard input is answered by one:
 //!
 //! - `warm`: repeats the work until its time is known, and decides how often a repetition does it;
-//! - `run`: one repetition; milliseconds of wall and of CPU per work;
+//! - `run`: one repetition; milliseconds of wall and of CPU per work, and of a GPU by its events;
 //! - `peak`: the most memory that the process has held.
 //!
 //! With `LIMPID_BENCH_GPU` set it computes on the first GPU, in the precision of `LIMPID_BENCH_PRECISION`, and waits
@@ -95,14 +95,16 @@ fn serve(words: &[String]) -> std::result::Result<(), Box<dyn std::error::Error>
                 say(&json!({ "times": times }))?;
             }
             "run" => {
-                let (wall, cpu) = (Instant::now(), cpu_ms());
+                let (wall, cpu, gpu) = (Instant::now(), cpu_ms(), Clock::start()?);
                 for _ in 0..times {
                     work.once()?;
                 }
-                device()?.synchronize()?;
+                let gpu = gpu.stop()?;
                 let each = |ms: f64| ms / times as f64;
                 let wall = wall.elapsed().as_secs_f64() * 1e3;
-                say(&json!({ "wall": each(wall), "cpu": each(cpu_ms() - cpu) }))?;
+                say(&json!({
+                    "wall": each(wall), "cpu": each(cpu_ms() - cpu), "gpu": gpu.map(each),
+                }))?;
             }
             "peak" => say(&json!({ "bytes": peak() }))?,
             other => return Err(format!("no command is `{other}`").into()),
@@ -174,6 +176,33 @@ fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(1024 * line.split_whitespace().next()?.parse::<u64>().ok()?)
+}
+
+/// The time that a GPU takes, by its events; of a CPU there is none.
+struct Clock {
+    #[cfg(feature = "cuda")]
+    of: Option<limpid_kernels::gpu::Clock>,
+}
+
+impl Clock {
+    fn start() -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return {
+            let device = device()?;
+            let of = device.is_cuda().then(|| limpid_kernels::gpu::Clock::start(&device));
+            Ok(Self { of: of.transpose()? })
+        };
+        #[cfg(not(feature = "cuda"))]
+        Ok(Self {})
+    }
+
+    /// Milliseconds, when all is done.
+    fn stop(self) -> Result<Option<f64>> {
+        #[cfg(feature = "cuda")]
+        return Ok(self.of.map(limpid_kernels::gpu::Clock::stop).transpose()?);
+        #[cfg(not(feature = "cuda"))]
+        Ok(None)
+    }
 }
 
 /// Where the work is done.

@@ -1,6 +1,6 @@
 //! Inference and training steps of networks; `networks.py` has the same ones.
 
-use crate::step::Trained;
+use crate::step::{Trained, made};
 use crate::{Mode, Work, device, numbers};
 use candle_core::{DType, Tensor};
 use limpid_arch::{
@@ -83,7 +83,7 @@ fn supervised(params: Params, forward: Forward, x: Tensor, recompute: bool) -> R
             let found = trained.find(&l2(&y, &inputs[1])?)?;
             Ok::<_, Error>((y.detach(), found))
         })?;
-        trained.step(&found)?;
+        made(&[trained.step(&found)?])?;
         Ok(y)
     };
     Ok(Work { parameters, call: Box::new(call) })
@@ -105,12 +105,13 @@ fn pix2pix(shape: &[usize]) -> Result<Work> {
         let fake = g.forward(&x, &ctx)?;
         let real = gan::vanilla(&d.judge(&x, &y, &ctx)?, 1.0)?;
         let faked = gan::vanilla(&d.judge(&x, &fake.detach(), &ctx)?, 0.0)?;
-        discriminator.minimise(&((real + faked)? * 0.5)?)?;
+        let first = discriminator.minimise(&((real + faked)? * 0.5)?)?;
         // the discriminator is not moved by the generator's loss
         let frozen = discriminator.params.no_grad();
         let fooled = gan::vanilla(&d.judge(&x, &fake, &ctx)?, 1.0)?;
         drop(frozen);
-        generator.minimise(&(fooled + (l1(&fake, &y)? * 100.0)?)?)?;
+        let second = generator.minimise(&(fooled + (l1(&fake, &y)? * 100.0)?)?)?;
+        made(&[first, second])?;
         Ok(fake)
     };
     Ok(Work { parameters, call: Box::new(call) })
@@ -129,7 +130,7 @@ fn grog(shape: &[usize]) -> Result<Work> {
     let parameters = trained.params.count();
     let call = move || {
         let y = net.forward(&features, &sources)?;
-        trained.minimise(&complex_l1(&y, &target)?)?;
+        made(&[trained.minimise(&complex_l1(&y, &target)?)?])?;
         Ok(y)
     };
     Ok(Work { parameters, call: Box::new(call) })

@@ -236,11 +236,17 @@ def main(layout, mode, name, *shapes):
             say(times=times)
         elif command == "run":
             wall, cpu = time.perf_counter(), time.process_time()
+            begin, end = [torch.cuda.Event(enable_timing=True) if GPU else None for _ in range(2)]
+            if GPU:
+                begin.record()
             for _ in range(times):
                 call()
+            if GPU:
+                end.record()
             finish()
             each = lambda seconds: 1e3 * seconds / times
-            say(wall=each(time.perf_counter() - wall), cpu=each(time.process_time() - cpu))
+            gpu = begin.elapsed_time(end) / times if GPU else None
+            say(wall=each(time.perf_counter() - wall), cpu=each(time.process_time() - cpu), gpu=gpu)
         elif command == "peak":
             say(bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 

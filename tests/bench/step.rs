@@ -1,6 +1,6 @@
 //! The step of a training, as the engine's `Stepper` does it.
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 use limpid_kernels::autograd::{Gradients, backward};
 use limpid_kernels::step::{Gate, Judgement, Look};
 use limpid_nn::optim::{Adam, Optimizer, OptimizerConfig};
@@ -17,7 +17,6 @@ pub(crate) fn gradients(loss: &Tensor) -> Result<Gradients> {
 /// What a loss leads to.
 #[derive(Clone)]
 pub(crate) struct Found {
-    loss: Tensor,
     gradients: BTreeMap<String, Tensor>,
     look: Look,
 }
@@ -37,7 +36,8 @@ impl Trained {
         Ok(Self { params, vars, optimizer })
     }
 
-    pub(crate) fn minimise(&mut self, loss: &Tensor) -> Result<()> {
+    /// As [`Trained::step`], with the gradients of a loss.
+    pub(crate) fn minimise(&mut self, loss: &Tensor) -> Result<Gate> {
         let found = self.find(loss)?;
         self.step(&found)
     }
@@ -49,19 +49,25 @@ impl Trained {
         let gradients: BTreeMap<String, Tensor> = self.vars.iter().filter_map(gradient).collect();
         let loss = loss.detach();
         let look = Look::at(&gradients.values().chain([&loss]).collect::<Vec<_>>())?;
-        Ok(Found { loss, gradients, look })
+        Ok(Found { gradients, look })
     }
 
-    /// Moves the parameters, and reads whether that was right.
-    pub(crate) fn step(&mut self, Found { loss, gradients, look }: &Found) -> Result<()> {
+    /// Moves the parameters, if the gate that is returned is open.
+    pub(crate) fn step(&mut self, Found { gradients, look }: &Found) -> Result<Gate> {
         let judgement =
             Judgement { gradients: gradients.len(), scale: 1.0, max_norm: None, after: None };
         let gate = Gate::new(look, judgement)?;
         self.optimizer.step_behind(&gate, &self.vars, gradients, RATE)?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        if gate.read()?.1 {
-            return Err(Error::argument("bench", format!("not finite: a gradient, or {value}")));
-        }
-        Ok(())
+        Ok(gate)
     }
+}
+
+/// Whether steps were made: what a GPU is waited for once in each step of a training.
+pub(crate) fn made(gates: &[Gate]) -> Result<()> {
+    for gate in gates {
+        if gate.read()?.1 {
+            return Err(Error::argument("bench", "a loss or a gradient is not finite"));
+        }
+    }
+    Ok(())
 }

@@ -12,9 +12,11 @@
 
 use crate::Network;
 use crate::transformer::{Mlp, SMALL, SelfAttention, Style, drop_path};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use limpid_nn::layers::LayerNorm;
 use limpid_nn::{Ctx, Param, Result, Scope};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Added to scores that are masked. Not minus infinity: the references' masks are this soft.
 const MASKED: f32 = -100.0;
@@ -48,6 +50,7 @@ pub(crate) struct SwinBlock {
     table: Param,
     norm2: LayerNorm,
     mlp: Mlp,
+    tables: Tables,
 }
 
 /// Rows of the table of position biases: one per difference of positions in a window.
@@ -89,6 +92,7 @@ impl SwinBlock {
             attn: SelfAttention::new(spec.width, spec.heads, spec.qkv_bias, spec.style, &attn)?,
             norm2: norm("norm2")?,
             mlp: Mlp::new(spec.width, spec.mlp, spec.style, &scope.pp("mlp"))?,
+            tables: Tables::default(),
             spec,
         })
     }
@@ -155,9 +159,13 @@ impl SwinBlock {
         let Some(&shift) = layout.shift.get(axis) else {
             let mut bias = layout.bias.clone();
             if last.contains(&true) {
-                let mask = mask(&layout.window, &layout.shift, last);
                 let pixels = bias.dim(1)?;
-                let mask = Tensor::from_vec(mask, (pixels, pixels), x.device())?;
+                let ends = last.iter().map(|&is| usize::from(is)).collect::<Vec<_>>();
+                let key = [layout.window.as_slice(), &layout.shift, &ends].concat();
+                let mask = self.tables.get(key, x.device(), || {
+                    let mask = mask(&layout.window, &layout.shift, last);
+                    Ok(Tensor::from_vec(mask, (pixels, pixels), x.device())?)
+                })?;
                 bias = bias.broadcast_add(&mask.to_dtype(bias.dtype())?)?;
             }
             let dims = x.dims();
@@ -187,10 +195,34 @@ impl SwinBlock {
         }
         let pixels: usize = window.iter().product();
         let table = self.table.tensor();
-        let rows = position_rows(&self.spec.window, pixels);
-        let rows = Tensor::from_vec(rows, pixels * pixels, table.device())?;
+        let rows = self.tables.get(vec![pixels], table.device(), || {
+            let rows = position_rows(&self.spec.window, pixels);
+            Ok(Tensor::from_vec(rows, pixels * pixels, table.device())?)
+        })?;
         let bias = table.index_select(&rows, 0)?.t()?.reshape((self.spec.heads, pixels, pixels))?;
         Ok(Layout { window, shift, bias })
+    }
+}
+
+/// What does not depend on weights, made once for each layout of windows: on a GPU every upload is waited for, and a
+/// recorded pass has none.
+#[derive(Debug, Default)]
+struct Tables(Mutex<HashMap<Vec<usize>, Tensor>>);
+
+impl Tables {
+    fn get(
+        &self,
+        key: Vec<usize>,
+        device: &Device,
+        make: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = made.get(&key).filter(|table| table.device().same_device(device)) {
+            return Ok(table.clone());
+        }
+        let table = make()?;
+        made.insert(key, table.clone());
+        Ok(table)
     }
 }
 

@@ -32,13 +32,17 @@ pub struct Failure {
     file: Option<PathBuf>,
 }
 
-/// How the driver of a GPU says that its memory is full, in an error of whichever crate, and what to do.
+/// How the driver of a GPU or its libraries say that its memory is full, in an error of whichever crate, and what to do.
 const FULL: (&[&str], &str) = (
-    &["CUDA_ERROR_OUT_OF_MEMORY"],
+    &[
+        "CUDA_ERROR_OUT_OF_MEMORY",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
     "make batch or patch smaller, or use `--device cpu`; a run goes on from its last checkpoint",
 );
 
-/// How it says that a kernel went wrong: often not the one that was queued last.
+/// How they say that a kernel went wrong: often not the one that was queued last.
 const FAULT: (&[&str], &str) = (
     &[
         "CUDA_ERROR_ILLEGAL_ADDRESS",
@@ -51,6 +55,8 @@ const FAULT: (&[&str], &str) = (
         "CUDA_ERROR_LAUNCH_TIMEOUT",
         "CUDA_ERROR_ASSERT",
         "CUDA_ERROR_ECC_UNCORRECTABLE",
+        "CUBLAS_STATUS_EXECUTION_FAILED",
+        "CUDNN_STATUS_EXECUTION_FAILED",
     ],
     "with `CUDA_LAUNCH_BLOCKING=1` in the environment and `--set train.gpu.graphs=false` the operation and its sizes are named; a run goes on from its last checkpoint",
 );

@@ -10,6 +10,7 @@
 mod batch;
 pub mod callback;
 mod checkpoint;
+mod communicator;
 mod config;
 mod data;
 mod error;
@@ -25,6 +26,7 @@ mod trainer;
 pub use batch::{Batch, SampleId};
 pub use callback::{Callback, Control, Hook};
 pub use checkpoint::{CheckpointInfo, Checkpoints};
+pub use communicator::{Alone, Communicator};
 pub use config::{
     BestConfig, CheckpointConfig, ClipConfig, EarlyStopConfig, GpuConfig, GpuPrecision, NonFinite,
     Recompute, TrainConfig,

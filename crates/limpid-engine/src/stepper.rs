@@ -2,7 +2,7 @@
 
 use crate::config::{ClipConfig, TrainConfig};
 use crate::state::Group;
-use crate::{Error, Logs, Result, SampleId};
+use crate::{Alone, Communicator, Error, Logs, Result, SampleId};
 use candle_core::{DType, Device, Tensor};
 use limpid_kernels::autograd;
 use limpid_kernels::step::{Gate, Judgement, Look};
@@ -28,6 +28,7 @@ pub struct Stepper<'a> {
     pub(crate) boundary: bool,
     clip: Option<ClipConfig>,
     pub(crate) step: u64,
+    pub(crate) communicator: &'a dyn Communicator,
     /// Loss scales of the groups that have one.
     scales: &'a [Option<Tensor>],
     mode: Mode,
@@ -88,6 +89,7 @@ impl<'a> Stepper<'a> {
             boundary: true,
             clip: config.clip,
             step: 0,
+            communicator: &Alone,
             scales,
             mode,
             found: Vec::new(),
@@ -147,8 +149,13 @@ impl<'a> Stepper<'a> {
             gradients.insert(p.name().to_owned(), sum);
         }
         drop(store);
+        let mut loss = loss.detach();
+        if self.boundary {
+            // the loss too: what is not finite for one member is not for all
+            let mut all: Vec<_> = gradients.values_mut().chain([&mut loss]).collect();
+            self.communicator.mean(&mut all)?;
+        }
         // now, not at the boundary: the batch at fault is the one whose samples are at hand
-        let loss = loss.detach();
         let look = Look::at(&gradients.values().chain([&loss]).collect::<Vec<_>>())?;
         let names = gradients.keys().cloned().collect();
         self.found.push(Found { group: index, loss, gradients, names, look, stepped: false });

@@ -26,6 +26,7 @@ mod math;
 mod matrix;
 pub mod memory;
 mod op;
+mod order;
 mod output;
 mod parts;
 mod planes;

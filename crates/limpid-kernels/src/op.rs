@@ -3,10 +3,12 @@
 //! candle has three traits, for one to three tensors, each with untyped storages. An [`Op`] says the
 //! same things once: its arithmetic over slices of either float type, and its gradients.
 
+use crate::algebra::permute;
 use crate::autograd::{Recorded, State, backward_argument, register, state};
 use crate::cast::{InHalf, Types, cast, is_half, types};
 use crate::element::contiguous;
 use crate::math::Real;
+use crate::order::{LyingLast, Order, from_last, in_memory, ordered};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::op::BackpropOp;
@@ -61,6 +63,11 @@ pub(crate) trait Op: Send + Sync + 'static {
     /// What becomes of operands of 16 bits.
     const IN_HALF: InHalf = InHalf::Widened;
 
+    /// Where it wants the channels of images.
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::First
+    }
+
     /// Its name in errors.
     fn name(&self) -> &'static str;
 
@@ -72,7 +79,7 @@ pub(crate) trait Op: Send + Sync + 'static {
     /// The result and its shape. The caller of [`apply`] has checked the shapes.
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)>;
 
-    /// The same on a GPU.
+    /// The same on a GPU, whose `last` says where channels lie.
     ///
     /// # Errors
     /// [`Error::Argument`] unless the operation has kernels for it.
@@ -83,6 +90,15 @@ pub(crate) trait Op: Send + Sync + 'static {
         _args: &[crate::gpu::Buffer<'_, T>],
     ) -> Result<(crate::gpu::Slice<T>, Shape)> {
         Err(Error::argument(self.name(), "it does not run on a GPU; use `--device cpu`"))
+    }
+
+    /// The gradients on a GPU, of operations that have kernels for them (see [`gradients_on_gpu`]).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless it is one.
+    #[cfg(feature = "cuda")]
+    fn gradients_cuda<T: crate::gpu::Number>(&self, _at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        Err(Error::argument(self.name(), "it has no gradients of its own on a GPU"))
     }
 
     /// One gradient per argument; it may be `None` where it is not wanted or zero.
@@ -111,16 +127,25 @@ fn apply_as_given<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
     if tracked && state() == State::Off {
         return by_candle(op, args);
     }
-    let values =
-        args.iter().map(|t| t.detach().contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
-    let (storage, shape) = compute(&op, &values)?;
+    let last = op.order(args).is_last(args);
+    let values = args.iter().map(|t| ordered(t, last)).collect::<Result<Vec<_>>>()?;
+    let (storage, shape) = compute(&op, &values, last)?;
     let recorded = tracked && state() == State::Recording;
-    let y = Tensor::from_storage(storage, shape, BackpropOp::none(), recorded);
-    if recorded {
-        let values = if O::READS_ARGS { values } else { Vec::new() };
-        register(op, args, values, &y, O::READS_RESULT);
+    let values = if O::READS_ARGS { values } else { Vec::new() };
+    let rank = shape.rank();
+    if !last || rank < 3 {
+        let y = Tensor::from_storage(storage, shape, BackpropOp::none(), recorded);
+        if recorded {
+            register(op, args, values, &y, O::READS_RESULT);
+        }
+        return Ok(y);
     }
-    Ok(y)
+    let y =
+        Tensor::from_storage(storage, in_memory(shape.dims(), true), BackpropOp::none(), recorded);
+    if recorded {
+        register(LyingLast(op), args, values, &y, O::READS_RESULT);
+    }
+    permute(&y, &from_last(rank))
 }
 
 /// The operation as a node of candle's graph, which takes up to three tensors.
@@ -135,8 +160,8 @@ fn by_candle<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
     }
 }
 
-/// The result of an operation on contiguous tensors.
-fn compute<O: Op>(op: &O, args: &[Tensor]) -> Result<(Storage, Shape)> {
+/// The result of an operation on tensors without gaps, whose channels may lie last on a GPU.
+fn compute<O: Op>(op: &O, args: &[Tensor], last: bool) -> Result<(Storage, Shape)> {
     let guards: Vec<_> = args.iter().map(Tensor::storage_and_layout).collect();
     #[cfg(feature = "cuda")]
     if guards.iter().any(|(storage, _)| matches!(**storage, Storage::Cuda(_))) {
@@ -150,9 +175,10 @@ fn compute<O: Op>(op: &O, args: &[Tensor]) -> Result<(Storage, Shape)> {
         if storages.len() < args.len() {
             return Err(Error::shape(op.name(), "all operands on one device", "some elsewhere"));
         }
-        let (storage, shape) = run_cuda(op, &storages)?;
+        let (storage, shape) = run_cuda(op, &storages, last)?;
         return Ok((Storage::Cuda(storage), shape));
     }
+    let _ = last;
     let mut storages = Vec::with_capacity(args.len());
     for (storage, layout) in &guards {
         match &**storage {
@@ -182,22 +208,37 @@ fn run<O: Op, T: Real>(op: &O, args: &[(&CpuStorage, &Layout)]) -> Result<(CpuSt
 fn run_cuda<O: Op>(
     op: &O,
     args: &[(&candle_core::CudaStorage, &Layout)],
+    last: bool,
 ) -> Result<(candle_core::CudaStorage, Shape)> {
-    fn of<O: Op, T: crate::gpu::Number>(
-        op: &O,
-        args: &[(&candle_core::CudaStorage, &Layout)],
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        crate::gpu::run::<T, _>(op.name(), args, |gpu, args| {
-            let (data, shape) = op.forward_cuda(gpu, args)?;
-            Ok((gpu.storage(data), shape))
-        })
+    struct Computed<'a, O>(&'a O, &'a [(&'a candle_core::CudaStorage, &'a Layout)], bool);
+    impl<O: Op> crate::gpu::Work for Computed<'_, O> {
+        type Output = (candle_core::CudaStorage, Shape);
+        fn of<T: crate::gpu::Number>(self) -> Result<Self::Output> {
+            let Self(op, args, last) = self;
+            crate::gpu::run::<T, _>(op.name(), args, last, |gpu, args| {
+                let (data, shape) = op.forward_cuda(gpu, args)?;
+                Ok((gpu.storage(data), shape))
+            })
+        }
     }
-    match args.first().map(|(storage, _)| storage.dtype()) {
-        Some(DType::F64) => of::<O, f64>(op, args),
-        Some(DType::BF16) => of::<O, half::bf16>(op, args),
-        Some(DType::F16) => of::<O, half::f16>(op, args),
-        _ => of::<O, f32>(op, args),
+    let first = args.first().map_or(DType::F32, |(storage, _)| storage.dtype());
+    crate::gpu::in_numbers(first, Computed(op, args, last))
+}
+
+/// [`Op::gradients_cuda`] in the numbers of the gradient of the result.
+///
+/// # Errors
+/// Those of the operation.
+#[cfg(feature = "cuda")]
+pub(crate) fn gradients_on_gpu<O: Op>(op: &O, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+    struct Differentiated<'a, O>(&'a O, &'a Backward);
+    impl<O: Op> crate::gpu::Work for Differentiated<'_, O> {
+        type Output = Vec<Option<Tensor>>;
+        fn of<T: crate::gpu::Number>(self) -> Result<Self::Output> {
+            self.0.gradients_cuda::<T>(self.1)
+        }
     }
+    crate::gpu::in_numbers(at.grad.dtype(), Differentiated(op, at))
 }
 
 /// Checks that tensors are all f32 or all f64; or, on a GPU, that they are such that [`apply`] makes them so.
@@ -351,7 +392,7 @@ impl<O: Op> CustomOp1 for Adapter<O> {
         s: &candle_core::CudaStorage,
         l: &Layout,
     ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
-        run_cuda(&self.0, &[(s, l)]).map_err(wrapped)
+        run_cuda(&self.0, &[(s, l)], false).map_err(wrapped)
     }
 
     fn bwd(&self, a: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -383,7 +424,7 @@ impl<O: Op> CustomOp2 for Adapter<O> {
         s2: &candle_core::CudaStorage,
         l2: &Layout,
     ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
-        run_cuda(&self.0, &[(s1, l1), (s2, l2)]).map_err(wrapped)
+        run_cuda(&self.0, &[(s1, l1), (s2, l2)], false).map_err(wrapped)
     }
 
     fn bwd(
@@ -425,7 +466,7 @@ impl<O: Op> CustomOp3 for Adapter<O> {
         s3: &candle_core::CudaStorage,
         l3: &Layout,
     ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
-        run_cuda(&self.0, &[(s1, l1), (s2, l2), (s3, l3)]).map_err(wrapped)
+        run_cuda(&self.0, &[(s1, l1), (s2, l2), (s3, l3)], false).map_err(wrapped)
     }
 
     fn bwd(

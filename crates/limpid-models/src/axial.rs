@@ -23,6 +23,9 @@ use limpid_nn::{Ctx, Params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Where a prepared batch has the interpolation.
+const INTERPOLATED: &str = "interpolated";
+
 /// What is optimised.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -68,18 +71,17 @@ impl AxialSuperResolution {
         Ok(Self { net, params, factor, optimizer, schedule, scorer })
     }
 
-    /// The loss of a batch.
+    /// The loss of a prepared batch.
     ///
     /// # Shapes
-    /// `input [N, D, H, W]`, `target [N, s·D, H, W]`, H and W multiples of 4.
+    /// `input [N, D, H, W]`, `target` and `interpolated [N, s·D, H, W]`, H and W multiples of 4.
     ///
     /// # Errors
     /// If shapes do not fit.
     pub fn loss(&self, batch: &Batch, ctx: &Ctx) -> Result<Tensor> {
         let input = batch.get("input")?;
         let y = forward(&self.net, input, self.factor, ctx)?;
-        let up = interpolate_slices(input, self.factor)?;
-        Ok(interpolation_weighted_l2(&y, batch.get("target")?, &up)?)
+        Ok(interpolation_weighted_l2(&y, batch.get("target")?, batch.get(INTERPOLATED)?)?)
     }
 }
 
@@ -118,6 +120,17 @@ pub fn interpolate_slices(x: &Tensor, factor: usize) -> Result<Tensor> {
 }
 
 impl Model for AxialSuperResolution {
+    /// Adds the interpolation of the input.
+    fn prepare(&self, mut batch: Batch, _: &Ctx) -> Result<Batch> {
+        let up = interpolate_slices(batch.get("input")?, self.factor)?;
+        batch.tensors.insert(INTERPOLATED.to_owned(), up);
+        Ok(batch)
+    }
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn train_step(&mut self, batch: &Batch, step: &mut Stepper<'_>) -> Result<()> {
         let loss = self.loss(batch, step.ctx())?;
         step.log("loss", &loss);
@@ -242,6 +255,7 @@ mod tests {
             y[range].iter().map(|y| (y - target).powi(2)).sum()
         };
         let want = (0.5 * square(0..32, 0.5) + square(32..64, 0.9)) / 64.0;
+        let batch = model.prepare(batch, &Ctx::eval()).unwrap();
         let loss = numbers(&model.loss(&batch, &Ctx::eval()).unwrap())[0];
         assert!((loss / want - 1.0).abs() < 1e-5, "{loss} {want}");
     }

@@ -57,7 +57,7 @@ impl Programs {
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         let mut speaker = Speaker::start(command)?;
         speaker.ask("warm")?;
-        let times = (0..self.rounds).map(|_| speaker.number("run", "wall"));
+        let times = (0..self.rounds).map(|_| speaker.number("run", "gpu"));
         Ok(median(&times.collect::<Result<Vec<_>, _>>()?))
     }
 }
@@ -76,7 +76,7 @@ pub(super) fn run_all(builder: &Builder, python: &Path, rounds: u32) -> Result<(
         missed += usize::from(!ok);
         if ok { "yes" } else { "NO" }
     };
-    println!("medians of {rounds} repetitions, ms; PyTorch in bf16, channels-last");
+    println!("medians of {rounds} repetitions, ms by CUDA events; PyTorch in bf16, channels-last");
     println!("{:36} {:>9} {:>9} {:>9} {:>6}", "", "ours", "eager", "compiled", "ratio");
     for (words, target) in WORKS {
         let time = programs.ours(words, "bf16")?;

@@ -50,7 +50,7 @@ pub(super) fn build(headers: &Path, folder: &Path) -> Result<(), String> {
     for (name, source, is_kernel) in units {
         let object = folder.join(format!("{name}.o"));
         objects.push(object.clone());
-        let changed = modified(&source)?.max(shared);
+        let changed = newest(&[source.parent().unwrap_or(&ops)])?.max(shared);
         if modified(&object).is_ok_and(|built| built > changed) {
             continue;
         }
@@ -133,14 +133,17 @@ fn modified(path: &Path) -> Result<std::time::SystemTime, String> {
     metadata.map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// When the youngest file of some folders was changed.
+/// When the youngest source of C++ in some folders was changed.
 fn newest(folders: &[&Path]) -> Result<std::time::SystemTime, String> {
     let mut newest = std::time::SystemTime::UNIX_EPOCH;
     for folder in folders {
         let entries =
             std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        for entry in entries.flatten() {
-            newest = newest.max(modified(&entry.path())?);
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+            if ["cu", "cuh", "cpp", "h"].contains(&ending) {
+                newest = newest.max(modified(&path)?);
+            }
         }
     }
     Ok(newest)

@@ -1,7 +1,7 @@
 //! Training steps and sampling steps that a GPU repeats by itself, beside those that it is given kernel by kernel.
 
 use crate::text;
-use crate::training::{measure, restoration, train};
+use crate::training::{measure, restoration, train, windows};
 use candle_core::{Device, Tensor};
 use limpid_arch::NoisePredictor;
 use limpid_arch::guided_unet::{self, Heads};
@@ -43,6 +43,7 @@ pub(super) fn trainings(device: &Device) -> Result<(), String> {
     println!("\nrecorded training steps");
     compared("restoration", device, GpuPrecision::F32, restoration)?;
     compared("restoration in f16, the loss scaled", device, GpuPrecision::F16, restoration)?;
+    compared("restoration with windows", device, GpuPrecision::Bf16, windows)?;
     compared("diffusion with dropout", device, GpuPrecision::Bf16, diffusion)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::text;
 use candle_core::{Device, Tensor};
-use limpid_arch::{NetworkConfig, basic_unet};
+use limpid_arch::{NetworkConfig, basic_unet, swinir};
 use limpid_engine::{
     Batch, Batches, BoxError, CheckpointConfig, Checkpoints, DataModule, Event, GpuConfig, Loader,
     MemoryPlan, Model, RunDir, SampleId, Sink, TrainConfig, Trainer,
@@ -97,9 +97,26 @@ pub(super) fn restoration(device: &Device) -> Result<Restoration, String> {
         norm: NormConfig::Instance { affine: true },
         ..basic_unet::Config::default()
     });
+    restoring(&network, device)
+}
+
+/// The same with shifted windows.
+pub(super) fn windows(device: &Device) -> Result<Restoration, String> {
+    let network = NetworkConfig::Swinir(swinir::Config {
+        width: 16,
+        depths: vec![2],
+        heads: vec![2],
+        window: 4,
+        drop_path: 0.0,
+        ..swinir::Config::default()
+    });
+    restoring(&network, device)
+}
+
+fn restoring(network: &NetworkConfig, device: &Device) -> Result<Restoration, String> {
     Restoration::new(
         &ModelConfig::default(),
-        &network,
+        network,
         OptimizerConfig::default(),
         ScheduleConfig::default(),
         measure(),

@@ -1,5 +1,6 @@
 //! The training loop on a model small enough to reason about.
 
+mod group;
 mod resume;
 
 use crate::*;

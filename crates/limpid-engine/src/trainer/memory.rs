@@ -12,7 +12,9 @@ impl Fit<'_, '_, '_> {
     /// # Errors
     /// If the device fails.
     pub(super) fn plan_memory(&mut self, loader: &dyn Loader) -> Result<()> {
-        let Some(before) = memory::of_device(&self.trainer.device)? else { return Ok(()) };
+        if memory::of_device(&self.trainer.device)?.is_none() {
+            return Ok(());
+        }
         let (epoch, cursor) = (self.state.progress.epoch, self.state.progress.cursor);
         // a batch that cannot be read is spoken of when its turn comes
         let Some(Ok(batch)) = loader.epoch(epoch, cursor).next() else { return Ok(()) };
@@ -20,6 +22,8 @@ impl Fit<'_, '_, '_> {
         let passes = self.bytes_of_passes(&batch);
         self.state.model.params().set(&buffers)?;
         let Some(passes) = passes else { return Ok(()) };
+        // now libraries and kernels are loaded, which take some too
+        let Some(now) = memory::of_device(&self.trainer.device)? else { return Ok(()) };
         let bytes = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as u64;
         let own: u64 = self.state.model.params().tensors().values().map(bytes).sum();
         let averaged = if self.state.ema.is_some() { own } else { 0 };
@@ -28,8 +32,8 @@ impl Fit<'_, '_, '_> {
             moved * g.optimizer.tensors_per_parameter() as u64
         };
         let optimizers = self.state.groups.iter().map(of_group).sum();
-        let (weights, free) = (own + averaged, before.free);
-        let plan = MemoryPlan { weights, optimizers, passes, free, held: before.used };
+        let (weights, free) = (own + averaged, now.free);
+        let plan = MemoryPlan { weights, optimizers, passes, free, held: now.used };
         self.sink.event(&Event::Memory(plan));
         if plan.wanted() > free {
             let message = "that may be more than there is: make the batch or its patches smaller, or set `train.recompute` to `blocks`";

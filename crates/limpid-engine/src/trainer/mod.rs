@@ -11,8 +11,8 @@ use crate::rundir::BestScore;
 use crate::state::{Group, Progress};
 use crate::stepper::{BatchOutcome, Mode, Reading};
 use crate::{
-    Batch, DataModule, Error, Event, GpuPrecision, Loader, Logs, Model, NonFinite, Outcome,
-    Recompute, Result, RunDir, Sink, Stepper, TrainConfig, TrainState,
+    Alone, Batch, Communicator, DataModule, Error, Event, GpuPrecision, Loader, Logs, Model,
+    NonFinite, Outcome, Recompute, Result, RunDir, Sink, Stepper, TrainConfig, TrainState,
 };
 use candle_core::{Device, Tensor};
 use feed::Feed;
@@ -43,6 +43,8 @@ pub struct Trainer<'a> {
     pub callbacks: Vec<Box<dyn Callback + 'a>>,
     /// Replaces the model's `train_step`.
     pub step_fn: Option<Box<StepFn<'a>>>,
+    /// The group that it trains in; begins as one of its own.
+    pub communicator: Arc<dyn Communicator>,
     /// Set from outside (a signal handler) to stop after the current step with a checkpoint.
     pub interrupt: Arc<AtomicBool>,
     /// Resume even though configuration, data or parameters differ from the checkpoint's. The run
@@ -62,6 +64,7 @@ impl<'a> Trainer<'a> {
             device: Device::Cpu,
             callbacks,
             step_fn: None,
+            communicator: Arc::new(Alone),
             interrupt: Arc::new(AtomicBool::new(false)),
             allow_changed: false,
         }
@@ -433,8 +436,10 @@ impl Fit<'_, '_, '_> {
         mode: Mode,
     ) -> Result<BatchOutcome> {
         let (groups, config) = (&mut self.state.groups, &self.trainer.config);
+        let communicator = self.trainer.communicator.clone();
         let mut stepper = Stepper::new(groups, config, ctx, scales, mode);
         (stepper.boundary, stepper.step) = (boundary, self.state.progress.step);
+        stepper.communicator = &*communicator;
         let outcome = autograd::record(|| {
             match &mut self.trainer.step_fn {
                 Some(f) => f(self.state.model, batch, &mut stepper),

@@ -32,20 +32,22 @@ pub(super) fn run<F: Function, T: Number>(
     Ok((out, args[0].dims.into()))
 }
 
-/// `w` has a slope for each plane of `x`, or for all of it (see [`super::prelu`]).
-pub(super) fn prelu<T: Number>(
-    plane: usize,
-    gpu: &Gpu,
-    args: &[Buffer<'_, T>],
-) -> Result<(Slice<T>, Shape)> {
+/// How many elements share a slope, and the number of channels if these lie last and have slopes of their own.
+fn planes(gpu: &Gpu, dims: &[usize], slopes: usize) -> [usize; 2] {
+    if slopes == 1 { [dims.iter().product(), 0] } else { gpu.planes(dims) }
+}
+
+/// `w` has a slope for each channel of `x`, or for all of it (see [`super::prelu`]).
+pub(super) fn prelu<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Result<(Slice<T>, Shape)> {
     let (x, w) = (&args[0], &args[1]);
     let (count, slopes) = (x.count(), w.count());
-    let planes = count / plane;
+    let [plane, channels] = planes(gpu, x.dims, slopes);
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "prelu")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&x.data).arg(&w.data).arg(&mut out).arg(&planes).arg(&plane).arg(&slopes);
-    // SAFETY: `x` and the result have `planes` planes of `plane` elements, `w` has `slopes`.
+    launch.arg(&x.data).arg(&w.data).arg(&mut out);
+    launch.arg(&count).arg(&plane).arg(&channels).arg(&slopes);
+    // SAFETY: `x` and the result have `count` elements, `w` has `slopes`.
     unsafe { gpu.launch(launch, count, false) }?;
     Ok((out, x.dims.into()))
 }
@@ -55,21 +57,20 @@ const PART: usize = 4096;
 
 /// The gradients of `x` and `w`, given the result's: `args` are all three.
 pub(super) fn prelu_gradients<T: Number>(
-    plane: usize,
     gpu: &Gpu,
     args: &[Buffer<'_, T>],
 ) -> Result<(Slice<T>, Slice<T::Wide>)> {
     let (x, w, g) = (&args[0], &args[1], &args[2]);
     let (count, slopes) = (x.count(), w.count());
-    let planes = count / plane;
+    let [plane, channels] = planes(gpu, x.dims, slopes);
     let parts = (count / slopes.max(1)).div_ceil(PART);
     let mut dx = gpu.alloc::<T>(count)?;
     let mut sums = gpu.alloc::<f64>(slopes * parts)?;
     let kernel = gpu.function::<T>(&KERNELS, "prelu_gradients")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(&x.data).arg(&w.data).arg(&g.data).arg(&mut dx).arg(&mut sums);
-    launch.arg(&planes).arg(&plane).arg(&slopes).arg(&parts).arg(&PART);
-    // SAFETY: `x`, `g` and `dx` have `planes` planes, and each element is in one part of one slope.
+    launch.arg(&count).arg(&plane).arg(&channels).arg(&slopes).arg(&parts).arg(&PART);
+    // SAFETY: `x`, `g` and `dx` have `count` elements, and each element is in one part of one slope.
     unsafe { gpu.launch(launch, slopes * parts, true) }?;
 
     let mut dw = gpu.alloc::<T::Wide>(slopes)?;

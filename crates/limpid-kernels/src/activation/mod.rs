@@ -21,6 +21,7 @@ use crate::buffer::{map, map2};
 use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes};
+use crate::order::Order;
 use crate::simd::is_fused;
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
@@ -243,6 +244,10 @@ impl<F: Function> Op for Value<F> {
         F::NAME
     }
 
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let f = self.0;
         let y = map(
@@ -276,6 +281,10 @@ impl<F: Function> Op for First<F> {
 
     fn name(&self) -> &'static str {
         F::NAME
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -315,6 +324,10 @@ impl<F: Function> Op for Second<F> {
 
     fn name(&self) -> &'static str {
         F::NAME
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

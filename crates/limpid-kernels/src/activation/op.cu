@@ -25,33 +25,29 @@
     KERNELS_OF(name, Function, __half, f16)
 FUNCTIONS(KERNELS)
 
-// ReLU with a learned slope (prelu.rs): `plane` elements follow each other that take the same of `slopes`.
+// ReLU with a learned slope (prelu.rs): planes take `slopes` slopes in turn; see `plane_of`.
 
 template <class T>
-__device__ __forceinline__ void prelu(const T *x, const Wide<T> *w, T *out, size_t planes, size_t plane,
-                                      size_t slopes) {
-    each_row<8>(planes, plane, [&](size_t row, size_t from, size_t to, size_t step) {
-        Wide<T> slope = w[row % slopes];
-        for (size_t i = from; i < to; i += step) {
-            Wide<T> value = wide(x[row * plane + i]);
-            narrow(value > 0 ? value : value * slope, out + row * plane + i);
-        }
+__device__ __forceinline__ void prelu(const T *x, const Wide<T> *w, T *out, size_t count, size_t plane,
+                                      size_t channels, size_t slopes) {
+    each_number(x, out, count, [=](size_t i, Wide<T> x) {
+        return x > 0 ? x : x * w[remainder(plane_of(i, plane, channels), slopes)];
     });
 }
 
 // A block for each of `parts` parts of a slope's elements: their gradients, and one summand of the slope's.
 template <class T>
 __device__ __forceinline__ void prelu_gradients(const T *x, const Wide<T> *w, const T *g, T *dx, double *sums,
-                                                size_t planes, size_t plane, size_t slopes, size_t parts,
-                                                size_t part) {
-    size_t elements = planes / slopes * plane;
+                                                size_t count, size_t plane, size_t channels, size_t slopes,
+                                                size_t parts, size_t part) {
+    size_t elements = count / slopes;
     for (size_t b = blockIdx.x; b < slopes * parts; b += gridDim.x) {
         size_t c = b / parts, start = (b - c * parts) * part;
         size_t end = start + part < elements ? start + part : elements;
         Wide<T> slope = w[c];
         double sum = 0;
         for (size_t i = start + threadIdx.x; i < end; i += THREADS) {
-            size_t n = i / plane, at = ((n * slopes + c) - n) * plane + i;
+            size_t n = i / plane, at = channels ? i * channels + c : ((n * slopes + c) - n) * plane + i;
             Wide<T> value = wide(x[at]), grad = wide(g[at]);
             narrow(value > 0 ? grad : grad * slope, dx + at);
             if (!(value > 0)) sum += (double)value * (double)grad;
@@ -72,13 +68,14 @@ __device__ __forceinline__ void prelu_sums(const double *sums, T *dw, size_t slo
     }
 }
 
-#define PRELU(T) (const T *x, const Wide<T> *w, T *out, size_t planes, size_t plane, size_t slopes)
+#define PRELU(T)                                                                                             \
+    (const T *x, const Wide<T> *w, T *out, size_t count, size_t plane, size_t channels, size_t slopes)
 #define PRELU_GRADIENTS(T)                                                                                   \
-    (const T *x, const Wide<T> *w, const T *g, T *dx, double *sums, size_t planes, size_t plane, size_t slopes,    \
-     size_t parts, size_t part)
+    (const T *x, const Wide<T> *w, const T *g, T *dx, double *sums, size_t count, size_t plane, size_t channels, \
+     size_t slopes, size_t parts, size_t part)
 #define PRELU_SUMS(T) (const double *sums, T *dw, size_t slopes, size_t parts)
-EVERY(prelu, PRELU, (x, w, out, planes, plane, slopes))
-EVERY(prelu_gradients, PRELU_GRADIENTS, (x, w, g, dx, sums, planes, plane, slopes, parts, part))
+EVERY(prelu, PRELU, (x, w, out, count, plane, channels, slopes))
+EVERY(prelu_gradients, PRELU_GRADIENTS, (x, w, g, dx, sums, count, plane, channels, slopes, parts, part))
 BOTH(prelu_sums, PRELU_SUMS, (sums, dw, slopes, parts))
 
 #endif

@@ -3,7 +3,10 @@
 use crate::buffer::{CHUNK, fill};
 use crate::cast::InHalf;
 use crate::math::Real;
+#[cfg(feature = "cuda")]
+use crate::op::gradients_on_gpu;
 use crate::op::{Array, Backward, Op, apply, with_slices};
+use crate::order::Order;
 use crate::planes::{pieces, reduce, sums};
 use crate::simd::vectorised;
 use crate::{Error, Result};
@@ -34,6 +37,10 @@ impl Op for Prelu {
         NAME
     }
 
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (x, slopes) = (args[0], args[1].data);
         let plane = plane_of(x.dims, slopes.len());
@@ -61,18 +68,22 @@ impl Op for Prelu {
         gpu: &crate::gpu::Gpu,
         args: &[crate::gpu::Buffer<'_, T>],
     ) -> Result<(crate::gpu::Slice<T>, Shape)> {
-        super::cuda::prelu(plane_of(args[0].dims, args[1].count()), gpu, args)
+        super::cuda::prelu(gpu, args)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gradients_cuda<T: crate::gpu::Number>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        let (x, w) = (&at.args[0], &at.args[1]);
+        crate::gpu::with_images::<T, _>(NAME, &[x, w, &at.grad], Order::AsGiven, |gpu, args| {
+            let (dx, dw) = super::cuda::prelu_gradients(gpu, args)?;
+            Ok(vec![Some(gpu.image(dx, x.dims())?), Some(gpu.tensor(dw, w.shape()))])
+        })
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         #[cfg(feature = "cuda")]
         if at.grad.device().is_cuda() {
-            return match at.grad.dtype() {
-                DType::F64 => gradients_cuda::<f64>(&at.args[0], &at.args[1], &at.grad),
-                DType::BF16 => gradients_cuda::<half::bf16>(&at.args[0], &at.args[1], &at.grad),
-                DType::F16 => gradients_cuda::<half::f16>(&at.args[0], &at.args[1], &at.grad),
-                _ => gradients_cuda::<f32>(&at.args[0], &at.args[1], &at.grad),
-            };
+            return gradients_on_gpu(self, at);
         }
         match at.grad.dtype() {
             DType::F64 => gradients::<f64>(&at.args[0], &at.args[1], &at.grad),
@@ -116,19 +127,6 @@ fn gradients<T: Real>(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<Vec<Optio
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
             Some(Tensor::from_vec(dw, w.shape(), x.device())?),
         ])
-    })
-}
-
-#[cfg(feature = "cuda")]
-fn gradients_cuda<T: crate::gpu::Number>(
-    x: &Tensor,
-    w: &Tensor,
-    grad: &Tensor,
-) -> Result<Vec<Option<Tensor>>> {
-    crate::gpu::with_buffers::<T, _>(NAME, &[x, w, grad], |gpu, args| {
-        let plane = plane_of(x.dims(), w.elem_count());
-        let (dx, dw) = super::cuda::prelu_gradients(plane, gpu, args)?;
-        Ok(vec![Some(gpu.tensor(dx, x.shape())), Some(gpu.tensor(dw, w.shape()))])
     })
 }
 

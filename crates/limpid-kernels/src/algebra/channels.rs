@@ -4,6 +4,7 @@ use crate::buffer::{CHUNK, fill};
 use crate::cast::{InHalf, cast, widened};
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
+use crate::order::Order;
 use crate::planes::{pieces, reduce, sums};
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
@@ -80,6 +81,10 @@ impl Op for AddToChannels {
         "add_to_channels"
     }
 
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         by_plane(self.name(), args, |x, shift| x + shift)
     }
@@ -107,6 +112,10 @@ impl Op for ScaleChannels {
 
     fn name(&self) -> &'static str {
         "scale_channels"
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -140,6 +149,10 @@ impl Op for PlaneProducts {
         "plane_products"
     }
 
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (x, y) = (args[0].data, args[1].data);
         Ok(of_planes(args[0].dims, |range| {
@@ -171,6 +184,10 @@ impl Op for PlaneSums {
 
     fn name(&self) -> &'static str {
         "plane_sums"
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::gpu::blas;
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
 use candle_core::Shape;
-use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use candle_core::cuda_backend::cudarc::driver::{CudaView, DevicePtrMut, PushKernelArg};
 
 static KERNELS: Kernels =
     Kernels::new("algebra", include_bytes!(concat!(env!("OUT_DIR"), "/algebra.fatbin")));
@@ -41,22 +41,27 @@ pub(super) fn scale<T: Number>(factor: f64, gpu: &Gpu, args: &[Buffer<'_, T>]) -
 /// A kernel on the elements of `x` and the number of their plane.
 pub(super) fn by_plane<T: Number>(name: &str, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
     let (count, numbers) = (args[0].count(), args[1].count());
-    let plane: usize = args[0].dims[2..].iter().product();
+    let [plane, channels] = gpu.planes(args[0].dims);
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, name)?;
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(&args[0].data).arg(&args[1].data).arg(&mut out);
-    launch.arg(&count).arg(&plane).arg(&numbers);
+    launch.arg(&count).arg(&plane).arg(&channels).arg(&numbers);
     // SAFETY: `x` and the result have `count` elements, and there are `numbers` numbers.
     unsafe { gpu.launch(launch, count, false) }?;
     Ok((out, args[0].dims.into()))
 }
 
-/// A kernel that makes a number of each plane of one or two arrays.
+/// A kernel that makes a number of each plane of one or two arrays: their sums, or those of their products.
 pub(super) fn of_planes<T: Number>(name: &str, gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
     let dims = args[0].dims;
     let planes = dims[0] * dims[1];
     let plane: usize = dims[2..].iter().product();
+    if gpu.last {
+        let views: Vec<_> = args.iter().map(|array| &array.data).collect();
+        let sums = column_sums(gpu, &views, [dims[0], plane, dims[1]])?;
+        return Ok((sums, (dims[0], dims[1]).into()));
+    }
     let mut out = gpu.alloc::<T>(planes)?;
     let kernel = gpu.function::<T>(&KERNELS, name)?;
     let mut launch = gpu.stream.launch_builder(&kernel);
@@ -69,18 +74,20 @@ pub(super) fn of_planes<T: Number>(name: &str, gpu: &Gpu, args: &[Buffer<'_, T>]
     Ok((out, (dims[0], dims[1]).into()))
 }
 
-/// Adds one number per channel in place; `plane` elements of a channel follow each other.
+/// Adds one number per channel in place, to planes as [`Gpu::planes`] tells them.
 pub(crate) fn add_bias<T: Number>(
     gpu: &Gpu,
     y: &mut Slice<T>,
     bias: &Buffer<'_, T>,
-    plane: usize,
+    [plane, channels]: [usize; 2],
 ) -> Result<()> {
-    let (count, channels) = (y.len(), bias.count());
-    let kernel = gpu.function::<T>(&KERNELS, "add_bias")?;
+    let (count, numbers) = (y.len(), bias.count());
+    let (at, _at) = y.device_ptr_mut(&gpu.stream);
+    let kernel = gpu.function::<T>(&KERNELS, "add_to_channels")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(y).arg(&bias.data).arg(&count).arg(&plane).arg(&channels);
-    // SAFETY: `y` has `count` elements, the bias `channels`.
+    launch.arg(&at).arg(&bias.data).arg(&at);
+    launch.arg(&count).arg(&plane).arg(&channels).arg(&numbers);
+    // SAFETY: `y` has `count` elements, the bias `numbers`, and each thread reads what it writes.
     unsafe { gpu.launch(launch, count, false) }
 }
 
@@ -90,7 +97,7 @@ pub(super) fn linear<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
     let [rows, inputs, outputs] = [x.dims[0], x.dims[1], w.dims[0]];
     let mut y = blas::product(gpu, 1, [rows, outputs, inputs], [x, w], [false, true])?;
     if let Some(bias) = args.get(2) {
-        add_bias(gpu, &mut y, bias, 1)?;
+        add_bias(gpu, &mut y, bias, [1, 0])?;
     }
     Ok((y, (rows, outputs).into()))
 }
@@ -98,26 +105,35 @@ pub(super) fn linear<T: Number>(gpu: &Gpu, args: &[Buffer<'_, T>]) -> Found<T> {
 /// Rows that one thread adds up.
 const ROWS: usize = 256;
 
-/// The sum of each column.
-pub(super) fn column_sums<T: Number>(gpu: &Gpu, x: &Buffer<'_, T>) -> Found<T> {
-    let (rows, width) = (x.dims[0], x.dims[1]);
-    if x.count() == 0 {
-        return Ok((gpu.zeros(width)?, width.into()));
+/// The sum of each column of each of `batch` matrices of `rows` and `width`, or of its products with another's.
+pub(crate) fn column_sums<T: Number>(
+    gpu: &Gpu,
+    x: &[&CudaView<'_, T>],
+    [batch, rows, width]: [usize; 3],
+) -> Result<Slice<T>> {
+    const NULL: u64 = 0;
+    if batch * rows * width == 0 {
+        return gpu.zeros(batch * width);
     }
     let pieces = rows.div_ceil(ROWS);
-    let mut parts = gpu.alloc::<f64>(pieces * width)?;
+    let mut parts = gpu.alloc::<f64>(batch * pieces * width)?;
     let kernel = gpu.function::<T>(&KERNELS, "column_parts")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&x.data).arg(&mut parts).arg(&rows).arg(&width).arg(&ROWS);
-    // SAFETY: `x` has `rows` rows of `width` elements, `parts` a row for every `ROWS` of them.
-    unsafe { gpu.launch(launch, pieces * width, false) }?;
-    let mut out = gpu.alloc::<T>(width)?;
+    launch.arg(x[0]);
+    match x.get(1) {
+        Some(&y) => launch.arg(y),
+        None => launch.arg(&NULL),
+    };
+    launch.arg(&mut parts).arg(&batch).arg(&rows).arg(&width).arg(&ROWS);
+    // SAFETY: the matrices have `batch` times `rows` rows of `width` elements, `parts` a row for every `ROWS` of them.
+    unsafe { gpu.launch(launch, batch * pieces * width, false) }?;
+    let mut out = gpu.alloc::<T>(batch * width)?;
     let kernel = gpu.function::<T>(&KERNELS, "column_ends")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&parts).arg(&mut out).arg(&pieces).arg(&width);
-    // SAFETY: as above; the result has `width` elements.
-    unsafe { gpu.launch(launch, width, false) }?;
-    Ok((out, width.into()))
+    launch.arg(&parts).arg(&mut out).arg(&batch).arg(&pieces).arg(&width);
+    // SAFETY: as above; the result has `width` elements for each matrix.
+    unsafe { gpu.launch(launch, batch * width, true) }?;
+    Ok(out)
 }
 
 pub(crate) fn cases() -> Vec<Case> {

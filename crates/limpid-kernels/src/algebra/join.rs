@@ -8,6 +8,7 @@ use crate::buffer::{CHUNK, fill_unset};
 use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
+use crate::order::Order;
 use crate::parts::joined;
 use candle_core::{Shape, Tensor};
 use std::mem::MaybeUninit;
@@ -52,6 +53,10 @@ impl Op for Cat {
 
     fn name(&self) -> &'static str {
         "cat"
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

@@ -108,7 +108,9 @@ impl Op for ColumnSums {
         gpu: &crate::gpu::Gpu,
         args: &[crate::gpu::Buffer<'_, T>],
     ) -> Result<(crate::gpu::Slice<T>, Shape)> {
-        super::cuda::column_sums(gpu, &args[0])
+        let (rows, width) = (args[0].dims[0], args[0].dims[1]);
+        let sums = super::cuda::column_sums(gpu, &[&args[0].data], [1, rows, width])?;
+        Ok((sums, width.into()))
     }
 
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {

@@ -8,7 +8,7 @@ mod complex;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::{add_bias, cases};
+pub(crate) use cuda::{add_bias, cases, column_sums};
 mod join;
 mod linear;
 mod product;
@@ -31,6 +31,7 @@ use crate::cast::InHalf;
 use crate::check::shape_of;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
+use crate::order::Order;
 use candle_core::{Shape, Tensor};
 
 /// The sum of two tensors of one shape.
@@ -58,6 +59,10 @@ impl Op for Add {
 
     fn name(&self) -> &'static str {
         "add"
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -93,6 +98,10 @@ impl Op for Scale {
 
     fn name(&self) -> &'static str {
         "scale"
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

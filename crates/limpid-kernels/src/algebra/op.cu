@@ -9,17 +9,21 @@ template <class T> __device__ __forceinline__ void scale(const T *x, Wide<T> fac
     each_number(x, out, count, [=](size_t, Wide<T> x) { return x * factor; });
 }
 
-// `plane` elements follow each other that take the same of `shifts` numbers.
+// Planes take the `shifts` numbers in turn; see `plane_of`. The result may be `x`.
 template <class T>
 __device__ __forceinline__ void add_to_channels(const T *x, const T *shift, T *out, size_t count, size_t plane,
-                                                size_t shifts) {
-    each_number(x, out, count, [=](size_t i, Wide<T> x) { return x + wide(shift[i / plane % shifts]); });
+                                                size_t channels, size_t shifts) {
+    each_number(x, out, count, [=](size_t i, Wide<T> x) {
+        return x + wide(shift[remainder(plane_of(i, plane, channels), shifts)]);
+    });
 }
 
 template <class T>
 __device__ __forceinline__ void scale_channels(const T *x, const T *factor, T *out, size_t count, size_t plane,
-                                               size_t factors) {
-    each_number(x, out, count, [=](size_t i, Wide<T> x) { return x * wide(factor[i / plane % factors]); });
+                                               size_t channels, size_t factors) {
+    each_number(x, out, count, [=](size_t i, Wide<T> x) {
+        return x * wide(factor[remainder(plane_of(i, plane, channels), factors)]);
+    });
 }
 
 // A block for each plane.
@@ -43,50 +47,52 @@ template <class T> __device__ __forceinline__ void plane_sums(const T *x, T *out
     }
 }
 
-// As add_to_channels, in place.
+// The sums over each `piece` rows of a column of x, or of its products with y: a thread for each.
 template <class T>
-__device__ __forceinline__ void add_bias(T *x, const T *bias, size_t count, size_t plane, size_t channels) {
-    add_to_channels(x, bias, x, count, plane, channels);
-}
-
-// The sums over each `piece` rows of a column: a thread for each.
-template <class T>
-__device__ __forceinline__ void column_parts(const T *x, double *parts, size_t rows, size_t width, size_t piece) {
+__device__ __forceinline__ void column_parts(const T *x, const T *y, double *parts, size_t batch, size_t rows,
+                                             size_t width, size_t piece) {
     size_t pieces = (rows + piece - 1) / piece;
-    EACH(i, pieces * width) {
-        size_t column = i % width, first = i / width * piece, last = first + piece < rows ? first + piece : rows;
+    EACH(i, batch * pieces * width) {
+        size_t column = i % width, part = i / width, item = part / pieces, first = (part - item * pieces) * piece;
+        size_t last = first + piece < rows ? first + piece : rows;
         double sum = 0;
-        for (size_t row = first; row < last; row++) sum += (double)wide(x[row * width + column]);
+        for (size_t row = first; row < last; row++) {
+            size_t at = (item * rows + row) * width + column;
+            sum += (double)wide(x[at]) * (y ? (double)wide(y[at]) : 1);
+        }
         parts[i] = sum;
     }
 }
 
+// A block for each column of each item.
 template <class T>
-__device__ __forceinline__ void column_ends(const double *parts, T *out, size_t pieces, size_t width) {
-    EACH(i, width) {
+__device__ __forceinline__ void column_ends(const double *parts, T *out, size_t batch, size_t pieces, size_t width) {
+    for (size_t i = blockIdx.x; i < batch * width; i += gridDim.x) {
+        size_t item = i / width, column = i - item * width;
         double sum = 0;
-        for (size_t j = 0; j < pieces; j++) sum += parts[j * width + i];
-        narrow((Wide<T>)sum, out + i);
+        for (size_t j = threadIdx.x; j < pieces; j += THREADS) sum += parts[(item * pieces + j) * width + column];
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) narrow((Wide<T>)sum, out + i);
     }
 }
 
 #define ADD(T) (const T *x, const T *y, T *out, size_t count)
 #define SCALE(T) (const T *x, Wide<T> factor, T *out, size_t count)
-#define ADD_TO_CHANNELS(T) (const T *x, const T *shift, T *out, size_t count, size_t plane, size_t shifts)
+#define BY_PLANE(T)                                                                                          \
+    (const T *x, const T *numbers, T *out, size_t count, size_t plane, size_t channels, size_t many)
 #define PLANE_PRODUCTS(T) (const T *x, const T *y, T *out, size_t planes, size_t plane)
 #define PLANE_SUMS(T) (const T *x, T *out, size_t planes, size_t plane)
 EVERY(add, ADD, (x, y, out, count))
 EVERY(scale, SCALE, (x, factor, out, count))
-EVERY(add_to_channels, ADD_TO_CHANNELS, (x, shift, out, count, plane, shifts))
-EVERY(scale_channels, ADD_TO_CHANNELS, (x, shift, out, count, plane, shifts))
+EVERY(add_to_channels, BY_PLANE, (x, numbers, out, count, plane, channels, many))
+EVERY(scale_channels, BY_PLANE, (x, numbers, out, count, plane, channels, many))
 EVERY(plane_products, PLANE_PRODUCTS, (x, y, out, planes, plane))
 EVERY(plane_sums, PLANE_SUMS, (x, out, planes, plane))
-#define ADD_BIAS(T) (T *x, const T *bias, size_t count, size_t plane, size_t channels)
-#define COLUMN_PARTS(T) (const T *x, double *parts, size_t rows, size_t width, size_t piece)
-#define COLUMN_ENDS(T) (const double *parts, T *out, size_t pieces, size_t width)
-EVERY(add_bias, ADD_BIAS, (x, bias, count, plane, channels))
-EVERY(column_parts, COLUMN_PARTS, (x, parts, rows, width, piece))
-EVERY(column_ends, COLUMN_ENDS, (parts, out, pieces, width))
+#define COLUMN_PARTS(T)                                                                                      \
+    (const T *x, const T *y, double *parts, size_t batch, size_t rows, size_t width, size_t piece)
+#define COLUMN_ENDS(T) (const double *parts, T *out, size_t batch, size_t pieces, size_t width)
+EVERY(column_parts, COLUMN_PARTS, (x, y, parts, batch, rows, width, piece))
+EVERY(column_ends, COLUMN_ENDS, (parts, out, batch, pieces, width))
 
 // Rows of `width` elements into longer ones, `pitch` from one to the next, from element `first` of these on.
 template <class V>

@@ -6,6 +6,7 @@ use crate::buffer::{CHUNK, fill};
 use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
+use crate::order::{Order, from_last, in_memory, to_last};
 use candle_core::{Shape, Tensor};
 
 /// The same elements in another shape.
@@ -13,8 +14,19 @@ use candle_core::{Shape, Tensor};
 /// # Errors
 /// If the number of elements differs.
 pub fn reshape(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
-    let y = x.reshape(shape.into())?;
+    let y = reshaped(x, &shape.into())?;
     Ok(recorded(x, y, || Reshaped(x.shape().clone())))
+}
+
+/// Channels that lie last stay there if only pixels are counted anew.
+fn reshaped(x: &Tensor, shape: &Shape) -> Result<Tensor> {
+    let (from, to) = (x.dims(), shape.dims());
+    let keeps = from.len().min(to.len()) >= 3 && from[..2] == to[..2];
+    if !(keeps && Order::AsGiven.is_last(&[x])) {
+        return Ok(x.reshape(shape)?);
+    }
+    let rows = x.permute(to_last(from.len()))?.reshape(in_memory(to, true))?;
+    Ok(rows.permute(from_last(to.len()))?)
 }
 
 /// The dimensions in another order: dimension `i` of the result is dimension `order[i]` of `x`.
@@ -52,7 +64,7 @@ struct Reshaped(Shape);
 
 impl Recorded for Reshaped {
     fn gradients(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(at.grad.reshape(&self.0)?)])
+        Ok(vec![Some(reshaped(&at.grad, &self.0)?)])
     }
 }
 
@@ -90,6 +102,10 @@ impl Op for Widen {
 
     fn name(&self) -> &'static str {
         "narrow"
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

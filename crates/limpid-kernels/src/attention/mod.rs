@@ -17,6 +17,8 @@ pub(crate) use cuda::cases;
 
 use crate::cast::InHalf;
 use crate::math::Real;
+#[cfg(feature = "cuda")]
+use crate::op::gradients_on_gpu;
 use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
 use crate::{Error, Result};
 use candle_core::{D, DType, Shape, Tensor};
@@ -167,15 +169,15 @@ impl Op for Attention {
         cuda::forward(self, gpu, args)
     }
 
+    #[cfg(feature = "cuda")]
+    fn gradients_cuda<T: crate::gpu::Number>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        cuda::backward::<T>(self, at)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         #[cfg(feature = "cuda")]
         if at.grad.device().is_cuda() {
-            return match at.grad.dtype() {
-                DType::F64 => cuda::backward::<f64>(self, at),
-                DType::BF16 => cuda::backward::<half::bf16>(self, at),
-                DType::F16 => cuda::backward::<half::f16>(self, at),
-                _ => cuda::backward::<f32>(self, at),
-            };
+            return gradients_on_gpu(self, at);
         }
         match at.grad.dtype() {
             DType::F64 => self.gradients::<f64>(at),

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // launches of kernels
 
 use super::geometry::Geometry;
-use crate::algebra::add_bias;
+use crate::algebra::{add_bias, column_sums};
 use crate::gpu::dnn::{self, Map, Sizes};
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
 use crate::{Error, Result};
@@ -61,15 +61,15 @@ pub(super) fn convolve<T: Number>(
         Map::Data => &sizes.image,
         Map::Filter => &sizes.weight,
     };
-    let count: usize = out.iter().map(|&d| d as usize).product();
+    let dims: Vec<usize> = out.iter().map(|&d| d as usize).collect();
+    let count = dims.iter().product();
     let is_empty = operands.iter().any(|operand| operand.count() == 0);
     let mut y = match is_empty || count == 0 {
         true => gpu.zeros(count)?,
-        false => return dnn::convolve(gpu, map, &sizes, operands, bias),
+        false => dnn::convolve(gpu, map, &sizes, operands)?,
     };
     if let Some(bias) = bias {
-        let plane = out[2..].iter().map(|&d| d as usize).product();
-        add_bias(gpu, &mut y, bias, plane)?;
+        add_bias(gpu, &mut y, bias, gpu.planes(&dims))?;
     }
     Ok(y)
 }
@@ -80,6 +80,9 @@ pub(super) fn channel_sums<T: Number>(gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Sl
     let plane: usize = x.dims[2..].iter().product();
     if x.count() == 0 {
         return gpu.zeros(channels);
+    }
+    if gpu.last {
+        return column_sums(gpu, &[&x.data], [1, batch * plane, channels]);
     }
     let pieces = (batch * plane).div_ceil(PIECE);
     let mut parts = gpu.alloc::<f64>(channels * pieces)?;
@@ -111,6 +114,7 @@ pub(crate) fn cases() -> Vec<Case> {
     };
     let same = |rank: usize| ConvSpec { padding: vec![1; rank], ..unit(rank) };
     let odd = ConvSpec { stride: vec![2, 3], padding: vec![2, 0], dilation: vec![1, 2], groups: 2 };
+    let wide = ConvSpec { dilation: vec![3; 2], ..unit(2) };
     let doubled = |rank: usize| ConvTransposeSpec {
         stride: vec![2; rank],
         padding: vec![1; rank],
@@ -121,6 +125,8 @@ pub(crate) fn cases() -> Vec<Case> {
         conv_case("1-D", &[&[2, 3, 17], &[4, 3, 5], &[4]], unit(1)),
         conv_case("3x3", &[&[2, 3, 9, 11], &[5, 3, 3, 3], &[5]], same(2)),
         conv_case("stride, dilation, groups", &[&[2, 4, 13, 17], &[6, 2, 3, 4], &[6]], odd),
+        conv_case("dilation of 3", &[&[2, 3, 12, 11], &[4, 3, 3, 3], &[4]], wide),
+        conv_case("whole packs", &[&[2, 16, 5, 7], &[8, 16, 3, 3], &[8]], same(2)),
         conv_case("1x1 without bias", &[&[1, 6, 7, 5], &[3, 6, 1, 1]], unit(2)),
         conv_case("3x3x3", &[&[1, 2, 5, 6, 7], &[3, 2, 3, 3, 3], &[3]], same(3)),
         Case::new("conv joined", &[&[1, 16, 6, 5], &[1, 3, 6, 5], &[4, 19, 3, 3]], |x| {

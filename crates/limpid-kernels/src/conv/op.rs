@@ -9,6 +9,7 @@ use crate::autograd::takes_many;
 use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, with_arrays};
+use crate::order::Order;
 use crate::parts::Parts;
 use crate::{Result, simd};
 use candle_core::{DType, Shape, Tensor};
@@ -129,6 +130,10 @@ impl Op for Map {
         }
     }
 
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::Last
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (sources, rest) = args.split_at(self.parts.len());
         let shape = self.shape(self.direction);
@@ -188,6 +193,10 @@ impl Op for WeightGrad {
         "conv_weight_grad"
     }
 
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::Last
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (images, results) = args.split_at(self.images);
         let (image, result) = (Parts::new(images), Parts::new(results));
@@ -228,6 +237,10 @@ impl Op for ChannelSum {
 
     fn name(&self) -> &'static str {
         "conv_bias_grad"
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

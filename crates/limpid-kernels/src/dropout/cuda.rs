@@ -31,17 +31,22 @@ fn elements<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Sli
     let (scale, limit) = (T::wide(op.scale()), op.limit());
     let Words { key, sub, at } = Words::of(op.name, op.stream)?;
     let mut out = gpu.alloc::<T>(count)?;
-    let kernel = gpu.function::<T>(&KERNELS, "dropout")?;
+    let kernel = gpu.function::<T>(&KERNELS, if gpu.last { "dropout_last" } else { "dropout" })?;
+    let [plane, channels] = if gpu.last { gpu.planes(x.dims) } else { [0; 2] };
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(&x.data).arg(&mut out).arg(&count).arg(&scale).arg(&limit);
     launch.arg(&key).arg(&sub).arg(&at);
-    // SAFETY: both arrays have `count` elements; two words lie at an address that is not 0.
+    if gpu.last {
+        launch.arg(&plane).arg(&channels);
+    }
+    // SAFETY: both arrays have `count` elements, channels last as told; two words lie at an address that is not 0.
     unsafe { gpu.launch(launch, count.div_ceil(DRAWN), false) }?;
     Ok(out)
 }
 
 fn planes<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Slice<T>> {
-    let (count, plane) = (x.count(), op.plane);
+    let count = x.count();
+    let [plane, channels] = gpu.planes(x.dims);
     let planes = count / plane.max(1);
     let (scale, limit) = (T::wide(op.scale()), op.limit());
     let Words { key, sub, at } = Words::of(op.name, op.stream)?;
@@ -56,7 +61,7 @@ fn planes<T: Number>(op: &Dropout, gpu: &Gpu, x: &Buffer<'_, T>) -> Result<Slice
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "drop_planes")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&x.data).arg(&factors).arg(&mut out).arg(&planes).arg(&plane);
+    launch.arg(&x.data).arg(&factors).arg(&mut out).arg(&count).arg(&plane).arg(&channels);
     // SAFETY: both arrays have `planes` planes of `plane` elements, with a factor each.
     unsafe { gpu.launch(launch, count, false) }?;
     Ok(out)

@@ -16,6 +16,7 @@ use crate::check::image;
 use crate::interleave::interleave;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes};
+use crate::order::Order;
 use crate::planes::pieces;
 use crate::rng::Stream;
 use crate::simd::vectorised;
@@ -113,6 +114,10 @@ impl Op for Dropout {
 
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

@@ -35,6 +35,22 @@ __device__ __forceinline__ void dropout(const T *x, T *out, size_t count, Wide<T
     }
 }
 
+// The same of an image whose channels lie last: element `i` is dropped as it would be with its channels first.
+template <class T>
+__device__ __forceinline__ void dropout_last(const T *x, T *out, size_t count, Wide<T> scale, unsigned limit, size_t key,
+                                             size_t sub, const size_t *words, size_t plane, size_t channels) {
+    if (words) {
+        key = words[0];
+        sub = words[1];
+    }
+    size_t item = plane * channels;
+    each_number(x, out, count, [=](size_t i, Wide<T> x) -> Wide<T> {
+        size_t n = quotient(i, item), within = i - n * item, pixel = quotient(within, channels);
+        size_t at = n * item + (within - pixel * channels) * plane + pixel;
+        return random_words(at / 4, key, sub).of[at % 4] >> 8 < limit ? 0 : x * scale;
+    });
+}
+
 // What each of `count` elements is multiplied by.
 template <class T>
 __device__ __forceinline__ void dropout_factors(T *out, size_t count, T scale, unsigned limit, size_t key,
@@ -42,16 +58,13 @@ __device__ __forceinline__ void dropout_factors(T *out, size_t count, T scale, u
     dropout<T>(nullptr, out, count, scale, limit, key, sub, words);
 }
 
-// Planes times their factors, of which a zero drops even what is not finite.
+// Planes times their factors (see `plane_of`), of which a zero drops even what is not finite.
 template <class T>
-__device__ __forceinline__ void drop_planes(const T *x, const Wide<T> *factors, T *out, size_t planes,
-                                            size_t plane) {
-    each_row<8>(planes, plane, [&](size_t row, size_t from, size_t to, size_t step) {
-        Wide<T> factor = factors[row];
-        for (size_t i = from; i < to; i += step) {
-            size_t at = row * plane + i;
-            narrow(factor == 0 ? 0 : wide(x[at]) * factor, out + at);
-        }
+__device__ __forceinline__ void drop_planes(const T *x, const Wide<T> *factors, T *out, size_t count, size_t plane,
+                                            size_t channels) {
+    each_number(x, out, count, [=](size_t i, Wide<T> x) -> Wide<T> {
+        Wide<T> factor = factors[plane_of(i, plane, channels)];
+        return factor == 0 ? 0 : x * factor;
     });
 }
 
@@ -59,7 +72,11 @@ __device__ __forceinline__ void drop_planes(const T *x, const Wide<T> *factors, 
     (const T *x, T *out, size_t count, Wide<T> scale, unsigned limit, size_t key, size_t sub, const size_t *words)
 #define DROPOUT_FACTORS(T)                                                                                   \
     (T *out, size_t count, T scale, unsigned limit, size_t key, size_t sub, const size_t *words)
-#define DROP_PLANES(T) (const T *x, const Wide<T> *factors, T *out, size_t planes, size_t plane)
+#define DROPOUT_LAST(T)                                                                                      \
+    (const T *x, T *out, size_t count, Wide<T> scale, unsigned limit, size_t key, size_t sub, const size_t *words, \
+     size_t plane, size_t channels)
+#define DROP_PLANES(T) (const T *x, const Wide<T> *factors, T *out, size_t count, size_t plane, size_t channels)
 EVERY(dropout, DROPOUT, (x, out, count, scale, limit, key, sub, words))
 BOTH(dropout_factors, DROPOUT_FACTORS, (out, count, scale, limit, key, sub, words))
-EVERY(drop_planes, DROP_PLANES, (x, factors, out, planes, plane))
+HALVES(dropout_last, DROPOUT_LAST, (x, out, count, scale, limit, key, sub, words, plane, channels))
+EVERY(drop_planes, DROP_PLANES, (x, factors, out, count, plane, channels))

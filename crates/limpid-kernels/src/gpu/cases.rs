@@ -1,6 +1,7 @@
 //! Operations compared with the CPU's: what `cargo xtask cuda test` and `cuda check` go through.
 
 use crate::cast::is_half;
+use crate::order::{from_last, to_last};
 use crate::rng::Stream;
 use crate::{Error, Precision, Result, autograd, set_precision};
 use candle_core::{DType, Device, Tensor, Var};
@@ -65,6 +66,7 @@ impl Case {
         Self { has_halves: false, ..self }
     }
 
+    /// The tensors in the order in which they lie.
     fn inputs(&self, numbers: Numbers, device: &Device) -> Result<Vec<Tensor>> {
         let mut inputs = Vec::with_capacity(self.shapes.len());
         for (i, shape) in self.shapes.iter().enumerate() {
@@ -73,7 +75,13 @@ impl Case {
             let [from, to] = self.range;
             let values: Vec<f32> = (0..count).map(|_| draws.range(from, to) as f32).collect();
             let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
-            inputs.push(numbers.of(&tensor)?.to_device(device)?);
+            let tensor = numbers.of(&tensor)?;
+            let tensor = if numbers.lie_last(shape.len()) {
+                tensor.permute(to_last(shape.len()))?.contiguous()?
+            } else {
+                tensor
+            };
+            inputs.push(tensor.to_device(device)?);
         }
         Ok(inputs)
     }
@@ -84,12 +92,17 @@ impl Case {
         let to_cpu = |t: &Tensor| -> Result<Tensor> {
             Ok(t.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?)
         };
+        let seen = |t: &Tensor| match numbers.lie_last(t.rank()) {
+            true => crate::permute(t, &from_last(t.rank())),
+            false => Ok(t.clone()),
+        };
         if !self.differentiated {
+            let inputs = inputs.iter().map(seen).collect::<Result<Vec<_>>>()?;
             return Ok(vec![to_cpu(&(self.f)(&inputs)?)?]);
         }
         let vars = inputs.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
-        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let (y, grads) = autograd::record(|| -> Result<_> {
+            let tensors = vars.iter().map(|v| seen(v)).collect::<Result<Vec<_>>>()?;
             let y = (self.f)(&tensors)?;
             let weight = crate::gradcheck::test_tensor(7, y.dims())?;
             let weight = numbers.of(&weight)?.to_device(device)?.to_dtype(y.dtype())?;
@@ -99,7 +112,7 @@ impl Case {
         let mut found = vec![to_cpu(&y)?];
         for (i, var) in vars.iter().enumerate() {
             let missing = || Error::argument("gpu case", format!("input {i} has no gradient"));
-            found.push(to_cpu(grads.get(var).ok_or_else(missing)?)?);
+            found.push(to_cpu(&seen(&grads.get(var).ok_or_else(missing)?.detach())?)?);
         }
         Ok(found)
     }
@@ -107,13 +120,20 @@ impl Case {
     /// The worst difference between `device`, where the factors of products are rounded, and the CPU, where they are
     /// not, in numbers of `dtype`, relative to the largest number of each result. The CPU computes with numbers of 16
     /// bits in f32.
-    fn worst_in(&self, device: &Device, dtype: DType, precision: Precision) -> Result<f64> {
+    fn worst_in(
+        &self,
+        device: &Device,
+        dtype: DType,
+        last: bool,
+        precision: Precision,
+    ) -> Result<f64> {
         let before = crate::precision();
         set_precision(precision);
-        let ours = self.found(Numbers { values: dtype, dtype }, device);
+        let ours = self.found(Numbers { values: dtype, dtype, last }, device);
         set_precision(before);
         let wide = if is_half(dtype) { DType::F32 } else { dtype };
-        let theirs = self.found(Numbers { values: dtype, dtype: wide }, &Device::Cpu)?;
+        let theirs = Numbers { values: dtype, dtype: wide, last: false };
+        let theirs = self.found(theirs, &Device::Cpu)?;
         let ours = ours?;
         let mut worst = 0f64;
         for (a, b) in ours.iter().zip(&theirs) {
@@ -141,11 +161,17 @@ struct Numbers {
     values: DType,
     /// They are stored so.
     dtype: DType,
+    /// Whether the second of three dimensions or more lies last in memory.
+    last: bool,
 }
 
 impl Numbers {
     fn of(self, t: &Tensor) -> Result<Tensor> {
         Ok(t.to_dtype(self.values)?.to_dtype(self.dtype)?)
+    }
+
+    fn lie_last(self, rank: usize) -> bool {
+        self.last && rank >= 3
     }
 }
 
@@ -176,18 +202,24 @@ impl Case {
         const ROUNDED: [(&str, Precision); 3] =
             [("tf32", Precision::Tf32), ("bf16", Precision::Bf16), ("f16", Precision::F16)];
         let whole = WHOLE.into_iter().map(|(numbers, dtype, most)| {
-            let worst = self.worst_in(device, dtype, Precision::F32);
+            let worst = self.worst_in(device, dtype, false, Precision::F32);
             Comparison { numbers, worst, most }
         });
         let rounded =
             ROUNDED.into_iter().filter(|_| self.is_rounded).map(|(numbers, precision)| {
-                let worst = self.worst_in(device, DType::F32, precision);
+                let worst = self.worst_in(device, DType::F32, false, precision);
                 Comparison { numbers, worst, most: 1e-2 }
             });
-        const HALVES: [(&str, DType); 2] =
-            [("stored bf16", DType::BF16), ("stored f16", DType::F16)];
-        let halves = HALVES.into_iter().filter(|_| self.has_halves).map(|(numbers, dtype)| {
-            let worst = self.worst_in(device, dtype, Precision::F32);
+        const HALVES: [(&str, DType, bool); 4] = [
+            ("stored bf16", DType::BF16, false),
+            ("stored f16", DType::F16, false),
+            ("stored bf16, channels last", DType::BF16, true),
+            ("stored f16, channels last", DType::F16, true),
+        ];
+        let has_images = self.shapes.iter().any(|shape| shape.len() >= 3);
+        let halves = HALVES.into_iter().filter(|(_, _, last)| has_images || !last);
+        let halves = halves.filter(|_| self.has_halves).map(|(numbers, dtype, last)| {
+            let worst = self.worst_in(device, dtype, last, Precision::F32);
             Comparison { numbers, worst, most: 1e-2 }
         });
         whole.chain(rounded).chain(halves).collect()

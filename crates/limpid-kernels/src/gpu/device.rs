@@ -7,11 +7,14 @@ use crate::{Error, Result};
 use candle_core::CudaDevice;
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::sys::{
-    self, CUdevice, CUdevice_attribute_enum as Attribute, CUmemPool_attribute, CUmemoryPool,
-    CUresult,
+    self, CUdevice, CUdevice_attribute_enum as Attribute, CUevent_flags, CUmemPool_attribute,
+    CUmemoryPool, CUresult,
 };
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaEvent, CudaStream, DriverError, result,
+};
 use std::ptr::{from_mut, from_ref};
+use std::sync::Arc;
 
 const OP: &str = "device";
 
@@ -73,6 +76,39 @@ pub fn describe(device: &Device) -> Result<String> {
     let (free, total) = context.mem_get_info().map_err(|e| refused(&e))?;
     let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
     Ok(format!("{name}, {:.1} of {:.1} GiB free", gib(free), gib(total)))
+}
+
+/// A moment of a GPU's stream, to measure the time from there on by the GPU's own events.
+pub struct Clock {
+    start: CudaEvent,
+    stream: Arc<CudaStream>,
+}
+
+impl Clock {
+    /// After all that was queued.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the device is no GPU, or the driver refuses.
+    pub fn start(device: &Device) -> Result<Self> {
+        let stream = device.as_cuda_device()?.cuda_stream();
+        let start = Self::event(&stream)?;
+        Ok(Self { start, stream })
+    }
+
+    /// Waits for what was queued since; the milliseconds that it took.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the driver refuses, or a kernel has failed.
+    pub fn stop(self) -> Result<f64> {
+        let end = Self::event(&self.stream)?;
+        let elapsed = end.synchronize().and_then(|()| self.start.elapsed_ms(&end));
+        Ok(f64::from(elapsed.map_err(|e| refused(&e))?))
+    }
+
+    fn event(stream: &CudaStream) -> Result<CudaEvent> {
+        let flags = CUevent_flags::CU_EVENT_DEFAULT;
+        stream.record_event(Some(flags)).map_err(|e| refused(&e))
+    }
 }
 
 /// Has memory that is freed kept for what comes next, instead of given back to the driver.

@@ -23,7 +23,8 @@ const STREAMS: usize = 4096;
 
 /// A captured graph, with what its kernels read.
 pub(crate) struct Graph {
-    graph: CudaGraph,
+    /// Until it is dropped.
+    graph: Option<CudaGraph>,
     stream: Arc<CudaStream>,
     /// The words of the streams: 2 for each.
     words: RefCell<CudaSlice<u64>>,
@@ -96,6 +97,7 @@ pub(crate) fn capture<R, E: From<Error>>(
         (Ok(result), Ok(graph)) => {
             let Recorder { streams, kept, .. } = recorder;
             let (words, launched) = (RefCell::new(words), Cell::new(false));
+            let graph = Some(graph);
             return Ok((Graph { graph, stream, words, streams, launched, _kept: kept }, result));
         }
         (Err(e), _) => e,
@@ -120,6 +122,11 @@ impl Drop for Graph {
         if !self.launched.get() {
             forget_errors(&self.stream);
         }
+        drop(self.graph.take());
+        // others cannot use its memory before; if that fails they say so
+        if !is_recording() {
+            let _ = trim(&self.stream);
+        }
     }
 }
 
@@ -139,14 +146,14 @@ impl Graph {
             let held = &mut *self.words.borrow_mut();
             self.stream.memcpy_htod(&words, held).map_err(failed)?;
         }
-        self.graph.launch().map_err(failed)?;
+        self.graph.as_ref().map_or(Ok(()), CudaGraph::launch).map_err(failed)?;
         self.launched.set(true);
         Ok(())
     }
 }
 
 /// Whether this thread records.
-pub(super) fn is_recording() -> bool {
+pub(crate) fn is_recording() -> bool {
     RECORDER.with_borrow(Option::is_some)
 }
 

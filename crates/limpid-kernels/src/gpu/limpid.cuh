@@ -22,11 +22,15 @@
     extern "C" __global__ void name##_f32 PARAMETERS(float) { name ARGUMENTS; }                              \
     extern "C" __global__ void name##_f64 PARAMETERS(double) { name ARGUMENTS; }
 
-// These, `name_bf16` and `name_f16`.
-#define EVERY(name, PARAMETERS, ARGUMENTS)                                                                   \
-    BOTH(name, PARAMETERS, ARGUMENTS)                                                                        \
+// `name_bf16` and `name_f16`.
+#define HALVES(name, PARAMETERS, ARGUMENTS)                                                                  \
     extern "C" __global__ void name##_bf16 PARAMETERS(__nv_bfloat16) { name ARGUMENTS; }                     \
     extern "C" __global__ void name##_f16 PARAMETERS(__half) { name ARGUMENTS; }
+
+// All four.
+#define EVERY(name, PARAMETERS, ARGUMENTS)                                                                   \
+    BOTH(name, PARAMETERS, ARGUMENTS)                                                                        \
+    HALVES(name, PARAMETERS, ARGUMENTS)
 
 // What is computed with: numbers of 16 bits are only stored.
 template <class T> struct WideOf {

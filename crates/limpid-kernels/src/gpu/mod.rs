@@ -10,19 +10,23 @@ mod cases;
 mod device;
 pub(crate) mod dnn;
 pub(crate) mod graph;
+mod plan;
 mod rounded;
 pub(crate) mod upload;
 
 pub use cases::{Case, Comparison, cases, compare_all};
-pub use device::{describe, open};
+pub use device::{Clock, describe, open};
 pub(crate) use device::{memory, watch_memory};
+pub(crate) use rounded::turned;
 
 use crate::math::Real;
 use crate::memory::shown;
+use crate::order::{Order, from_last, in_memory, offsets, ordered};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::sys::cudaDataType;
 use candle_core::cuda_backend::cudarc::cudnn::sys::cudnnDataType_t;
+use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DeviceRepr,
     DriverError, LaunchArgs, LaunchConfig, ValidAsZeroBits,
@@ -30,7 +34,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
-use candle_core::{Layout, Shape, Storage, Tensor, WithDType};
+use candle_core::{DType, Layout, Shape, Storage, Tensor, WithDType};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -82,7 +86,7 @@ impl Number for half::f16 {
 /// What an operation returns.
 pub(crate) type Slice<T> = CudaSlice<T>;
 
-/// A contiguous array on a GPU: what an operation sees of a tensor.
+/// An array without gaps on a GPU: what an operation sees of a tensor. [`Gpu::last`] says where channels lie.
 pub(crate) struct Buffer<'a, T> {
     pub data: CudaView<'a, T>,
     pub dims: &'a [usize],
@@ -115,8 +119,9 @@ impl Kernels {
             return Ok(module.clone());
         }
         let module = context.load_module(Ptx::from_binary(self.image.to_vec())).map_err(|e| {
-            let message = format!("its kernels cannot be loaded: {e}; is the driver too old?");
-            Error::argument(self.name, message)
+            let full = e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+            let why = if full { "" } else { "; is the driver too old?" };
+            Error::argument(self.name, format!("its kernels cannot be loaded: {e}{why}"))
         })?;
         loaded.push((key, module.clone()));
         Ok(module)
@@ -133,11 +138,20 @@ pub(crate) struct Gpu {
     pub op: &'static str,
     pub device: CudaDevice,
     pub stream: Arc<CudaStream>,
+    /// Whether the channels of images, arrays of three dimensions or more, lie last.
+    pub last: bool,
 }
 
 impl Gpu {
     pub(crate) fn new(op: &'static str, device: &CudaDevice) -> Self {
-        Self { op, device: device.clone(), stream: device.cuda_stream() }
+        Self { op, device: device.clone(), stream: device.cuda_stream(), last: false }
+    }
+
+    /// How kernels find the plane of an element of an image: the pixels of a plane, and the number of channels if these
+    /// lie last, else 0.
+    pub(crate) fn planes(&self, dims: &[usize]) -> [usize; 2] {
+        let is_image = self.last && dims.len() >= 3;
+        [dims[2..].iter().product(), if is_image { dims[1] } else { 0 }]
     }
 
     /// What a kernel has filled, as candle stores it.
@@ -149,6 +163,18 @@ impl Gpu {
     pub(crate) fn tensor<T: Number>(&self, data: CudaSlice<T>, shape: impl Into<Shape>) -> Tensor {
         let storage = Storage::Cuda(self.storage(data));
         Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+    }
+
+    /// What a kernel has filled with an image of these dimensions.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub(crate) fn image<T: Number>(&self, data: CudaSlice<T>, dims: &[usize]) -> Result<Tensor> {
+        let image = self.tensor(data, in_memory(dims, self.last));
+        match self.last && dims.len() >= 3 {
+            true => Ok(image.permute(from_last(dims.len()))?),
+            false => Ok(image),
+        }
     }
 
     /// A buffer that a kernel is about to fill.
@@ -168,13 +194,22 @@ impl Gpu {
         self.stream.alloc_zeros(len).map_err(|e| self.no_room::<T>(len, &e))
     }
 
+    /// A copy, which begins where packs of numbers do.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is not enough memory.
+    pub(crate) fn copied<T: Number>(&self, x: &CudaView<'_, T>) -> Result<CudaSlice<T>> {
+        self.stream.clone_dtod(x).map_err(|e| self.no_room::<T>(x.len(), &e))
+    }
+
     fn no_room<T>(&self, len: usize, e: &DriverError) -> Error {
         let bytes = len.saturating_mul(size_of::<T>());
-        let free = self.stream.context().mem_get_info().map_or(0, |(free, _)| free);
+        // with what the pool keeps for later
+        let free = memory(&self.device).map_or(0, |memory| memory.free);
         let message = format!(
             "no room for {} on the GPU, which has {} left: {e}",
             shown(bytes as u64),
-            shown(free as u64)
+            shown(free)
         );
         Error::argument(self.op, message)
     }
@@ -225,7 +260,7 @@ impl Gpu {
         // SAFETY: the caller's.
         let launched = unsafe { kernel.launch(config) }.map(drop);
         let done = match launched {
-            Ok(()) if is_blocking() => self.stream.synchronize(),
+            Ok(()) if is_blocking() && !graph::is_recording() => self.stream.synchronize(),
             launched => launched,
         };
         done.map_err(|e| {
@@ -253,6 +288,30 @@ fn with_shapes<T>(e: Error, operands: &[Buffer<'_, T>]) -> Error {
     }
 }
 
+/// Something to be done in numbers of a type that is known only where it is called.
+pub(crate) trait Work {
+    type Output;
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// Its own.
+    fn of<T: Number>(self) -> Result<Self::Output>;
+}
+
+/// Does it in numbers of this type.
+///
+/// # Errors
+/// Those of the work.
+pub(crate) fn in_numbers<W: Work>(dtype: DType, work: W) -> Result<W::Output> {
+    match dtype {
+        DType::F64 => work.of::<f64>(),
+        DType::BF16 => work.of::<half::bf16>(),
+        DType::F16 => work.of::<half::f16>(),
+        _ => work.of::<f32>(),
+    }
+}
+
 /// Elements of a tensor. Parameters of f32 beside numbers of 16 bits are lent as if they were such: kernels that take
 /// them, those of [`crate::cast::InHalf::Kept`], know better.
 fn lent<T: Number>(storage: &CudaStorage, range: Range<usize>) -> Result<CudaView<'_, T>> {
@@ -268,10 +327,11 @@ fn lent<T: Number>(storage: &CudaStorage, range: Range<usize>) -> Result<CudaVie
 /// Runs `f` on what is stored on a GPU.
 ///
 /// # Errors
-/// [`Error::Shape`] if it is not contiguous, of another type, or on several devices; those of `f`.
+/// [`Error::Shape`] if it has gaps or another order, another type, or is on several devices; those of `f`.
 pub(crate) fn run<T: Number, R>(
     op: &'static str,
     args: &[(&CudaStorage, &Layout)],
+    last: bool,
     f: impl FnOnce(&Gpu, &[Buffer<'_, T>]) -> Result<R>,
 ) -> Result<R> {
     let Some((first, _)) = args.first() else {
@@ -283,16 +343,16 @@ pub(crate) fn run<T: Number, R>(
         if storage.device().id() != device.id() {
             return Err(Error::shape(op, "operands on one device", "operands on several"));
         }
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            return Err(Error::shape(op, "contiguous operands", layout.stride()));
+        let Some((start, end)) = offsets(layout, last) else {
+            return Err(Error::shape(op, "operands without gaps", layout.stride()));
         };
         let data = lent::<T>(storage, start..end)?;
         buffers.push(Buffer { data, dims: layout.dims() });
     }
-    f(&Gpu::new(op, device), &buffers).map_err(|e| with_shapes(e, &buffers))
+    f(&Gpu { last, ..Gpu::new(op, device) }, &buffers).map_err(|e| with_shapes(e, &buffers))
 }
 
-/// Lends `f` tensors that lie on a GPU.
+/// Lends `f` tensors that lie on a GPU, with the channels of images first.
 ///
 /// # Errors
 /// As [`run`]; [`Error::Shape`] if one lies elsewhere.
@@ -301,7 +361,21 @@ pub(crate) fn with_buffers<T: Number, R>(
     tensors: &[&Tensor],
     f: impl FnOnce(&Gpu, &[Buffer<'_, T>]) -> Result<R>,
 ) -> Result<R> {
-    let held = tensors.iter().map(|t| t.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+    with_images(op, tensors, Order::First, f)
+}
+
+/// As [`with_buffers`], with the channels of images in some order.
+///
+/// # Errors
+/// As [`with_buffers`].
+pub(crate) fn with_images<T: Number, R>(
+    op: &'static str,
+    tensors: &[&Tensor],
+    order: Order,
+    f: impl FnOnce(&Gpu, &[Buffer<'_, T>]) -> Result<R>,
+) -> Result<R> {
+    let last = order.is_last(tensors);
+    let held = tensors.iter().map(|t| ordered(t, last)).collect::<Result<Vec<_>>>()?;
     let guards: Vec<_> = held.iter().map(Tensor::storage_and_layout).collect();
     let mut storages = Vec::with_capacity(guards.len());
     for (storage, layout) in &guards {
@@ -310,5 +384,5 @@ pub(crate) fn with_buffers<T: Number, R>(
             _ => return Err(Error::shape(op, "operands on one device", "some elsewhere")),
         }
     }
-    run(op, &storages, f)
+    run(op, &storages, last, f)
 }

@@ -9,10 +9,8 @@ __device__ __forceinline__ void rounded(const From *x, To *out, size_t count) {
 constexpr int SIDE = 32;
 
 // A block moves squares of SIDE by SIDE through its shared memory, so that both sides are read and written in rows.
-// A bias has a number for each column, which is added.
 template <class From, class To>
-__device__ __forceinline__ void turned(const From *x, To *out, size_t n, size_t rows, size_t columns,
-                                       const To *bias = nullptr) {
+__device__ __forceinline__ void turned(const From *x, To *out, size_t n, size_t rows, size_t columns) {
     __shared__ From square[SIDE][SIDE + 1];
     size_t down = (rows + SIDE - 1) / SIDE, across = (columns + SIDE - 1) / SIDE;
     int lane = threadIdx.x % SIDE, first = threadIdx.x / SIDE;
@@ -25,11 +23,8 @@ __device__ __forceinline__ void turned(const From *x, To *out, size_t n, size_t 
                 square[i][lane] = from[(row + i) * columns + column + lane];
         __syncthreads();
         for (int i = first; i < SIDE; i += THREADS / SIDE)
-            if (column + i < columns && row + lane < rows) {
-                auto value = wide(square[lane][i]);
-                if (bias) value += wide(bias[column + i]);
-                narrow(value, to + (column + i) * rows + row + lane);
-            }
+            if (column + i < columns && row + lane < rows)
+                narrow(wide(square[lane][i]), to + (column + i) * rows + row + lane);
         __syncthreads();
     }
 }
@@ -43,9 +38,8 @@ __device__ __forceinline__ void turned(const From *x, To *out, size_t n, size_t 
                                                   size_t columns) {                                          \
         turned(x, out, n, rows, columns);                                                                    \
     }                                                                                                        \
-    extern "C" __global__ void turned_##name(const Half *x, Half *out, size_t n, size_t rows, size_t columns, \
-                                             const Half *bias) {                                             \
-        turned(x, out, n, rows, columns, bias);                                                              \
+    extern "C" __global__ void turned_##name(const Half *x, Half *out, size_t n, size_t rows, size_t columns) { \
+        turned(x, out, n, rows, columns);                                                                    \
     }
 OF_HALF(bf16, __nv_bfloat16)
 OF_HALF(f16, __half)

@@ -2,11 +2,13 @@
 
 #![allow(unsafe_code)] // launches of kernels
 
-use super::{Gpu, Kernels, Number};
+use super::{Gpu, Kernels, Number, with_buffers};
 use crate::{Precision, Result, precision};
-use candle_core::DType;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, PushKernelArg,
+};
+use candle_core::{DType, Tensor};
 
 static KERNELS: Kernels =
     Kernels::new("gpu", include_bytes!(concat!(env!("OUT_DIR"), "/gpu.fatbin")));
@@ -50,55 +52,74 @@ pub(super) trait Half: Number<Wide = f32> {
     }
 
     /// `[n, rows, columns]` of f32 to `[n, columns, rows]`, rounded.
-    fn turned_to(gpu: &Gpu, x: CUdeviceptr, sizes: [usize; 3]) -> Result<CudaSlice<Self>> {
-        let mut out = gpu.alloc::<Self>(sizes.iter().product())?;
-        let [n, rows, columns] = sizes;
-        let kernel = gpu.function::<Self>(&KERNELS, "turned_to")?;
-        let mut launch = gpu.stream.launch_builder(&kernel);
-        launch.arg(&x).arg(&mut out).arg(&n).arg(&rows).arg(&columns);
-        // SAFETY: both arrays have as many elements as the product of the sizes.
-        unsafe { gpu.launch(launch, squares(sizes), true) }?;
-        Ok(out)
+    fn turned_to(gpu: &Gpu, x: CUdeviceptr, sizes: Sizes) -> Result<CudaSlice<Self>> {
+        turned_from_to(gpu, x, sizes, Self::turned_to_at)
     }
 
-    /// `[n, rows, columns]` in half precision to `[n, columns, rows]` of f32 at `y`.
-    fn turned_from(
-        gpu: &Gpu,
-        x: &CudaSlice<Self>,
-        y: CUdeviceptr,
-        sizes: [usize; 3],
-    ) -> Result<()> {
-        let [n, rows, columns] = sizes;
-        let kernel = gpu.function::<Self>(&KERNELS, "turned_from")?;
-        let mut launch = gpu.stream.launch_builder(&kernel);
-        launch.arg(x).arg(&y).arg(&n).arg(&rows).arg(&columns);
-        // SAFETY: both arrays have as many elements as the product of the sizes.
-        unsafe { gpu.launch(launch, squares(sizes), true) }
+    /// `[n, rows, columns]` in half precision to `[n, columns, rows]` of f32.
+    fn turned_from(gpu: &Gpu, x: CUdeviceptr, sizes: Sizes) -> Result<CudaSlice<f32>> {
+        turned_from_to(gpu, x, sizes, Self::turned_from_at)
+    }
+
+    /// As [`Half::turned_to`], to what lies at `y`.
+    fn turned_to_at(gpu: &Gpu, x: CUdeviceptr, y: CUdeviceptr, sizes: Sizes) -> Result<()> {
+        turn(gpu, &gpu.function::<Self>(&KERNELS, "turned_to")?, x, y, sizes)
+    }
+
+    /// As [`Half::turned_from`], to what lies at `y`.
+    fn turned_from_at(gpu: &Gpu, x: CUdeviceptr, y: CUdeviceptr, sizes: Sizes) -> Result<()> {
+        turn(gpu, &gpu.function::<Self>(&KERNELS, "turned_from")?, x, y, sizes)
     }
 }
+
+/// Of what is turned: items, rows, columns.
+type Sizes = [usize; 3];
 
 impl Half for half::bf16 {}
 impl Half for half::f16 {}
 
-/// `[n, rows, columns]` of 16 bits to `[n, columns, rows]`, plus a number of `bias` for each column if it is not 0.
-pub(super) fn turned<T: Number>(
+/// Contiguous `[n, rows, columns]` of 16 bits to `[n, columns, rows]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] unless it is such a tensor; if there is no room for the result.
+pub(crate) fn turned<T: Number>(t: &Tensor) -> Result<Tensor> {
+    let (n, rows, columns) = t.dims3()?;
+    with_buffers::<T, _>("turned", &[t], |gpu, args| {
+        let (x, _x) = args[0].data.device_ptr(&gpu.stream);
+        let out = turned_from_to::<T>(gpu, x, [n, rows, columns], |gpu, x, y, sizes| {
+            turn(gpu, &gpu.function::<T>(&KERNELS, "turned")?, x, y, sizes)
+        })?;
+        Ok(gpu.tensor(out, (n, columns, rows)))
+    })
+}
+
+/// What `turn` writes to the address that it is given second.
+fn turned_from_to<To: DeviceRepr>(
     gpu: &Gpu,
     x: CUdeviceptr,
-    sizes: [usize; 3],
-    bias: CUdeviceptr,
-) -> Result<CudaSlice<T>> {
-    let mut out = gpu.alloc::<T>(sizes.iter().product())?;
-    let [n, rows, columns] = sizes;
-    let kernel = gpu.function::<T>(&KERNELS, "turned")?;
-    let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&x).arg(&mut out).arg(&n).arg(&rows).arg(&columns).arg(&bias);
-    // SAFETY: both arrays have as many elements as the product of the sizes, the bias one for each column.
-    unsafe { gpu.launch(launch, squares(sizes), true) }?;
+    sizes: Sizes,
+    turn: impl FnOnce(&Gpu, CUdeviceptr, CUdeviceptr, Sizes) -> Result<()>,
+) -> Result<CudaSlice<To>> {
+    let mut out = gpu.alloc::<To>(sizes.iter().product())?;
+    {
+        let (y, _y) = out.device_ptr_mut(&gpu.stream);
+        turn(gpu, x, y, sizes)?;
+    }
     Ok(out)
 }
 
-/// Squares that `turned` moves.
-fn squares([n, rows, columns]: [usize; 3]) -> usize {
+/// Turns what lies at `x` to `y` by one of the kernels.
+fn turn(
+    gpu: &Gpu,
+    kernel: &CudaFunction,
+    x: CUdeviceptr,
+    y: CUdeviceptr,
+    [n, rows, columns]: Sizes,
+) -> Result<()> {
     const SIDE: usize = 32;
-    n * rows.div_ceil(SIDE) * columns.div_ceil(SIDE)
+    let mut launch = gpu.stream.launch_builder(kernel);
+    launch.arg(&x).arg(&y).arg(&n).arg(&rows).arg(&columns);
+    let squares = n * rows.div_ceil(SIDE) * columns.div_ceil(SIDE);
+    // SAFETY: both arrays have as many elements as the product of the sizes, of the kernel's types.
+    unsafe { gpu.launch(launch, squares, true) }
 }

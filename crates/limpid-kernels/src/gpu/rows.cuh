@@ -13,6 +13,19 @@ template <class T> struct alignas(16) Pack {
 // Whether an array begins where packs do.
 __device__ __forceinline__ bool is_aligned(const void *at) { return (size_t)at % 16 == 0; }
 
+// Division with 32 bits where these are enough: that with 64 takes several times as long.
+__device__ __forceinline__ size_t quotient(size_t a, size_t b) {
+    return (a | b) >> 32 ? a / b : (unsigned)a / (unsigned)b;
+}
+__device__ __forceinline__ size_t remainder(size_t a, size_t b) { return a - quotient(a, b) * b; }
+
+// The plane that element `i` of an image is of, among all of a batch. Channels that lie last are told by their number,
+// else it is 0, and `plane` elements follow each other.
+__device__ __forceinline__ size_t plane_of(size_t i, size_t plane, size_t channels) {
+    if (channels == 0) return quotient(i, plane);
+    return quotient(i, plane * channels) * channels + remainder(i, channels);
+}
+
 // Calls `f(row, from, to, step)` for parts of `rows` rows of `width` elements. The thread takes the elements
 // `from`, `from + step` and so on, at most STEPS of them: up to 32 threads go along a row side by side, so that
 // each finds out only once where the row is. A grid with a thread for each element is large enough.

@@ -40,7 +40,7 @@ fn work(op: &'static str, args: &[Lent<'_>], work: &impl Work) -> Result<(CudaSt
         args: &[Lent<'_>],
         work: &impl Work,
     ) -> Result<(CudaStorage, Shape)> {
-        run::<T, _>(op, args, |gpu, args| {
+        run::<T, _>(op, args, false, |gpu, args| {
             let (data, shape) = work.run(gpu, args)?;
             Ok((gpu.storage(data), shape))
         })

@@ -13,7 +13,10 @@ use crate::activation::{Activation, Function, Visit};
 use crate::buffer::{CHUNK, build_all, rows_per_chunk};
 use crate::cast::InHalf;
 use crate::math::Real;
+#[cfg(feature = "cuda")]
+use crate::op::gradients_on_gpu;
 use crate::op::{Array, Backward, Op, with_arrays};
+use crate::order::Order;
 use crate::parts::Parts;
 use crate::planes::{Sums, reduce};
 use crate::simd::vectorised;
@@ -116,6 +119,20 @@ impl Op for Normalise {
         self.name
     }
 
+    fn order(&self, args: &[&Tensor]) -> Order {
+        use Activation::{Gelu, Identity, LeakyRelu, Relu, Silu};
+        // there kernels read eight channels at once
+        let whole = |t: &&Tensor| t.dims()[1].is_multiple_of(8);
+        match self.activation {
+            Identity | Relu | LeakyRelu { .. } | Silu | Gelu
+                if args[..self.images()].iter().all(whole) =>
+            {
+                Order::AsGiven
+            }
+            _ => Order::First,
+        }
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let x = Parts::new(self.affine.sources(args));
         let weight = self.affine.weight(args).map(|w| w.data);
@@ -146,18 +163,18 @@ impl Op for Normalise {
         super::cuda::channel::forward(self, gpu, args)
     }
 
+    #[cfg(feature = "cuda")]
+    fn gradients_cuda<T: crate::gpu::Number>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        super::cuda::channel::gradients::<T>(self, at)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         if at.is_differentiated() {
             return self.composed(at);
         }
         #[cfg(feature = "cuda")]
         if at.grad.device().is_cuda() {
-            return match at.grad.dtype() {
-                DType::F64 => super::cuda::channel::gradients::<f64>(self, at),
-                DType::BF16 => super::cuda::channel::gradients::<half::bf16>(self, at),
-                DType::F16 => super::cuda::channel::gradients::<half::f16>(self, at),
-                _ => super::cuda::channel::gradients::<f32>(self, at),
-            };
+            return gradients_on_gpu(self, at);
         }
         match at.grad.dtype() {
             DType::F64 => self.gradients::<f64>(at),

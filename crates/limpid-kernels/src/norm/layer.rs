@@ -7,6 +7,8 @@ use crate::activation::Activation;
 use crate::buffer::{CHUNK, fill, rows_per_chunk};
 use crate::cast::InHalf;
 use crate::math::Real;
+#[cfg(feature = "cuda")]
+use crate::op::gradients_on_gpu;
 use crate::op::{Array, Backward, Op, with_slices};
 use crate::planes::{pieces, reduce, sums};
 use crate::simd::vectorised;
@@ -81,6 +83,11 @@ impl Op for LayerNorm {
         super::cuda::layer::forward(self, gpu, args)
     }
 
+    #[cfg(feature = "cuda")]
+    fn gradients_cuda<T: crate::gpu::Number>(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
+        super::cuda::layer::gradients::<T>(self, at)
+    }
+
     fn backward(&self, at: &Backward) -> Result<Vec<Option<Tensor>>> {
         if at.is_differentiated() {
             let rows = at.grad.elem_count() / self.width;
@@ -103,12 +110,7 @@ impl Op for LayerNorm {
         }
         #[cfg(feature = "cuda")]
         if at.grad.device().is_cuda() {
-            return match at.grad.dtype() {
-                DType::F64 => super::cuda::layer::gradients::<f64>(self, at),
-                DType::BF16 => super::cuda::layer::gradients::<half::bf16>(self, at),
-                DType::F16 => super::cuda::layer::gradients::<half::f16>(self, at),
-                _ => super::cuda::layer::gradients::<f32>(self, at),
-            };
+            return gradients_on_gpu(self, at);
         }
         match at.grad.dtype() {
             DType::F64 => self.gradients::<f64>(at),

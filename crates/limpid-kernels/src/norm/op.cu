@@ -3,6 +3,7 @@
 // Everything goes by rows, which share a statistic or are part of what shares one, and by pieces of rows. Up to
 // 32 lanes of a warp take a piece, 16 bytes at a time. Partial results are merged in a fixed order.
 #include "functions.cuh"
+#include "rows.cuh"
 
 // How the rows of an array are cut; see `Rows` in cuda/mod.rs.
 struct Rows {
@@ -61,13 +62,10 @@ __device__ __forceinline__ double piece_sum(double value, const Rows &rows) {
     return value;
 }
 
-// Numbers that are read at once where they are aligned, to be computed with.
-template <class T> struct Pack {
-    static constexpr int SIZE = 16 / sizeof(T);
+// As many numbers as are read at once where they are aligned, to be computed with.
+template <class T> struct Few {
+    static constexpr int SIZE = Pack<T>::COUNT;
     Wide<T> v[SIZE];
-};
-template <class T> struct alignas(16) Stored {
-    T v[Pack<T>::SIZE];
 };
 
 // Packs of an array that a thread reads before it looks at the first.
@@ -75,33 +73,43 @@ constexpr int RUN = 4;
 
 // Whether rows are made of packs; pieces are.
 template <class T> __device__ __forceinline__ bool is_aligned(const Rows &rows, size_t addresses) {
-    return rows.width % Pack<T>::SIZE == 0 && addresses % 16 == 0;
+    return rows.width % Few<T>::SIZE == 0 && addresses % 16 == 0;
 }
 #define ADDRESS(array) ((size_t)(array))
 
+template <class T> __device__ __forceinline__ Few<T> load_pack(const T *x) {
+    Pack<T> stored = *(const Pack<T> *)x;
+    Few<T> pack;
+#pragma unroll
+    for (int j = 0; j < Few<T>::SIZE; j++) pack.v[j] = wide(stored.of[j]);
+    return pack;
+}
+
+template <class T> __device__ __forceinline__ void store_pack(T *x, const Few<T> &pack) {
+    Pack<T> stored;
+#pragma unroll
+    for (int j = 0; j < Few<T>::SIZE; j++) narrow(pack.v[j], stored.of + j);
+    *(Pack<T> *)x = stored;
+}
+
 // `x[i..]`, filled up from `to` on.
 template <class T>
-__device__ __forceinline__ Pack<T> load(const T *x, size_t i, size_t to, bool aligned, Wide<T> fill) {
-    Pack<T> pack;
-    if (aligned) {
-        Stored<T> stored = *(const Stored<T> *)(x + i);
+__device__ __forceinline__ Few<T> load(const T *x, size_t i, size_t to, bool aligned, Wide<T> fill) {
+    if (aligned) return load_pack(x + i);
+    Few<T> pack;
 #pragma unroll
-        for (int j = 0; j < Pack<T>::SIZE; j++) pack.v[j] = wide(stored.v[j]);
-        return pack;
-    }
-#pragma unroll
-    for (int j = 0; j < Pack<T>::SIZE; j++) pack.v[j] = i + j < to ? wide(x[i + j]) : fill;
+    for (int j = 0; j < Few<T>::SIZE; j++) pack.v[j] = i + j < to ? wide(x[i + j]) : fill;
     return pack;
 }
 
 // As many numbers of a parameter, which has no fewer bits than are computed with.
 template <class T>
-__device__ __forceinline__ Pack<T> load_parameters(const Wide<T> *x, size_t i, size_t to, bool aligned) {
-    constexpr int EACH = Pack<Wide<T>>::SIZE;
-    Pack<T> pack;
+__device__ __forceinline__ Few<T> load_parameters(const Wide<T> *x, size_t i, size_t to, bool aligned) {
+    constexpr int EACH = Few<Wide<T>>::SIZE;
+    Few<T> pack;
 #pragma unroll
-    for (int j = 0; j < Pack<T>::SIZE; j += EACH) {
-        Pack<Wide<T>> part = load(x, i + j, to, aligned, (Wide<T>)0);
+    for (int j = 0; j < Few<T>::SIZE; j += EACH) {
+        Few<Wide<T>> part = load(x, i + j, to, aligned, (Wide<T>)0);
 #pragma unroll
         for (int k = 0; k < EACH; k++) pack.v[j + k] = part.v[k];
     }
@@ -109,17 +117,11 @@ __device__ __forceinline__ Pack<T> load_parameters(const Wide<T> *x, size_t i, s
 }
 
 template <class T>
-__device__ __forceinline__ void store(T *x, size_t i, size_t to, bool aligned, const Pack<T> &pack) {
-    Stored<T> stored;
+__device__ __forceinline__ void store(T *x, size_t i, size_t to, bool aligned, const Few<T> &pack) {
+    if (aligned) return store_pack(x + i, pack);
 #pragma unroll
-    for (int j = 0; j < Pack<T>::SIZE; j++) narrow(pack.v[j], stored.v + j);
-    if (aligned) {
-        *(Stored<T> *)(x + i) = stored;
-        return;
-    }
-#pragma unroll
-    for (int j = 0; j < Pack<T>::SIZE; j++)
-        if (i + j < to) x[i + j] = stored.v[j];
+    for (int j = 0; j < Few<T>::SIZE; j++)
+        if (i + j < to) narrow(pack.v[j], x + i + j);
 }
 
 struct Moments {
@@ -139,12 +141,12 @@ __device__ __forceinline__ Moments merge(const Moments &a, const Moments &b) {
 // their own type, about their own mean; what is added up is in double.
 template <class T>
 __device__ __forceinline__ Moments moments_of(const T *row, const Piece &piece, const Rows &rows, bool aligned) {
-    constexpr int SIZE = Pack<T>::SIZE;
+    constexpr int SIZE = Few<T>::SIZE;
     double sum = 0, squares = 0;
     Wide<T> origin = piece.from < piece.to ? wide(row[piece.from]) : (Wide<T>)0;
     size_t step = rows.lanes * SIZE, to = piece.to;
     for (size_t i = piece.from + piece.lane * SIZE; i < to; i += RUN * step) {
-        Pack<T> packs[RUN];
+        Few<T> packs[RUN];
 #pragma unroll
         for (int r = 0; r < RUN; r++)
             if (i + r * step < to) packs[r] = load(row, i + r * step, to, aligned, (Wide<T>)0);
@@ -268,7 +270,7 @@ template <class F, class T>
 __device__ __forceinline__ void norm_values(const T *x, const double *statistics, const Wide<T> *weight,
                                             const Wide<T> *bias, T *out, Rows rows, Sharing sharing,
                                             size_t parameters, Wide<T> p, Wide<T> q) {
-    constexpr int SIZE = Pack<T>::SIZE;
+    constexpr int SIZE = Few<T>::SIZE;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
@@ -278,7 +280,7 @@ __device__ __forceinline__ void norm_values(const T *x, const double *statistics
         const T *from = x + piece.row * rows.width;
         T *into = out + piece.joined * rows.width;
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += RUN * step) {
-            Pack<T> packs[RUN];
+            Few<T> packs[RUN];
 #pragma unroll
             for (int r = 0; r < RUN; r++)
                 if (i + r * step < piece.to) packs[r] = load(from, i + r * step, piece.to, aligned, (Wide<T>)0);
@@ -298,7 +300,7 @@ template <class F, class T>
 __device__ __forceinline__ void norm_sums(const T *x, const T *grad, const double *statistics, const Wide<T> *weight,
                                           const Wide<T> *bias, double *parts, Rows rows, Sharing sharing,
                                           size_t parameters, Wide<T> p, Wide<T> q) {
-    constexpr int SIZE = Pack<T>::SIZE, HALF = RUN / 2;
+    constexpr int SIZE = Few<T>::SIZE, HALF = RUN / 2;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
@@ -307,7 +309,7 @@ __device__ __forceinline__ void norm_sums(const T *x, const T *grad, const doubl
         double mean = statistics[statistic_of(sharing, piece.joined)], sum = 0, product = 0;
         const T *xs = x + piece.row * rows.width, *gs = grad + piece.joined * rows.width;
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += HALF * step) {
-            Pack<T> a[HALF], b[HALF];
+            Few<T> a[HALF], b[HALF];
 #pragma unroll
             for (int r = 0; r < HALF; r++)
                 if (i + r * step < piece.to) {
@@ -388,7 +390,7 @@ __device__ __forceinline__ void norm_gradient(const T *x, const T *grad, const d
                                               const Wide<T> *weight, const Wide<T> *bias, const double *tilts, T *out,
                                               Rows rows, Sharing sharing, size_t parameters, Wide<T> p,
                                               Wide<T> q) {
-    constexpr int SIZE = Pack<T>::SIZE, HALF = RUN / 2;
+    constexpr int SIZE = Few<T>::SIZE, HALF = RUN / 2;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
@@ -404,7 +406,7 @@ __device__ __forceinline__ void norm_gradient(const T *x, const T *grad, const d
         const T *xs = x + piece.row * rows.width, *gs = grad + piece.joined * rows.width;
         T *into = out + piece.row * rows.width;
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += HALF * step) {
-            Pack<T> a[HALF], b[HALF];
+            Few<T> a[HALF], b[HALF];
 #pragma unroll
             for (int r = 0; r < HALF; r++)
                 if (i + r * step < piece.to) {
@@ -429,7 +431,7 @@ __device__ __forceinline__ void norm_gradient(const T *x, const T *grad, const d
 template <class T>
 __device__ __forceinline__ void layer_values(const T *x, double *statistics, const Wide<T> *weight, const Wide<T> *bias,
                                              T *out, Rows rows, double eps) {
-    constexpr int SIZE = Pack<T>::SIZE;
+    constexpr int SIZE = Few<T>::SIZE;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(weight) | ADDRESS(bias) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
@@ -449,7 +451,7 @@ __device__ __forceinline__ void layer_values(const T *x, double *statistics, con
         }
         T *into = out + piece.row * rows.width;
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
-            Pack<T> a = load(from, i, piece.to, aligned, (Wide<T>)0), w, b;
+            Few<T> a = load(from, i, piece.to, aligned, (Wide<T>)0), w, b;
             if (weight) w = load_parameters<T>(weight, i, piece.to, aligned);
             if (bias) b = load_parameters<T>(bias, i, piece.to, aligned);
 #pragma unroll
@@ -469,12 +471,12 @@ template <class T>
 __device__ __forceinline__ void layer_sums_of(const T *x, const T *grad, const Wide<T> *weight, double mean,
                                               const Piece &piece, const Rows &rows, bool aligned, double &sum,
                                               double &product) {
-    constexpr int SIZE = Pack<T>::SIZE;
+    constexpr int SIZE = Few<T>::SIZE;
     size_t step = rows.lanes * SIZE;
     sum = product = 0;
     for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
-        Pack<T> a = load(x, i, piece.to, aligned, (Wide<T>)0), w;
-        Pack<T> g = load(grad, i, piece.to, aligned, (Wide<T>)0);
+        Few<T> a = load(x, i, piece.to, aligned, (Wide<T>)0), w;
+        Few<T> g = load(grad, i, piece.to, aligned, (Wide<T>)0);
         if (weight) w = load_parameters<T>(weight, i, piece.to, aligned);
 #pragma unroll
         for (int j = 0; j < SIZE; j++) {
@@ -507,7 +509,7 @@ __device__ __forceinline__ void layer_sums(const T *x, const T *grad, const doub
 template <class T>
 __device__ __forceinline__ void layer_gradient(const T *x, const T *grad, const double *statistics,
                                                const double *tilts, const Wide<T> *weight, T *out, Rows rows) {
-    constexpr int SIZE = Pack<T>::SIZE;
+    constexpr int SIZE = Few<T>::SIZE;
     bool aligned = is_aligned<T>(rows, ADDRESS(x) | ADDRESS(grad) | ADDRESS(weight) | ADDRESS(out));
     size_t step = rows.lanes * SIZE;
     EACH_PIECE(first, rows) {
@@ -526,8 +528,8 @@ __device__ __forceinline__ void layer_gradient(const T *x, const T *grad, const 
             level = (Wide<T>)tilt.level;
         }
         for (size_t i = piece.from + piece.lane * SIZE; i < piece.to; i += step) {
-            Pack<T> a = load(x + start, i, piece.to, aligned, (Wide<T>)0), w;
-            Pack<T> g = load(grad + start, i, piece.to, aligned, (Wide<T>)0);
+            Few<T> a = load(x + start, i, piece.to, aligned, (Wide<T>)0), w;
+            Few<T> g = load(grad + start, i, piece.to, aligned, (Wide<T>)0);
             if (weight) w = load_parameters<T>(weight, i, piece.to, aligned);
 #pragma unroll
             for (int j = 0; j < SIZE; j++) {
@@ -586,6 +588,8 @@ __device__ __forceinline__ void layer_parameters(const double *parts, T *dw, T *
     }
 }
 
+#include "last.cuh"
+
 #define MOMENTS(T) (const T *x, double *parts, double *statistics, Rows rows, double eps)
 #define GIVEN(T) (const T *mean, const T *variance, double *statistics, size_t count, double eps)
 #define FINISH(T)                                                                                            \
@@ -602,7 +606,9 @@ __device__ __forceinline__ void layer_parameters(const double *parts, T *dw, T *
     (const T *x, const T *grad, const double *statistics, double *parts, size_t rows, size_t width,          \
      size_t height)
 #define LAYER_PARAMETERS(T) (const double *parts, T *dw, T *db, size_t width, size_t slabs)
+#define LAST_MOMENTS(T) (const T *x, double *parts, Rows rows)
 EVERY(norm_moments, MOMENTS, (x, parts, statistics, rows, eps))
+HALVES(norm_last_moments, LAST_MOMENTS, (x, parts, rows))
 BOTH(norm_given, GIVEN, (mean, variance, statistics, count, eps))
 BOTH(norm_finish, FINISH,
      (parts, statistics, weight, tilts, dw, db, rows, sharing, tilted, parameters, count))
@@ -621,23 +627,33 @@ BOTH(layer_parameters, LAYER_PARAMETERS, (parts, dw, db, width, slabs))
 #define GRADIENT(T)                                                                                          \
     (const T *x, const T *grad, const double *statistics, const Wide<T> *weight, const Wide<T> *bias,                    \
      const double *tilts, T *out, Rows rows, Sharing sharing, size_t parameters, Wide<T> p, Wide<T> q)
-#define KERNELS_OF(name, Function, T, suffix)                                                                \
-    extern "C" __global__ void norm_values_##name##_##suffix VALUES(T) {                                     \
-        norm_values<Function>(x, statistics, weight, bias, out, rows, sharing, parameters, p, q);            \
+#define KERNELS_OF(prefix, name, Function, T, suffix)                                                        \
+    extern "C" __global__ void prefix##_values_##name##_##suffix VALUES(T) {                                 \
+        prefix##_values<Function>(x, statistics, weight, bias, out, rows, sharing, parameters, p, q);        \
     }                                                                                                        \
-    extern "C" __global__ void norm_sums_##name##_##suffix SUMS(T) {                                         \
-        norm_sums<Function>(x, grad, statistics, weight, bias, parts, rows, sharing, parameters, p, q);      \
+    extern "C" __global__ void prefix##_sums_##name##_##suffix SUMS(T) {                                     \
+        prefix##_sums<Function>(x, grad, statistics, weight, bias, parts, rows, sharing, parameters, p, q);  \
     }                                                                                                        \
-    extern "C" __global__ void norm_gradient_##name##_##suffix GRADIENT(T) {                                 \
-        norm_gradient<Function>(x, grad, statistics, weight, bias, tilts, out, rows, sharing, parameters, p, \
-                                q);                                                                          \
+    extern "C" __global__ void prefix##_gradient_##name##_##suffix GRADIENT(T) {                             \
+        prefix##_gradient<Function>(x, grad, statistics, weight, bias, tilts, out, rows, sharing,            \
+                                    parameters, p, q);                                                       \
     }
 #define KERNELS(name, Function)                                                                              \
-    KERNELS_OF(name, Function, float, f32)                                                                   \
-    KERNELS_OF(name, Function, double, f64)                                                                  \
-    KERNELS_OF(name, Function, __nv_bfloat16, bf16)                                                          \
-    KERNELS_OF(name, Function, __half, f16)
+    KERNELS_OF(norm, name, Function, float, f32)                                                             \
+    KERNELS_OF(norm, name, Function, double, f64)                                                            \
+    KERNELS_OF(norm, name, Function, __nv_bfloat16, bf16)                                                    \
+    KERNELS_OF(norm, name, Function, __half, f16)
 KERNELS(identity, Identity)
 FUNCTIONS(KERNELS)
+
+// Of the functions that usually follow a normalisation: those of `Normalise::order`.
+#define LAST_KERNELS(name, Function)                                                                         \
+    KERNELS_OF(norm_last, name, Function, __nv_bfloat16, bf16)                                               \
+    KERNELS_OF(norm_last, name, Function, __half, f16)
+LAST_KERNELS(identity, Identity)
+LAST_KERNELS(relu, Relu)
+LAST_KERNELS(leaky_relu, LeakyRelu)
+LAST_KERNELS(silu, Silu)
+LAST_KERNELS(gelu, Gelu)
 
 #endif

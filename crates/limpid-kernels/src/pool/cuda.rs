@@ -4,7 +4,8 @@
 
 use super::PoolSpec;
 use super::max::{Windows, picked};
-use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice, with_buffers};
+use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice, with_images};
+use crate::order::Order;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
@@ -25,35 +26,42 @@ impl Windows {
     }
 }
 
+/// Planes of an image, and elements of several side by side in one: see `each_place`.
+fn planes(gpu: &Gpu, dims: &[usize]) -> [usize; 2] {
+    if gpu.last { [dims[0], dims[1]] } else { [dims[0] * dims[1], 1] }
+}
+
 /// The largest pixel of every window of every plane.
 pub(super) fn max_pool<T: Number>(
     windows: &Windows,
     gpu: &Gpu,
     x: &Buffer<'_, T>,
 ) -> Result<Slice<T>> {
-    let count = x.count() / windows.pixels() * windows.count();
-    let rows = count / windows.outputs[2];
+    let [planes, inner] = planes(gpu, x.dims);
+    let count = planes * inner * windows.count();
+    let rows = planes * windows.outputs[0] * windows.outputs[1];
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "max_pool")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&x.data).arg(&mut out).arg(&rows).arg(windows);
+    launch.arg(&x.data).arg(&mut out).arg(&rows).arg(&inner).arg(windows);
     // SAFETY: `x` has the planes of `rows` rows of windows, which end where it does.
     unsafe { gpu.launch(launch, count, false) }?;
     Ok(out)
 }
 
-/// The index, within its plane, of the largest pixel of every window of every plane.
-pub(super) fn max_picks<T: Number>(windows: &Windows, x: &Tensor) -> Result<Slice<u32>> {
-    with_buffers::<T, _>("max_pool", &[x], |gpu, args| {
-        let count = args[0].count() / windows.pixels() * windows.count();
-        let rows = count / windows.outputs[2];
+/// The index, within its plane, of the largest pixel of every window of every plane, and whether channels lie last.
+pub(super) fn max_picks<T: Number>(windows: &Windows, x: &Tensor) -> Result<(Slice<u32>, bool)> {
+    with_images::<T, _>("max_pool", &[x], Order::AsGiven, |gpu, args| {
+        let [planes, inner] = planes(gpu, args[0].dims);
+        let count = planes * inner * windows.count();
+        let rows = planes * windows.outputs[0] * windows.outputs[1];
         let mut picks = gpu.alloc::<u32>(count)?;
         let kernel = gpu.function::<T>(&KERNELS, "max_picks")?;
         let mut launch = gpu.stream.launch_builder(&kernel);
-        launch.arg(&args[0].data).arg(&mut picks).arg(&rows).arg(windows);
+        launch.arg(&args[0].data).arg(&mut picks).arg(&rows).arg(&inner).arg(windows);
         // SAFETY: as in `max_pool`.
         unsafe { gpu.launch(launch, count, false) }?;
-        Ok(picks)
+        Ok((picks, gpu.last))
     })
 }
 
@@ -65,13 +73,14 @@ pub(super) fn pick<T: Number>(
     x: &Buffer<'_, T>,
 ) -> Result<Slice<T>> {
     let (pixels, each) = (windows.pixels(), windows.count());
-    let planes = x.count() / pixels;
-    let count = planes * each;
+    let [planes, inner] = planes(gpu, x.dims);
+    let count = planes * inner * each;
     check(picks, count)?;
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "pick")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&x.data).arg(picks).arg(&mut out).arg(&planes).arg(&pixels).arg(&each);
+    launch.arg(&x.data).arg(picks).arg(&mut out);
+    launch.arg(&planes).arg(&inner).arg(&pixels).arg(&each);
     // SAFETY: `x` has `planes` planes of `pixels`, the picks are below that, and `each` of a plane.
     unsafe { gpu.launch(launch, count, false) }?;
     Ok(out)
@@ -85,12 +94,13 @@ pub(super) fn put_back<T: Number>(
     y: &Buffer<'_, T>,
 ) -> Result<Slice<T>> {
     check(picks, y.count())?;
-    let count = y.count() / windows.count() * windows.pixels();
-    let rows = count / windows.image[2];
+    let [planes, inner] = planes(gpu, y.dims);
+    let count = planes * inner * windows.pixels();
+    let rows = planes * windows.image[0] * windows.image[1];
     let mut out = gpu.alloc::<T>(count)?;
     let kernel = gpu.function::<T>(&KERNELS, "put_back")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
-    launch.arg(&y.data).arg(picks).arg(&mut out).arg(&rows).arg(windows);
+    launch.arg(&y.data).arg(picks).arg(&mut out).arg(&rows).arg(&inner).arg(windows);
     // SAFETY: the result has `rows` rows of pixels, `y` and the picks an element for each window.
     unsafe { gpu.launch(launch, count, false) }?;
     Ok(out)

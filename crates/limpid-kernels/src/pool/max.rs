@@ -6,6 +6,7 @@ use crate::cast::InHalf;
 use crate::interleave::every;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply, check_dtypes, with_slices};
+use crate::order::Order;
 use crate::planes::pieces;
 use crate::simd::vectorised;
 use crate::{Error, Result};
@@ -170,6 +171,10 @@ impl Op for MaxPool {
         NAME
     }
 
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Order::AsGiven
+    }
+
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
         let (x, windows) = (args[0], &self.0);
         let [oz, oy, ox] = windows.outputs;
@@ -216,21 +221,17 @@ struct Picks {
 /// The pixels of all windows of all planes, where the image is.
 enum Indices {
     Cpu(Vec<u32>),
+    /// And whether they lie as an image whose channels lie last.
     #[cfg(feature = "cuda")]
-    Cuda(crate::gpu::Slice<u32>),
+    Cuda(crate::gpu::Slice<u32>, bool),
 }
 
 impl Picks {
     fn of(windows: Windows, x: &Tensor) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
-            let indices = match x.dtype() {
-                DType::F64 => super::cuda::max_picks::<f64>(&windows, x)?,
-                DType::BF16 => super::cuda::max_picks::<half::bf16>(&windows, x)?,
-                DType::F16 => super::cuda::max_picks::<half::f16>(&windows, x)?,
-                _ => super::cuda::max_picks::<f32>(&windows, x)?,
-            };
-            return Ok(Self { indices: Indices::Cuda(indices), windows });
+            let (indices, last) = crate::gpu::in_numbers(x.dtype(), OnGpu(&windows, x))?;
+            return Ok(Self { indices: Indices::Cuda(indices, last), windows });
         }
         let indices = match x.dtype() {
             DType::F64 => with_slices(NAME, [x], |[x]: [&[f64]; 1]| Ok(windows.picks(x)))?,
@@ -239,20 +240,42 @@ impl Picks {
         Ok(Self { indices: Indices::Cpu(indices), windows })
     }
 
+    /// That of what they are applied to.
+    fn order(&self) -> Order {
+        match self.indices {
+            #[cfg(feature = "cuda")]
+            Indices::Cuda(_, true) => Order::Last,
+            _ => Order::First,
+        }
+    }
+
     fn on_cpu(&self) -> Result<&[u32]> {
         match &self.indices {
             Indices::Cpu(indices) => Ok(indices),
             #[cfg(feature = "cuda")]
-            Indices::Cuda(_) => Err(Error::shape(NAME, "tensors on one device", "some elsewhere")),
+            Indices::Cuda(..) => Err(Error::shape(NAME, "tensors on one device", "some elsewhere")),
         }
     }
 
     #[cfg(feature = "cuda")]
     fn on_cuda(&self) -> Result<&crate::gpu::Slice<u32>> {
         match &self.indices {
-            Indices::Cuda(indices) => Ok(indices),
+            Indices::Cuda(indices, _) => Ok(indices),
             Indices::Cpu(_) => Err(Error::shape(NAME, "tensors on one device", "some elsewhere")),
         }
+    }
+}
+
+/// The picks of an image on a GPU.
+#[cfg(feature = "cuda")]
+struct OnGpu<'a>(&'a Windows, &'a Tensor);
+
+#[cfg(feature = "cuda")]
+impl crate::gpu::Work for OnGpu<'_> {
+    type Output = (crate::gpu::Slice<u32>, bool);
+
+    fn of<T: crate::gpu::Number>(self) -> Result<Self::Output> {
+        super::cuda::max_picks::<T>(self.0, self.1)
     }
 }
 
@@ -265,6 +288,10 @@ impl Op for Pick {
 
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        self.0.order()
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -307,6 +334,10 @@ impl Op for PutBack {
 
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        self.0.order()
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

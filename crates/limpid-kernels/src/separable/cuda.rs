@@ -4,7 +4,7 @@
 
 use super::{AxisMap, Separable};
 use crate::cast::is_half;
-use crate::gpu::graph::keep;
+use crate::gpu::graph::{is_recording, keep};
 use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
 use crate::{Error, Result};
 use candle_core::cuda_backend::cudarc::driver::{
@@ -29,8 +29,14 @@ pub(super) fn run<T: Number>(
 ) -> Result<(Slice<T>, Shape)> {
     let (leading, _) = x.dims.split_at(x.dims.len() - op.maps.len());
     let outputs: Vec<usize> = op.maps.iter().map(AxisMap::outputs).collect();
-    let (planes, rest) = (leading.iter().product(), T::wide(op.rest));
-    let steps = prepared::<T>(op, gpu)?;
+    let rest = T::wide(op.rest);
+    let mut planes: usize = leading.iter().product();
+    // channels that lie last are a dimension that stays as it is
+    let channels = gpu.last.then_some(x.dims[1]);
+    if let Some(channels) = channels {
+        planes /= channels.max(1);
+    }
+    let steps = prepared::<T>(op, channels, gpu)?;
     let Some((last, before)) = steps.split_last() else {
         return Err(Error::argument(op.name, "there is no dimension to map"));
     };
@@ -169,6 +175,8 @@ impl<T: Number> Step<T> {
 struct Prepared {
     stream: Arc<CudaStream>,
     maps: Vec<AxisMap>,
+    /// If these lie last.
+    channels: Option<usize>,
     /// An array of [`Step`] of one of the number types.
     steps: Arc<dyn Any + Send + Sync>,
 }
@@ -179,10 +187,16 @@ static PREPARED: Mutex<Vec<Prepared>> = Mutex::new(Vec::new());
 const KEPT: usize = 64;
 
 /// The steps of an operation. A network applies the same ones again and again, so they are kept.
-fn prepared<T: Number>(op: &Separable, gpu: &Gpu) -> Result<Arc<Vec<Step<T>>>> {
+fn prepared<T: Number>(
+    op: &Separable,
+    channels: Option<usize>,
+    gpu: &Gpu,
+) -> Result<Arc<Vec<Step<T>>>> {
     let mut kept = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
     let found = kept.iter().enumerate().find_map(|(i, old)| {
-        let same = Arc::ptr_eq(&old.stream, &gpu.stream) && old.maps == op.maps;
+        let same = Arc::ptr_eq(&old.stream, &gpu.stream)
+            && old.channels == channels
+            && old.maps == op.maps;
         let steps = same.then(|| old.steps.clone().downcast().ok()).flatten();
         steps.map(|steps: Arc<Vec<Step<T>>>| (i, steps))
     });
@@ -191,12 +205,20 @@ fn prepared<T: Number>(op: &Separable, gpu: &Gpu) -> Result<Arc<Vec<Step<T>>>> {
         keep(&steps);
         return Ok(steps);
     }
+    if is_recording() {
+        return Err(Error::argument(op.name, "tables that are new cannot be recorded"));
+    }
     let mut sizes = [1; 3];
-    let missing = sizes.len().checked_sub(op.maps.len()).ok_or_else(|| {
-        Error::argument(op.name, format!("{} dimensions are too many", op.maps.len()))
-    })?;
+    let count = op.maps.len() + usize::from(channels.is_some());
+    let missing = sizes
+        .len()
+        .checked_sub(count)
+        .ok_or_else(|| Error::argument(op.name, format!("{count} dimensions are too many")))?;
     for (size, map) in sizes[missing..].iter_mut().zip(&op.maps) {
         *size = map.inputs;
+    }
+    if let (Some(size), Some(channels)) = (sizes.last_mut(), channels) {
+        *size = channels;
     }
     let maps = op.maps.iter().enumerate().map(|(i, map)| (i + missing, map));
     let steps = steps(maps)
@@ -208,7 +230,7 @@ fn prepared<T: Number>(op: &Separable, gpu: &Gpu) -> Result<Arc<Vec<Step<T>>>> {
         kept.remove(0);
     }
     let (stream, maps) = (gpu.stream.clone(), op.maps.clone());
-    kept.push(Prepared { stream, maps, steps: steps.clone() });
+    kept.push(Prepared { stream, maps, channels, steps: steps.clone() });
     Ok(steps)
 }
 

@@ -17,6 +17,7 @@ mod tests;
 use crate::cast::InHalf;
 use crate::math::Real;
 use crate::op::{Array, Backward, Op, apply};
+use crate::order::Order;
 use crate::{Error, Result};
 use candle_core::{Shape, Tensor};
 
@@ -117,6 +118,12 @@ impl Op for Separable {
 
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn order(&self, args: &[&Tensor]) -> Order {
+        // with channels last these are a dimension more, of three
+        let spatial = args[0].rank().saturating_sub(2);
+        if self.maps.len() == spatial && spatial < 3 { Order::AsGiven } else { Order::First }
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

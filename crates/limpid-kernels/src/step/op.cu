@@ -1,5 +1,5 @@
 // Updates and sums of many tensors at once; see cuda.rs, which fills the rows.
-#include "limpid.cuh"
+#include "rows.cuh"
 
 // One update or one sum: arrays of `count` elements, of which the grid takes pieces from number `first` on.
 struct Row {
@@ -27,12 +27,6 @@ __device__ __forceinline__ int row_of(const Rows &rows, int count, size_t piece)
     }
     return low;
 }
-
-// 16 bytes, which are one access to memory.
-template <class T> struct alignas(16) Pack {
-    static constexpr int SIZE = 16 / sizeof(T);
-    T v[SIZE];
-};
 
 // The updates of cpu.rs: `x` is one element of each array, of which the first `WRITTEN` change.
 template <class T> struct Scale {
@@ -124,7 +118,7 @@ __device__ __forceinline__ bool is_shut(const double *verdict) { return verdict 
 
 template <class T, class F>
 __device__ __forceinline__ void update(const Rows &rows, int count, size_t pieces, const double *factor = nullptr) {
-    constexpr int SIZE = Pack<T>::SIZE;
+    constexpr int SIZE = Pack<T>::COUNT;
     for (size_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
         int r = row_of(rows, count, piece);
         F f(factor ? factor : rows.row[r].numbers);
@@ -141,9 +135,9 @@ __device__ __forceinline__ void update(const Rows &rows, int count, size_t piece
             for (int k = 0; k < F::READ; k++) x[k] = *(const Pack<T> *)(at[k] + i);
             for (int j = 0; j < SIZE; j++) {
                 T one[F::READ];
-                for (int k = 0; k < F::READ; k++) one[k] = x[k].v[j];
+                for (int k = 0; k < F::READ; k++) one[k] = x[k].of[j];
                 f(one);
-                for (int k = 0; k < F::WRITTEN; k++) x[k].v[j] = one[k];
+                for (int k = 0; k < F::WRITTEN; k++) x[k].of[j] = one[k];
             }
             for (int k = 0; k < F::WRITTEN; k++) *(Pack<T> *)(at[k] + i) = x[k];
         }
@@ -182,7 +176,7 @@ extern "C" __global__ void step_times_f64(const Rows rows, int count, size_t pie
 // For each piece of an array: the sum of the squares, and how many elements are not finite.
 template <class T>
 __device__ __forceinline__ void look(const Rows &rows, int count, size_t pieces) {
-    constexpr int SIZE = Pack<T>::SIZE;
+    constexpr int SIZE = Pack<T>::COUNT;
     for (size_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
         int r = row_of(rows, count, piece);
         size_t number = piece - rows.row[r].first, begin = number * LONG_PIECE;
@@ -194,8 +188,8 @@ __device__ __forceinline__ void look(const Rows &rows, int count, size_t pieces)
         for (int i = threadIdx.x * SIZE; i < packed; i += THREADS * SIZE) {
             Pack<T> pack = *(const Pack<T> *)(x + i);
             for (int j = 0; j < SIZE; j++) {
-                squares += (double)pack.v[j] * pack.v[j];
-                bad += !isfinite(pack.v[j]);
+                squares += (double)pack.of[j] * pack.of[j];
+                bad += !isfinite(pack.of[j]);
             }
         }
         for (int i = packed + threadIdx.x; i < length; i += THREADS) {

@@ -1,4 +1,5 @@
 // cuBLAS, cuDNN and cuRAND, as far as Limpid calls them, by their definitions. Sums are taken in double.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -120,7 +121,7 @@ struct Filter {
 };
 struct Convolution {
     std::vector<int> pad, stride, dilation;
-    int mode, groups = 1;
+    int mode, groups = 1, math = 0;
 };
 
 API cudnnCreate(void **out) { *out = &a_handle; return 0; }
@@ -147,11 +148,11 @@ API cudnnDestroyConvolutionDescriptor(Convolution *c) { delete c; return 0; }
 API cudnnSetConvolutionNdDescriptor(Convolution *c, int rank, const int *pad, const int *stride, const int *dilation,
                                     int mode, int) {
     if (rank < 2 || rank > 3) return 9;
-    *c = {{pad, pad + rank}, {stride, stride + rank}, {dilation, dilation + rank}, mode, 1};
+    *c = {{pad, pad + rank}, {stride, stride + rank}, {dilation, dilation + rank}, mode, 1, 0};
     return 0;
 }
 API cudnnSetConvolutionGroupCount(Convolution *c, int groups) { c->groups = groups; return 0; }
-API cudnnSetConvolutionMathType(Convolution *, int) { return 0; }
+API cudnnSetConvolutionMathType(Convolution *c, int math) { return c->math = math, 0; }
 
 // Every product of a convolution: `each(x, w, y)` gets the places of its three numbers.
 template <class Each>
@@ -216,11 +217,26 @@ struct Factors {
     }
 };
 
-static int check(const void *space, size_t size) { return size < 64 || !space ? 3 : 0; }
+// How an algorithm multiplies: as cuDNN does, with what a descriptor is told before it ranks and before it computes.
+enum Math { DEFAULT = 0, TENSOR_OP = 1, FMA = 3 };
+enum Algorithm { FAST = 0, SAME_EACH_TIME = 1, PLAIN = 2, WITHOUT_SPACE = 3 };
+constexpr int NOT_SUPPORTED = 3000;
+
+static bool is_half(Type type) { return type == Type::F16 || type == Type::Bf16; }
+
+// What it computes with: enough space, numbers where tensor cores read, the way to multiply of the algorithm.
+static int check(const void *space, size_t size, Type type, const Convolution &c, int algorithm, const void *x,
+                 const void *w, const void *y) {
+    bool cores = algorithm == FAST || algorithm == SAME_EACH_TIME;
+    if (algorithm == WITHOUT_SPACE || cores != (c.math == TENSOR_OP)) return NOT_SUPPORTED;
+    bool aligned = (size_t)x % 16 == 0 && (size_t)w % 16 == 0 && (size_t)y % 16 == 0;
+    if (cores && !aligned) return 2000;
+    return size < 64 || !space ? 2000 : 0;
+}
 
 API cudnnConvolutionForward(void *, const void *alpha, Tensor *xd, const void *x, Filter *wd, const void *w,
-                            Convolution *c, int, void *space, size_t size, const void *beta, Tensor *yd, void *y) {
-    if (int error = check(space, size)) return error;
+                            Convolution *c, int algorithm, void *space, size_t size, const void *beta, Tensor *yd, void *y) {
+    if (int error = check(space, size, xd->type, *c, algorithm, x, w, y)) return error;
     Factors factors(yd->type, alpha, beta);
     return emulator::queue([=] {
         std::vector<double> sums(span(*yd));
@@ -233,8 +249,8 @@ API cudnnConvolutionForward(void *, const void *alpha, Tensor *xd, const void *x
 }
 
 API cudnnConvolutionBackwardData(void *, const void *alpha, Filter *wd, const void *w, Tensor *yd, const void *y,
-                                 Convolution *c, int, void *space, size_t size, const void *beta, Tensor *xd, void *x) {
-    if (int error = check(space, size)) return error;
+                                 Convolution *c, int algorithm, void *space, size_t size, const void *beta, Tensor *xd, void *x) {
+    if (int error = check(space, size, xd->type, *c, algorithm, x, w, y)) return error;
     Factors factors(xd->type, alpha, beta);
     return emulator::queue([=] {
         std::vector<double> sums(span(*xd));
@@ -247,8 +263,8 @@ API cudnnConvolutionBackwardData(void *, const void *alpha, Filter *wd, const vo
 }
 
 API cudnnConvolutionBackwardFilter(void *, const void *alpha, Tensor *xd, const void *x, Tensor *yd, const void *y,
-                                   Convolution *c, int, void *space, size_t size, const void *beta, Filter *wd, void *w) {
-    if (int error = check(space, size)) return error;
+                                   Convolution *c, int algorithm, void *space, size_t size, const void *beta, Filter *wd, void *w) {
+    if (int error = check(space, size, xd->type, *c, algorithm, x, w, y)) return error;
     Factors factors(wd->type, alpha, beta);
     return emulator::queue([=] {
         std::vector<double> sums(span(*wd));
@@ -267,15 +283,48 @@ struct Performance {
     int determinism, math, reserved[3];
 };
 
-static int answer(int *count, Performance *found) {
-    *count = 1;
-    *found = {1, 0, 1.0f, 64, 1, 0, {0, 0, 0}};
+// Without tensor cores it has nothing for 16 bits, and with them nothing that is dilated by three, to have such a case.
+static int answer(const Tensor *x, const Convolution *c, int most, int *count, Performance *found) {
+    bool cores = c->math == TENSOR_OP && x->type != Type::F64;
+    for (int dilation : c->dilation) cores &= !(is_half(x->type) && dilation == 3);
+    std::vector<Performance> all = {{FAST, NOT_SUPPORTED, -1, 0, 1, TENSOR_OP, {}}};
+    if (cores) {
+        all.push_back({FAST, 0, 1, 64, 0, TENSOR_OP, {}});
+        all.push_back({SAME_EACH_TIME, 0, 2, 64, 1, TENSOR_OP, {}});
+    } else if (!is_half(x->type)) {
+        all.push_back({WITHOUT_SPACE, 0, 1, 64, 1, c->math, {}});
+        all.push_back({PLAIN, 0, 2, 64, 1, c->math, {}});
+    }
+    *count = std::min(most, (int)all.size());
+    std::copy_n(all.begin(), *count, found);
     return 0;
 }
+static int space_of(int algorithm, size_t *size) {
+    *size = 64;
+    return algorithm == WITHOUT_SPACE ? NOT_SUPPORTED : 0;
+}
 
-API cudnnGetConvolutionForwardAlgorithm_v7(void *, Tensor *, Filter *, Convolution *, Tensor *, int, int *count, Performance *found) { return answer(count, found); }
-API cudnnGetConvolutionBackwardDataAlgorithm_v7(void *, Filter *, Tensor *, Convolution *, Tensor *, int, int *count, Performance *found) { return answer(count, found); }
-API cudnnGetConvolutionBackwardFilterAlgorithm_v7(void *, Tensor *, Tensor *, Convolution *, Filter *, int, int *count, Performance *found) { return answer(count, found); }
-API cudnnGetConvolutionForwardWorkspaceSize(void *, Tensor *, Filter *, Convolution *, Tensor *, int, size_t *size) { *size = 64; return 0; }
-API cudnnGetConvolutionBackwardDataWorkspaceSize(void *, Filter *, Tensor *, Convolution *, Tensor *, int, size_t *size) { *size = 64; return 0; }
-API cudnnGetConvolutionBackwardFilterWorkspaceSize(void *, Tensor *, Tensor *, Convolution *, Filter *, int, size_t *size) { *size = 64; return 0; }
+API cudnnGetConvolutionForwardAlgorithm_v7(void *, Tensor *x, Filter *, Convolution *c, Tensor *, int most, int *count,
+                                           Performance *found) {
+    return answer(x, c, most, count, found);
+}
+API cudnnGetConvolutionBackwardDataAlgorithm_v7(void *, Filter *, Tensor *y, Convolution *c, Tensor *, int most,
+                                                int *count, Performance *found) {
+    return answer(y, c, most, count, found);
+}
+API cudnnGetConvolutionBackwardFilterAlgorithm_v7(void *, Tensor *x, Tensor *, Convolution *c, Filter *, int most,
+                                                  int *count, Performance *found) {
+    return answer(x, c, most, count, found);
+}
+API cudnnGetConvolutionForwardWorkspaceSize(void *, Tensor *, Filter *, Convolution *, Tensor *, int algorithm,
+                                            size_t *size) {
+    return space_of(algorithm, size);
+}
+API cudnnGetConvolutionBackwardDataWorkspaceSize(void *, Filter *, Tensor *, Convolution *, Tensor *, int algorithm,
+                                                 size_t *size) {
+    return space_of(algorithm, size);
+}
+API cudnnGetConvolutionBackwardFilterWorkspaceSize(void *, Tensor *, Tensor *, Convolution *, Filter *, int algorithm,
+                                                   size_t *size) {
+    return space_of(algorithm, size);
+}

@@ -2,7 +2,13 @@
 
 use super::{Found, KERNELS};
 use crate::gpu::{Buffer, Case, Gpu, Number};
+use crate::order::{from_last, in_memory};
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+
+/// Where a dimension lies in the memory.
+fn place(gpu: &Gpu, dim: usize, rank: usize) -> usize {
+    if gpu.last && rank >= 3 { from_last(rank)[dim] } else { dim }
+}
 
 /// Arrays side by side along a dimension of the result, whose sizes are `dims`.
 pub(in crate::algebra) fn cat<T: Number>(
@@ -11,13 +17,16 @@ pub(in crate::algebra) fn cat<T: Number>(
     gpu: &Gpu,
     args: &[Buffer<'_, T>],
 ) -> Found<T> {
-    let rows: usize = dims[..dim].iter().product();
-    let pitch: usize = dims[dim..].iter().product();
+    let at = place(gpu, dim, dims.len());
+    let lying = in_memory(&dims, gpu.last);
+    let inner: usize = lying[at + 1..].iter().product();
+    let rows: usize = lying[..at].iter().product();
+    let pitch = dims[dim] * inner;
     let mut out = gpu.alloc::<T>(rows * pitch)?;
     let kernel = gpu.function::<T>(&KERNELS, "cat")?;
     let mut first = 0usize;
     for arg in args {
-        let width: usize = arg.dims[dim..].iter().product();
+        let width = arg.dims[dim] * inner;
         let mut launch = gpu.stream.launch_builder(&kernel);
         launch.arg(&arg.data).arg(&mut out).arg(&rows).arg(&width).arg(&pitch).arg(&first);
         // SAFETY: a row of the result has the rows of all arguments one after the other.
@@ -34,8 +43,10 @@ pub(in crate::algebra) fn widen<T: Number>(
     gpu: &Gpu,
     x: &Buffer<'_, T>,
 ) -> Found<T> {
-    let inner: usize = dims[dim + 1..].iter().product();
-    let rows: usize = dims[..dim].iter().product();
+    let at = place(gpu, dim, dims.len());
+    let lying = in_memory(dims, gpu.last);
+    let inner: usize = lying[at + 1..].iter().product();
+    let rows: usize = lying[..at].iter().product();
     let (width, pitch, first) = (x.dims[dim] * inner, dims[dim] * inner, start * inner);
     let mut out = gpu.alloc::<T>(rows * pitch)?;
     let kernel = gpu.function::<T>(&KERNELS, "widen")?;

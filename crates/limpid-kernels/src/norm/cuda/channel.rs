@@ -1,16 +1,16 @@
 //! Normalisation with parameters per channel, and a function of it.
 
-use super::{KERNELS, Rows, Shared, Sums, kept, measure, push, with_statistics};
+use super::{KERNELS, Rows, Shared, Sums, kept, measure, named, push, with_statistics};
 use crate::Result;
 use crate::activation::{Activation, Function, Visit};
-use crate::gpu::{Buffer, Gpu, Number, Slice, with_buffers};
+use crate::gpu::{Buffer, Gpu, Number, Slice, with_images};
 use crate::norm::channel::{Normalise, Sharing};
-use crate::op::Backward;
+use crate::op::{Backward, Op};
 use candle_core::cuda_backend::cudarc::driver::{CudaView, LaunchArgs, PushKernelArg};
 use candle_core::{Shape, Tensor};
 
 /// The name of a function and what it takes besides.
-fn named(activation: Activation) -> (&'static str, [f64; 2]) {
+fn function(activation: Activation) -> (&'static str, [f64; 2]) {
     struct Named;
     impl Visit for Named {
         type Output = (&'static str, [f64; 2]);
@@ -22,14 +22,18 @@ fn named(activation: Activation) -> (&'static str, [f64; 2]) {
 }
 
 /// The planes of each of the arrays that are normalised together.
-fn planes<T>(sharing: &Sharing, sources: &[Buffer<'_, T>]) -> Vec<Rows> {
-    let all = Rows::new::<T>(sharing.batch * sharing.channels, sharing.plane);
+fn planes<T>(gpu: &Gpu, sharing: &Sharing, sources: &[Buffer<'_, T>]) -> Vec<Rows> {
+    let Sharing { batch, channels, plane, .. } = *sharing;
+    let all = Rows::new::<T>(batch * channels, plane);
     let mut end = 0;
     let each = sources.iter().map(|x| {
         let own = x.dims[1];
-        let (count, first) = (sharing.batch * own, end);
+        let (count, first) = (batch * own, end);
         end += own;
-        Rows { count, own, first, all: sharing.channels, ..all }
+        match gpu.last {
+            true => Rows::of_slabs::<T>([batch, plane], own, first, channels),
+            false => Rows { count, own, first, all: channels, ..all },
+        }
     });
     each.collect()
 }
@@ -58,7 +62,7 @@ struct Inner<'a, T: Number> {
 impl<'a, T: Number> Inner<'a, T> {
     fn new(op: &Normalise, args: &'a [Buffer<'_, T>], statistics: &'a CudaView<'a, f64>) -> Self {
         let (weight, bias) = (op.affine.weight(args), op.affine.bias(args));
-        let (name, pq) = named(op.activation);
+        let (name, pq) = function(op.activation);
         Self {
             name,
             pq: pq.map(T::wide),
@@ -68,6 +72,10 @@ impl<'a, T: Number> Inner<'a, T> {
             parameters: weight.or(bias).map_or(op.sharing.channels, Buffer::count),
             shared: shared(&op.sharing),
         }
+    }
+
+    fn kernel(&self, gpu: &Gpu, what: &str) -> String {
+        format!("{}_{}", named(gpu, what), self.name)
     }
 
     fn push_line<'l>(&'l self, launch: &mut LaunchArgs<'l>) {
@@ -82,7 +90,7 @@ impl<'a, T: Number> Inner<'a, T> {
 
     /// The function at the planes of one array, into those of the result.
     fn values(&self, gpu: &Gpu, x: &Buffer<'_, T>, rows: &Rows, out: &mut Slice<T>) -> Result<()> {
-        let kernel = gpu.function::<T>(&KERNELS, &format!("norm_values_{}", self.name))?;
+        let kernel = gpu.function::<T>(&KERNELS, &self.kernel(gpu, "values"))?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         launch.arg(&x.data);
         self.push_line(&mut launch);
@@ -90,7 +98,7 @@ impl<'a, T: Number> Inner<'a, T> {
         self.push_rest(&mut launch, rows);
         // SAFETY: `x` has these planes, the result all that are joined, and there are statistics
         // and parameters for each.
-        unsafe { rows.launch(gpu, launch) }
+        unsafe { rows.launch::<T>(gpu, launch) }
     }
 
     /// The sums of the pieces of one array's planes, of which `grad` has all that are joined.
@@ -101,14 +109,14 @@ impl<'a, T: Number> Inner<'a, T> {
         rows: &Rows,
         parts: &mut Slice<f64>,
     ) -> Result<()> {
-        let kernel = gpu.function::<T>(&KERNELS, &format!("norm_sums_{}", self.name))?;
+        let kernel = gpu.function::<T>(&KERNELS, &self.kernel(gpu, "sums"))?;
         let mut launch = gpu.stream.launch_builder(&kernel);
         launch.arg(&x.data).arg(&grad.data);
         self.push_line(&mut launch);
         launch.arg(parts);
         self.push_rest(&mut launch, rows);
         // SAFETY: as of `values`, and `parts` has two numbers for each piece of all planes.
-        unsafe { rows.launch(gpu, launch) }
+        unsafe { rows.launch::<T>(gpu, launch) }
     }
 
     /// The gradient of one array; without slopes and levels the statistics are constants.
@@ -120,7 +128,7 @@ impl<'a, T: Number> Inner<'a, T> {
         rows: &Rows,
     ) -> Result<Tensor> {
         let mut out = gpu.alloc::<T>(x.count())?;
-        let kernel = gpu.function::<T>(&KERNELS, &format!("norm_gradient_{}", self.name))?;
+        let kernel = gpu.function::<T>(&KERNELS, &self.kernel(gpu, "gradient"))?;
         let tilts = tilts.map(Slice::as_view);
         let mut launch = gpu.stream.launch_builder(&kernel);
         launch.arg(&x.data).arg(&grad.data);
@@ -130,8 +138,8 @@ impl<'a, T: Number> Inner<'a, T> {
         self.push_rest(&mut launch, rows);
         // SAFETY: as of `values`; the result has the planes of `x`, and there is a slope for each
         // statistic.
-        unsafe { rows.launch(gpu, launch) }?;
-        Ok(gpu.tensor(out, x.dims))
+        unsafe { rows.launch::<T>(gpu, launch) }?;
+        gpu.image(out, x.dims)
     }
 }
 
@@ -142,10 +150,10 @@ pub(in crate::norm) fn forward<T: Number>(
     args: &[Buffer<'_, T>],
 ) -> Result<(Slice<T>, Shape)> {
     let (sharing, sources) = (&op.sharing, op.affine.sources(args));
-    let rows = planes(sharing, sources);
+    let rows = planes(gpu, sharing, sources);
     if !op.fixed {
         // what shares a statistic follows each other, if it is in one array
-        let found = if sharing.groups.is_some() && sources.len() == 1 {
+        let found = if sharing.groups.is_some() && sources.len() == 1 && !gpu.last {
             let (statistics, members, strided) = (sharing.statistics(), 1, 0);
             let rows = Rows::new::<T>(statistics, sharing.count());
             measure(gpu, sources, &[rows], Shared { statistics, members, strided }, op.eps)?
@@ -170,11 +178,11 @@ pub(in crate::norm) fn gradients<T: Number>(
     at: &Backward,
 ) -> Result<Vec<Option<Tensor>>> {
     let operands: Vec<&Tensor> = at.args.iter().chain([&at.grad]).collect();
-    with_buffers::<T, _>(op.name, &operands, |gpu, buffers| {
+    with_images::<T, _>(op.name, &operands, op.order(&operands), |gpu, buffers| {
         with_statistics(op.name, &op.statistics, |statistics| {
             let (args, grad) = (&buffers[..at.args.len()], &buffers[at.args.len()]);
             let sources = op.affine.sources(args);
-            let rows = planes(&op.sharing, sources);
+            let rows = planes(gpu, &op.sharing, sources);
             let inner = Inner::new(op, args, statistics);
             let shape = op.affine.weight(args).or(op.affine.bias(args));
             let shape = shape.map_or(vec![op.sharing.channels], |t| t.dims.to_vec());

@@ -34,7 +34,7 @@ pub(in crate::norm) fn forward<T: Number>(
     push(&mut launch, op.affine.bias(args).map(|b| &b.data));
     launch.arg(&mut out).arg(&rows).arg(&op.eps);
     // SAFETY: `x` and the result have these rows, the parameters the width of one.
-    unsafe { rows.launch(gpu, launch) }?;
+    unsafe { rows.launch::<T>(gpu, launch) }?;
     op.statistics.get_or_init(|| kept(gpu, statistics, rows.count));
     Ok((out, x.dims.into()))
 }
@@ -76,7 +76,7 @@ fn data_gradient<T: Number>(
         launch.arg(&mut parts).arg(&rows);
         // SAFETY: the arrays have these rows, the weight the width of one; two numbers for each
         // piece.
-        unsafe { rows.launch(gpu, launch) }?;
+        unsafe { rows.launch::<T>(gpu, launch) }?;
         let (shared, count) = (alone(rows), rows.width);
         let weight = None::<&CudaView<'_, T>>; // is in the sums
         let sums = Sums { parts: &parts, statistics, weight, rows, shared, count };
@@ -91,7 +91,7 @@ fn data_gradient<T: Number>(
     push(&mut launch, weight);
     launch.arg(&mut out).arg(&rows);
     // SAFETY: as above; there is a slope for each row, if any.
-    unsafe { rows.launch(gpu, launch) }?;
+    unsafe { rows.launch::<T>(gpu, launch) }?;
     Ok(gpu.tensor(out, x.dims))
 }
 

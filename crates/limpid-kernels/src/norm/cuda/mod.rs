@@ -18,6 +18,8 @@ use std::sync::OnceLock;
 static KERNELS: Kernels =
     Kernels::new("norm", include_bytes!(concat!(env!("OUT_DIR"), "/norm.fatbin")));
 
+/// Threads of a block.
+const THREADS: usize = 256;
 /// A pointer to nothing, for arrays that are not there.
 const NULL: u64 = 0;
 
@@ -32,7 +34,7 @@ struct Rows {
     own: usize,
     first: usize,
     all: usize,
-    /// Elements of a piece, pieces of a row, threads of a piece.
+    /// Elements of a piece, pieces of a row, threads of a piece; or side by side, of slabs.
     piece: usize,
     pieces: usize,
     lanes: usize,
@@ -54,13 +56,33 @@ impl Rows {
         Self { count, width, own: 1, first: 0, all: 1, piece, pieces, lanes }
     }
 
-    /// Starts a kernel that goes by pieces.
+    /// The planes of an image whose channels lie last, as `last.cuh` has it: `own` channels of each item from channel
+    /// `first` of `all` on. Its pieces are slabs, whose pixels depend on the shape of what is joined alone.
+    fn of_slabs<T>([batch, plane]: [usize; 2], own: usize, first: usize, all: usize) -> Self {
+        const SLABS: usize = 1024;
+        let lanes_of = |channels: usize| {
+            let packs = (channels * size_of::<T>()).div_ceil(16);
+            (packs.clamp(1, 32).next_power_of_two(), packs)
+        };
+        let (across, packs) = lanes_of(all);
+        let wanted = SLABS.div_ceil((batch * packs.div_ceil(across)).max(1));
+        // a multiple of what the threads of a block read at once
+        let piece = plane.div_ceil(wanted).next_multiple_of(4 * THREADS / across);
+        let pieces = plane.div_ceil(piece).max(1);
+        let (lanes, _) = lanes_of(own);
+        Self { count: batch * own, width: plane, own, first, all, piece, pieces, lanes }
+    }
+
+    /// Starts a kernel that goes by pieces, or by slabs if channels lie last.
     ///
     /// # Safety
     /// As of [`Gpu::launch`].
-    unsafe fn launch(&self, gpu: &Gpu, kernel: LaunchArgs<'_>) -> Result<()> {
+    unsafe fn launch<T>(&self, gpu: &Gpu, kernel: LaunchArgs<'_>) -> Result<()> {
+        let threads = self.count * self.pieces * self.lanes;
+        let across = (self.own * size_of::<T>()).div_ceil(16).div_ceil(self.lanes);
+        let slabs = self.count / self.own.max(1) * self.pieces * across;
         // SAFETY: the caller's.
-        unsafe { gpu.launch(kernel, self.count * self.pieces * self.lanes, false) }
+        unsafe { gpu.launch(kernel, if gpu.last { slabs } else { threads }, gpu.last) }
     }
 }
 
@@ -75,6 +97,11 @@ struct Shared {
 
 // SAFETY: numbers in C's layout, as `Sharing` in op.cu.
 unsafe impl DeviceRepr for Shared {}
+
+/// The kernel for where channels lie.
+fn named(gpu: &Gpu, what: &str) -> String {
+    format!("{}_{what}", if gpu.last { "norm_last" } else { "norm" })
+}
 
 /// Appends an array that may not be there.
 fn push<'a, 'b: 'a, 'c: 'b, T>(launch: &mut LaunchArgs<'a>, array: Option<&'b CudaView<'c, T>>) {
@@ -94,20 +121,25 @@ fn measure<T: Number>(
 ) -> Result<Slice<f64>> {
     let mut statistics = gpu.alloc::<f64>(3 * shared.statistics)?;
     let Some(&first) = rows.first() else { return Ok(statistics) };
-    let kernel = gpu.function::<T>(&KERNELS, "norm_moments")?;
-    if rows.len() == 1 && shared.members * first.pieces == 1 {
+    let kernel = gpu.function::<T>(&KERNELS, &named(gpu, "moments"))?;
+    if !gpu.last && rows.len() == 1 && shared.members * first.pieces == 1 {
         let mut launch = gpu.stream.launch_builder(&kernel);
         launch.arg(&arrays[0].data).arg(&NULL).arg(&mut statistics).arg(&first).arg(&eps);
         // SAFETY: the array has these rows, and there is a statistic for each.
-        unsafe { first.launch(gpu, launch) }?;
+        unsafe { first.launch::<T>(gpu, launch) }?;
         return Ok(statistics);
     }
     let mut parts = gpu.alloc::<f64>(2 * shared.statistics * shared.members * first.pieces)?;
     for (x, rows) in arrays.iter().zip(rows) {
         let mut launch = gpu.stream.launch_builder(&kernel);
-        launch.arg(&x.data).arg(&mut parts).arg(&NULL).arg(rows).arg(&eps);
+        launch.arg(&x.data).arg(&mut parts);
+        if gpu.last {
+            launch.arg(rows);
+        } else {
+            launch.arg(&NULL).arg(rows).arg(&eps);
+        }
         // SAFETY: the array has these rows, which are among the members of all statistics.
-        unsafe { rows.launch(gpu, launch) }?;
+        unsafe { rows.launch::<T>(gpu, launch) }?;
     }
     let kernel = gpu.function::<f64>(&KERNELS, "norm_statistics")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
