@@ -1,7 +1,7 @@
 //! With the feature `cuda`: compiles every `src/**/op.cu` to `OUT_DIR/FOLDER.fatbin`, warnings as errors.
 //!
-//! `CUDA_HOME`, the path or `/usr/local/cuda` has nvcc; `LIMPID_CUDA_LINK` may name a folder of libraries to link with. What
-//! registers and stacks the kernels take is in `FOLDER.usage` beside them.
+//! `CUDA_HOME`, `CUDA_PATH`, the path or `/usr/local/cuda` has nvcc; `LIMPID_CUDA_LINK` may name a folder of
+//! libraries to link with. What registers and stacks the kernels take is in `FOLDER.usage` beside them.
 
 use std::env;
 use std::error::Error;

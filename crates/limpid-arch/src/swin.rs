@@ -50,7 +50,7 @@ pub(crate) struct SwinBlock {
     table: Param,
     norm2: LayerNorm,
     mlp: Mlp,
-    tables: Tables,
+    uploaded: Tables,
 }
 
 /// Rows of the table of position biases: one per difference of positions in a window.
@@ -92,7 +92,7 @@ impl SwinBlock {
             attn: SelfAttention::new(spec.width, spec.heads, spec.qkv_bias, spec.style, &attn)?,
             norm2: norm("norm2")?,
             mlp: Mlp::new(spec.width, spec.mlp, spec.style, &scope.pp("mlp"))?,
-            tables: Tables::default(),
+            uploaded: Tables::default(),
             spec,
         })
     }
@@ -162,7 +162,7 @@ impl SwinBlock {
                 let pixels = bias.dim(1)?;
                 let ends = last.iter().map(|&is| usize::from(is)).collect::<Vec<_>>();
                 let key = [layout.window.as_slice(), &layout.shift, &ends].concat();
-                let mask = self.tables.get(key, x.device(), || {
+                let mask = self.uploaded.get(key, x.device(), || {
                     let mask = mask(&layout.window, &layout.shift, last);
                     Ok(Tensor::from_vec(mask, (pixels, pixels), x.device())?)
                 })?;
@@ -195,7 +195,7 @@ impl SwinBlock {
         }
         let pixels: usize = window.iter().product();
         let table = self.table.tensor();
-        let rows = self.tables.get(vec![pixels], table.device(), || {
+        let rows = self.uploaded.get(vec![pixels], table.device(), || {
             let rows = position_rows(&self.spec.window, pixels);
             Ok(Tensor::from_vec(rows, pixels * pixels, table.device())?)
         })?;

@@ -26,7 +26,7 @@ mod trainer;
 pub use batch::{Batch, SampleId};
 pub use callback::{Callback, Control, Hook};
 pub use checkpoint::{CheckpointInfo, Checkpoints};
-pub use communicator::{Alone, Communicator};
+pub use communicator::Communicator;
 pub use config::{
     BestConfig, CheckpointConfig, ClipConfig, EarlyStopConfig, GpuConfig, GpuPrecision, NonFinite,
     Recompute, TrainConfig,

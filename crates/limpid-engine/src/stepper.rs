@@ -2,7 +2,7 @@
 
 use crate::config::{ClipConfig, TrainConfig};
 use crate::state::Group;
-use crate::{Alone, Communicator, Error, Logs, Result, SampleId};
+use crate::{Communicator, Error, Logs, Result, SampleId};
 use candle_core::{DType, Device, Tensor};
 use limpid_kernels::autograd;
 use limpid_kernels::step::{Gate, Judgement, Look};
@@ -28,7 +28,7 @@ pub struct Stepper<'a> {
     pub(crate) boundary: bool,
     clip: Option<ClipConfig>,
     pub(crate) step: u64,
-    pub(crate) communicator: &'a dyn Communicator,
+    pub(crate) communicator: Option<&'a dyn Communicator>,
     /// Loss scales of the groups that have one.
     scales: &'a [Option<Tensor>],
     mode: Mode,
@@ -89,7 +89,7 @@ impl<'a> Stepper<'a> {
             boundary: true,
             clip: config.clip,
             step: 0,
-            communicator: &Alone,
+            communicator: None,
             scales,
             mode,
             found: Vec::new(),
@@ -150,10 +150,10 @@ impl<'a> Stepper<'a> {
         }
         drop(store);
         let mut loss = loss.detach();
-        if self.boundary {
-            // the loss too: what is not finite for one member is not for all
+        if let Some(communicator) = self.communicator.filter(|_| self.boundary) {
+            // the loss too: one that is not finite for a member is so for all
             let mut all: Vec<_> = gradients.values_mut().chain([&mut loss]).collect();
-            self.communicator.mean(&mut all)?;
+            communicator.mean(&mut all)?;
         }
         // now, not at the boundary: the batch at fault is the one whose samples are at hand
         let look = Look::at(&gradients.values().chain([&loss]).collect::<Vec<_>>())?;

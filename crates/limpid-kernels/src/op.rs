@@ -5,7 +5,7 @@
 
 use crate::algebra::permute;
 use crate::autograd::{Recorded, State, backward_argument, register, state};
-use crate::cast::{InHalf, Types, cast, is_half, types};
+use crate::cast::{InHalf, Types, cast, is_half, types, widened};
 use crate::element::contiguous;
 use crate::math::Real;
 use crate::order::{LyingLast, Order, from_last, in_memory, ordered};
@@ -125,7 +125,11 @@ pub(crate) fn apply<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
 fn apply_as_given<O: Op>(op: O, args: &[&Tensor]) -> Result<Tensor> {
     let tracked = args.iter().any(|t| t.track_op());
     if tracked && state() == State::Off {
-        return by_candle(op, args);
+        // candle's graph has numbers of 32 bits: kernels of 16 may want channels where it does not put them
+        let half = args.iter().map(|t| t.dtype()).find(|&dtype| is_half(dtype));
+        let Some(half) = half else { return by_candle(op, args) };
+        let wide = args.iter().map(|t| widened(t)).collect::<Result<Vec<_>>>()?;
+        return cast(&by_candle(op, &wide.iter().collect::<Vec<_>>())?, half);
     }
     let last = op.order(args).is_last(args);
     let values = args.iter().map(|t| ordered(t, last)).collect::<Result<Vec<_>>>()?;

@@ -76,21 +76,27 @@ pub(crate) fn lies_last(t: &Tensor) -> bool {
 /// # Errors
 /// Those of candle, and if there is no room on a GPU.
 pub(crate) fn ordered(t: &Tensor, last: bool) -> Result<Tensor> {
+    // with channels last kernels read packs, which lie where packs do if the first one does
+    const PACK: usize = 8;
     let t = t.detach();
-    if offsets(t.layout(), last).is_some() {
+    let rank = t.rank();
+    if !last || rank < 3 {
+        if rank >= 3 && lies_last(&t) {
+            let rows = t.permute(to_last(rank))?.flatten(1, rank - 2)?;
+            return Ok(turned(&rows)?.reshape(t.shape())?);
+        }
+        return Ok(t.contiguous()?);
+    }
+    let is_placed = |(start, _): (usize, usize)| start.is_multiple_of(PACK);
+    if offsets(t.layout(), true).is_some_and(is_placed) {
         return Ok(t);
     }
-    let rank = t.rank();
-    if last && rank >= 3 {
-        let t = t.contiguous()?;
-        let turned = turned(&t.flatten_from(2)?)?.reshape(in_memory(t.dims(), true))?;
-        return Ok(turned.permute(from_last(rank))?);
-    }
-    if rank >= 3 && lies_last(&t) {
-        let rows = t.permute(to_last(rank))?.flatten(1, rank - 2)?;
-        return Ok(turned(&rows)?.reshape(t.shape())?);
-    }
-    Ok(t.contiguous()?)
+    let lying = if t.is_contiguous() {
+        turned(&t.flatten_from(2)?)?.reshape(in_memory(t.dims(), true))?
+    } else {
+        t.permute(to_last(rank))?.force_contiguous()?
+    };
+    Ok(lying.permute(from_last(rank))?)
 }
 
 /// Contiguous `[n, rows, columns]` to `[n, columns, rows]`.
@@ -116,7 +122,8 @@ impl<R: Recorded> Recorded for LyingLast<R> {
             args: at.args.clone(),
             wanted: at.wanted.clone(),
             result: at.result.as_ref().map(seen).transpose()?,
-            grad: seen(&at.grad)?,
+            // once for all that read it
+            grad: ordered(&seen(&at.grad)?, true)?,
         })
     }
 }

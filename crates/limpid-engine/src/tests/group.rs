@@ -74,7 +74,7 @@ fn halves() -> Vec<(Result<Outcome>, Vec<f32>)> {
                 let root = tempfile::tempdir().unwrap();
                 let mut run = RunDir::open_or_create(root.path(), "toy", "digest", false).unwrap();
                 let mut trainer = Trainer::new(config(9), 9);
-                trainer.communicator = Arc::new(communicator);
+                trainer.communicator = Some(Arc::new(communicator));
                 let data = Half(Toy::new(), half);
                 let mut model = Twin::new();
                 let outcome = trainer.fit(&mut model, &data, &mut run, &mut Record::default());

@@ -12,7 +12,9 @@ impl Fit<'_, '_, '_> {
     /// # Errors
     /// If the device fails.
     pub(super) fn plan_memory(&mut self, loader: &dyn Loader) -> Result<()> {
-        if memory::of_device(&self.trainer.device)?.is_none() {
+        // a group would have to plan together
+        let alone = self.trainer.communicator.is_none();
+        if !alone || memory::of_device(&self.trainer.device)?.is_none() {
             return Ok(());
         }
         let (epoch, cursor) = (self.state.progress.epoch, self.state.progress.cursor);

@@ -11,8 +11,8 @@ use crate::rundir::BestScore;
 use crate::state::{Group, Progress};
 use crate::stepper::{BatchOutcome, Mode, Reading};
 use crate::{
-    Alone, Batch, Communicator, DataModule, Error, Event, GpuPrecision, Loader, Logs, Model,
-    NonFinite, Outcome, Recompute, Result, RunDir, Sink, Stepper, TrainConfig, TrainState,
+    Batch, Communicator, DataModule, Error, Event, GpuPrecision, Loader, Logs, Model, NonFinite,
+    Outcome, Recompute, Result, RunDir, Sink, Stepper, TrainConfig, TrainState,
 };
 use candle_core::{Device, Tensor};
 use feed::Feed;
@@ -43,8 +43,8 @@ pub struct Trainer<'a> {
     pub callbacks: Vec<Box<dyn Callback + 'a>>,
     /// Replaces the model's `train_step`.
     pub step_fn: Option<Box<StepFn<'a>>>,
-    /// The group that it trains in; begins as one of its own.
-    pub communicator: Arc<dyn Communicator>,
+    /// The group that it trains in, if it is not alone.
+    pub communicator: Option<Arc<dyn Communicator>>,
     /// Set from outside (a signal handler) to stop after the current step with a checkpoint.
     pub interrupt: Arc<AtomicBool>,
     /// Resume even though configuration, data or parameters differ from the checkpoint's. The run
@@ -64,7 +64,7 @@ impl<'a> Trainer<'a> {
             device: Device::Cpu,
             callbacks,
             step_fn: None,
-            communicator: Arc::new(Alone),
+            communicator: None,
             interrupt: Arc::new(AtomicBool::new(false)),
             allow_changed: false,
         }
@@ -133,6 +133,12 @@ impl<'a> Trainer<'a> {
         sink: &mut dyn Sink,
     ) -> Result<Outcome> {
         callback::order(&mut self.callbacks)?;
+        if self.communicator.is_some() && self.config.nonfinite != NonFinite::Stop {
+            return Err(Error::Setting {
+                message: "a group of trainings cannot leave out what is not finite".into(),
+                hint: "set `train.nonfinite` to `stop`".into(),
+            });
+        }
         decisive_score(&*model, &self.config.checkpoint.best.metric)?;
         let state = self.initial_state(model)?;
         let mut fit = Fit {
@@ -399,6 +405,7 @@ impl Fit<'_, '_, '_> {
             || accumulate > 1
             || !self.trainer.config.gpu.graphs
             || !self.state.model.is_fixed()
+            || self.trainer.communicator.is_some()
         {
             return self.run_step(batch, ctx, &scales, boundary, Mode::Step);
         }
@@ -439,7 +446,7 @@ impl Fit<'_, '_, '_> {
         let communicator = self.trainer.communicator.clone();
         let mut stepper = Stepper::new(groups, config, ctx, scales, mode);
         (stepper.boundary, stepper.step) = (boundary, self.state.progress.step);
-        stepper.communicator = &*communicator;
+        stepper.communicator = communicator.as_deref();
         let outcome = autograd::record(|| {
             match &mut self.trainer.step_fn {
                 Some(f) => f(self.state.model, batch, &mut stepper),

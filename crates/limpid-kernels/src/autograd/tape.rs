@@ -32,7 +32,7 @@ type Function = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
 enum Work {
     Op {
         op: Box<dyn Recorded>,
-        /// The arguments, contiguous and detached; none if the operation does not look at them.
+        /// The arguments, without gaps and detached; none if the operation does not look at them.
         args: Vec<Tensor>,
         result: Option<Tensor>,
     },

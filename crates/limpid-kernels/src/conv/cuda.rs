@@ -129,6 +129,11 @@ pub(crate) fn cases() -> Vec<Case> {
         conv_case("whole packs", &[&[2, 16, 5, 7], &[8, 16, 3, 3], &[8]], same(2)),
         conv_case("1x1 without bias", &[&[1, 6, 7, 5], &[3, 6, 1, 1]], unit(2)),
         conv_case("3x3x3", &[&[1, 2, 5, 6, 7], &[3, 2, 3, 3, 3], &[3]], same(3)),
+        Case::new("conv of a part", &[&[3, 50], &[4, 3, 3, 3]], |x| {
+            let part = crate::narrow(&crate::reshape(&x[0], 150)?, 0, 3, 126)?;
+            conv(&crate::reshape(&part, (2, 3, 3, 7))?, &x[1], None, &ConvSpec::unit(2))
+        })
+        .rounded(),
         Case::new("conv joined", &[&[1, 16, 6, 5], &[1, 3, 6, 5], &[4, 19, 3, 3]], |x| {
             conv_cat(&[&x[0], &x[1]], &x[2], None, &ConvSpec::unit(2))
         }),

@@ -181,7 +181,7 @@ fn in_order(
 /// A plan with what lies at `a` and `b`, to `y`.
 fn run(gpu: &Gpu, plan: &Plan, [a, b]: [CUdeviceptr; 2], y: CUdeviceptr) -> Result<()> {
     let handle = handle(gpu)?;
-    let mut space = gpu.alloc::<u8>(plan.workspace)?;
+    let mut space = gpu.alloc::<u8>(plan.workspace.max(1))?;
     let (space, _space) = space.device_ptr_mut(&gpu.stream);
     let (a, b, y, space) = (a as *const _, b as *const _, y as *mut _, space as *mut _);
     // the factors of sums have the type of these

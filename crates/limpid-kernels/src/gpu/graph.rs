@@ -14,6 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 const OP: &str = "record";
@@ -23,8 +24,7 @@ const STREAMS: usize = 4096;
 
 /// A captured graph, with what its kernels read.
 pub(crate) struct Graph {
-    /// Until it is dropped.
-    graph: Option<CudaGraph>,
+    graph: ManuallyDrop<CudaGraph>,
     stream: Arc<CudaStream>,
     /// The words of the streams: 2 for each.
     words: RefCell<CudaSlice<u64>>,
@@ -97,7 +97,7 @@ pub(crate) fn capture<R, E: From<Error>>(
         (Ok(result), Ok(graph)) => {
             let Recorder { streams, kept, .. } = recorder;
             let (words, launched) = (RefCell::new(words), Cell::new(false));
-            let graph = Some(graph);
+            let graph = ManuallyDrop::new(graph);
             return Ok((Graph { graph, stream, words, streams, launched, _kept: kept }, result));
         }
         (Err(e), _) => e,
@@ -122,11 +122,18 @@ impl Drop for Graph {
         if !self.launched.get() {
             forget_errors(&self.stream);
         }
-        drop(self.graph.take());
-        // others cannot use its memory before; if that fails they say so
-        if !is_recording() {
-            let _ = trim(&self.stream);
+        // SAFETY: nothing uses it after this.
+        unsafe { ManuallyDrop::drop(&mut self.graph) };
+        if is_recording() {
+            return;
         }
+        // others cannot use its memory before
+        let context = self.stream.context();
+        let freed = self.stream.synchronize().and_then(|()| {
+            // SAFETY: the device exists.
+            unsafe { sys::cuDeviceGraphMemTrim(context.cu_device()) }.result()
+        });
+        context.record_err(freed);
     }
 }
 
@@ -146,7 +153,7 @@ impl Graph {
             let held = &mut *self.words.borrow_mut();
             self.stream.memcpy_htod(&words, held).map_err(failed)?;
         }
-        self.graph.as_ref().map_or(Ok(()), CudaGraph::launch).map_err(failed)?;
+        self.graph.launch().map_err(failed)?;
         self.launched.set(true);
         Ok(())
     }

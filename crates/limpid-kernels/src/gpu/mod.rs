@@ -275,11 +275,14 @@ fn is_blocking() -> bool {
     *BLOCKING.get_or_init(|| std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|value| value == "1"))
 }
 
-/// The error, with the shapes of the operands if the driver has answered with one.
+/// The error, with the shapes of the operands if the driver or a library has answered with one.
 fn with_shapes<T>(e: Error, operands: &[Buffer<'_, T>]) -> Error {
     match e {
         Error::Argument { op, message }
-            if message.contains("CUDA_ERROR") && !message.contains("(operands") =>
+            if ["CUDA_ERROR", "CUDNN_STATUS", "CUBLAS_STATUS"]
+                .iter()
+                .any(|s| message.contains(s))
+                && !message.contains("(operands") =>
         {
             let shapes: Vec<String> = operands.iter().map(|b| format!("{:?}", b.dims)).collect();
             Error::argument(op, format!("{message} (operands {})", shapes.join(", ")))

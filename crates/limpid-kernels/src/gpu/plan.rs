@@ -154,6 +154,7 @@ impl Plan {
                 Ok(workspace) if workspace <= WORKSPACE => {
                     return Ok(Self { of, algorithm, workspace, number });
                 }
+                Err(e) if !is_refusal(e.0) => return Err(e),
                 _ => {}
             }
         }

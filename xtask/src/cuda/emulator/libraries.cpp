@@ -228,7 +228,8 @@ static bool is_half(Type type) { return type == Type::F16 || type == Type::Bf16;
 static int check(const void *space, size_t size, Type type, const Convolution &c, int algorithm, const void *x,
                  const void *w, const void *y) {
     bool cores = algorithm == FAST || algorithm == SAME_EACH_TIME;
-    if (algorithm == WITHOUT_SPACE || cores != (c.math == TENSOR_OP)) return NOT_SUPPORTED;
+    int wanted = cores ? TENSOR_OP : type == Type::F64 ? DEFAULT : FMA;
+    if (algorithm == WITHOUT_SPACE || c.math != wanted) return NOT_SUPPORTED;
     bool aligned = (size_t)x % 16 == 0 && (size_t)w % 16 == 0 && (size_t)y % 16 == 0;
     if (cores && !aligned) return 2000;
     return size < 64 || !space ? 2000 : 0;

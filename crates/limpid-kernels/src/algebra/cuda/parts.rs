@@ -87,6 +87,12 @@ pub(super) fn cases() -> Vec<Case> {
             cat(&x.iter().collect::<Vec<_>>(), dim)
         }));
     }
+    for shape in [&[2, 5, 12][..], &[2, 5, 3, 2, 2], &[2, 60], &[2, 3, 20]] {
+        let name = format!("reshape to {shape:?}");
+        cases.push(Case::new(name, &[&[2, 5, 3, 4]], move |x| {
+            crate::silu(&crate::reshape(&crate::silu(&x[0])?, shape)?)
+        }));
+    }
     cases.push(Case::new("cat of parts", &[&[5, 3, 7], &[4, 2, 7]], |x| {
         cat(&[&narrow(&x[0], 0, 1, 3)?, &narrow(&x[1], 0, 1, 3)?], 1)
     }));

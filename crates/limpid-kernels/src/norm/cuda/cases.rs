@@ -53,6 +53,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     by_shape(&mut cases);
     by_option(&mut cases);
+    of_packs(&mut cases);
     statistics(&mut cases);
     layers(&mut cases);
     composed(&mut cases);
@@ -86,6 +87,41 @@ fn by_shape(cases: &mut Vec<Case>) {
     }));
     cases.push(Case::new("group_norm one", &[&[2, 1, 1], &[1]], |t| {
         norm::group_norm(&t[0], 1, Some(&t[1]), None, EPS)
+    }));
+}
+
+/// Whole packs of eight channels, which have kernels of their own where they lie last: one thread side by side and
+/// several slabs, idle threads, more than one block side by side, every rank.
+fn of_packs(cases: &mut Vec<Case>) {
+    let shapes: [&[usize]; 5] =
+        [&[2, 8, 70, 70], &[3, 40, 7, 9], &[1, 264, 5, 3], &[2, 16, 11], &[2, 8, 3, 4, 5]];
+    for (kind, shape) in KINDS.into_iter().flat_map(|k| shapes.map(|shape| (k, shape))) {
+        let channels = &shape[1..2];
+        let name = format!("{kind}_norm of packs {shape:?}");
+        cases.push(Case::new(name, &[shape, channels, channels], move |t| {
+            of_kind(kind, t, Activation::Silu)
+        }));
+    }
+    let shape: &[usize] = &[2, 24, 6, 5];
+    for f in ACTIVATIONS {
+        let name = format!("instance_norm of packs with {f:?}");
+        cases.push(Case::new(name, &[shape, &[2, 24], &[2, 24]], move |t| {
+            of_kind("instance", t, f)
+        }));
+    }
+    cases.push(Case::new("instance_norm of packs bare", &[shape], |t| {
+        of_kind("instance", t, Activation::Identity)
+    }));
+    let parts: &[&[usize]] = &[&[2, 8, 9, 7], &[2, 24, 9, 7], &[32], &[32]];
+    cases.push(Case::new("group_norm of packs joined", parts, |t| {
+        let (w, b) = (Some(&t[2]), Some(&t[3]));
+        norm::group_norm_act_cat(&[&t[0], &t[1]], 2, w, b, EPS, Activation::Gelu)
+    }));
+    // a view that begins where no pack does
+    cases.push(Case::new("instance_norm of packs unaligned", &[&[3, 100]], |t| {
+        let odd = crate::narrow(&crate::reshape(&t[0], 300)?, 0, 3, 240)?;
+        let odd = crate::permute(&crate::reshape(&odd, (2, 5, 3, 8))?, &[0, 3, 1, 2])?;
+        of_kind("instance", &[odd], Activation::Relu)
     }));
 }
 

@@ -67,7 +67,7 @@ impl Rows {
         let (across, packs) = lanes_of(all);
         let wanted = SLABS.div_ceil((batch * packs.div_ceil(across)).max(1));
         // a multiple of what the threads of a block read at once
-        let piece = plane.div_ceil(wanted).next_multiple_of(4 * THREADS / across);
+        let piece = plane.div_ceil(wanted).max(1).next_multiple_of(4 * THREADS / across);
         let pieces = plane.div_ceil(piece).max(1);
         let (lanes, _) = lanes_of(own);
         Self { count: batch * own, width: plane, own, first, all, piece, pieces, lanes }
