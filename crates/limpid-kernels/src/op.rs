@@ -62,11 +62,8 @@ pub(crate) trait Op: Send + Sync + 'static {
     const TWICE: bool = true;
     /// What becomes of operands of 16 bits.
     const IN_HALF: InHalf = InHalf::Widened;
-
-    /// Where it wants the channels of images.
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::First
-    }
+    /// Where it wants the channels of images, unless [`Op::order`] knows better.
+    const ORDER: Order = Order::First;
 
     /// Its name in errors.
     fn name(&self) -> &'static str;
@@ -74,6 +71,11 @@ pub(crate) trait Op: Send + Sync + 'static {
     /// How many of its operands, the first ones, are no parameters: see [`InHalf::Kept`].
     fn images(&self) -> usize {
         1
+    }
+
+    /// Where it wants the channels of these images.
+    fn order(&self, _args: &[&Tensor]) -> Order {
+        Self::ORDER
     }
 
     /// The result and its shape. The caller of [`apply`] has checked the shapes.

@@ -239,13 +239,10 @@ struct Value<F>(F);
 
 impl<F: Function> Op for Value<F> {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         F::NAME
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -278,13 +275,10 @@ struct First<F>(F);
 
 impl<F: Function> Op for First<F> {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         F::NAME
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -321,13 +315,10 @@ struct Second<F>(F);
 
 impl<F: Function> Op for Second<F> {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         F::NAME
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

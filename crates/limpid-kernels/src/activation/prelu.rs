@@ -32,13 +32,10 @@ struct Prelu;
 impl Op for Prelu {
     const TWICE: bool = false;
     const IN_HALF: InHalf = InHalf::Kept;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

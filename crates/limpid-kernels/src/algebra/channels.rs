@@ -76,13 +76,10 @@ struct AddToChannels;
 
 impl Op for AddToChannels {
     const IN_HALF: InHalf = InHalf::First;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         "add_to_channels"
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -109,13 +106,10 @@ struct ScaleChannels;
 
 impl Op for ScaleChannels {
     const IN_HALF: InHalf = InHalf::First;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         "scale_channels"
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -144,13 +138,10 @@ struct PlaneProducts;
 
 impl Op for PlaneProducts {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         "plane_products"
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -181,13 +172,10 @@ struct PlaneSums;
 
 impl Op for PlaneSums {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         "plane_sums"
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

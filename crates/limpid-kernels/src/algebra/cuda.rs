@@ -7,7 +7,7 @@ pub(super) mod parts;
 
 use crate::Result;
 use crate::gpu::blas;
-use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice};
+use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice, push};
 use candle_core::Shape;
 use candle_core::cuda_backend::cudarc::driver::{CudaView, DevicePtrMut, PushKernelArg};
 
@@ -111,7 +111,6 @@ pub(crate) fn column_sums<T: Number>(
     x: &[&CudaView<'_, T>],
     [batch, rows, width]: [usize; 3],
 ) -> Result<Slice<T>> {
-    const NULL: u64 = 0;
     if batch * rows * width == 0 {
         return gpu.zeros(batch * width);
     }
@@ -120,10 +119,7 @@ pub(crate) fn column_sums<T: Number>(
     let kernel = gpu.function::<T>(&KERNELS, "column_parts")?;
     let mut launch = gpu.stream.launch_builder(&kernel);
     launch.arg(x[0]);
-    match x.get(1) {
-        Some(&y) => launch.arg(y),
-        None => launch.arg(&NULL),
-    };
+    push(&mut launch, x.get(1).copied());
     launch.arg(&mut parts).arg(&batch).arg(&rows).arg(&width).arg(&ROWS);
     // SAFETY: the matrices have `batch` times `rows` rows of `width` elements, `parts` a row for every `ROWS` of them.
     unsafe { gpu.launch(launch, batch * pieces * width, false) }?;

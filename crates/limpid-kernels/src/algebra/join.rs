@@ -50,13 +50,10 @@ impl Cat {
 impl Op for Cat {
     const READS_ARGS: bool = false;
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         "cat"
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

@@ -4,7 +4,7 @@
 
 use super::sizes::{Broadcast, Sizes};
 use super::{Attention, Kept, NAME, attention};
-use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice, with_buffers};
+use crate::gpu::{Buffer, Case, Gpu, Kernels, Number, Slice, push, with_buffers};
 use crate::op::Backward;
 use crate::{Error, Result};
 use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr, LaunchArgs, PushKernelArg};
@@ -19,7 +19,6 @@ const TILE: usize = 64;
 const ENOUGH: usize = 1024;
 /// Leading dimensions at most.
 const MOST_DIMS: usize = 8;
-const NULL: u64 = 0;
 
 /// Some dimensions, the last one first: where a running index over them leads.
 #[repr(C)]
@@ -127,10 +126,7 @@ impl<'a, T> Operands<'a, T> {
 
     fn push<'b>(&'b self, launch: &mut LaunchArgs<'b>) {
         launch.arg(self.q).arg(self.k).arg(self.v);
-        match self.bias {
-            Some(bias) => launch.arg(bias),
-            None => launch.arg(&NULL),
-        };
+        push(launch, self.bias);
     }
 }
 

@@ -122,16 +122,13 @@ impl Map {
 
 impl Op for Map {
     const IN_HALF: InHalf = InHalf::Rounded;
+    const ORDER: Order = Order::Last;
 
     fn name(&self) -> &'static str {
         match self.direction {
             Direction::Forward => "conv",
             Direction::Back => "conv_transpose",
         }
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::Last
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -188,13 +185,10 @@ struct WeightGrad {
 
 impl Op for WeightGrad {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::Last;
 
     fn name(&self) -> &'static str {
         "conv_weight_grad"
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::Last
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {
@@ -234,13 +228,10 @@ struct ChannelSum;
 
 impl Op for ChannelSum {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         "conv_bias_grad"
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

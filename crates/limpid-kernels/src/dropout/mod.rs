@@ -111,13 +111,10 @@ impl Dropout {
 impl Op for Dropout {
     const READS_ARGS: bool = false;
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         self.name
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

@@ -29,7 +29,7 @@ use candle_core::cuda_backend::cudarc::cudnn::sys::cudnnDataType_t;
 use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, CudaView, DeviceRepr,
-    DriverError, LaunchArgs, LaunchConfig, ValidAsZeroBits,
+    DriverError, LaunchArgs, LaunchConfig, PushKernelArg, ValidAsZeroBits,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
@@ -127,6 +127,9 @@ impl Kernels {
         Ok(module)
     }
 }
+
+/// A pointer to nothing, for arrays that are not there.
+pub(crate) const NULL: u64 = 0;
 
 /// Threads of a block, as in `limpid.cuh`.
 const THREADS: u32 = 256;
@@ -289,6 +292,17 @@ fn with_shapes<T>(e: Error, operands: &[Buffer<'_, T>]) -> Error {
         }
         e => e,
     }
+}
+
+/// Appends an array to a kernel's arguments, or a pointer to nothing where there is none.
+pub(crate) fn push<'a, 'b: 'a, 'c: 'b, T>(
+    launch: &mut LaunchArgs<'a>,
+    array: Option<&'b CudaView<'c, T>>,
+) {
+    match array {
+        Some(array) => launch.arg(array),
+        None => launch.arg(&NULL),
+    };
 }
 
 /// Something to be done in numbers of a type that is known only where it is called.

@@ -166,13 +166,10 @@ struct MaxPool(Windows);
 
 impl Op for MaxPool {
     const IN_HALF: InHalf = InHalf::Common;
+    const ORDER: Order = Order::AsGiven;
 
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn order(&self, _args: &[&Tensor]) -> Order {
-        Order::AsGiven
     }
 
     fn forward<T: Real>(&self, args: &[Array<T>]) -> Result<(Vec<T>, Shape)> {

@@ -1,9 +1,9 @@
 //! Normalisation with parameters per channel, and a function of it.
 
-use super::{KERNELS, Rows, Shared, Sums, kept, measure, named, push, with_statistics};
+use super::{KERNELS, Rows, Shared, Sums, kept, measure, named, with_statistics};
 use crate::Result;
 use crate::activation::{Activation, Function, Visit};
-use crate::gpu::{Buffer, Gpu, Number, Slice, with_images};
+use crate::gpu::{Buffer, Gpu, Number, Slice, push, with_images};
 use crate::norm::channel::{Normalise, Sharing};
 use crate::op::{Backward, Op};
 use candle_core::cuda_backend::cudarc::driver::{CudaView, LaunchArgs, PushKernelArg};

@@ -1,8 +1,8 @@
 //! Normalisation of rows with parameters per element of a row.
 
-use super::{KERNELS, Rows, Shared, Sums, kept, measure, push, with_statistics};
+use super::{KERNELS, Rows, Shared, Sums, kept, measure, with_statistics};
 use crate::Result;
-use crate::gpu::{Buffer, Gpu, Number, Slice, with_buffers};
+use crate::gpu::{Buffer, Gpu, Number, Slice, push, with_buffers};
 use crate::norm::layer::{LayerNorm, NAME};
 use crate::op::Backward;
 use candle_core::cuda_backend::cudarc::driver::{CudaView, PushKernelArg};

@@ -10,7 +10,7 @@ pub(crate) use cases::cases;
 
 use super::moments::{Statistics, on_device};
 use crate::Result;
-use crate::gpu::{Buffer, Gpu, Kernels, Number, Slice, with_buffers};
+use crate::gpu::{Buffer, Gpu, Kernels, NULL, Number, Slice, push, with_buffers};
 use candle_core::Tensor;
 use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr, LaunchArgs, PushKernelArg};
 use std::sync::OnceLock;
@@ -20,9 +20,6 @@ static KERNELS: Kernels =
 
 /// Threads of a block.
 const THREADS: usize = 256;
-/// A pointer to nothing, for arrays that are not there.
-const NULL: u64 = 0;
-
 /// How the rows of an array are cut to pieces.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -101,14 +98,6 @@ unsafe impl DeviceRepr for Shared {}
 /// The kernel for where channels lie.
 fn named(gpu: &Gpu, what: &str) -> String {
     format!("{}_{what}", if gpu.last { "norm_last" } else { "norm" })
-}
-
-/// Appends an array that may not be there.
-fn push<'a, 'b: 'a, 'c: 'b, T>(launch: &mut LaunchArgs<'a>, array: Option<&'b CudaView<'c, T>>) {
-    match array {
-        Some(array) => launch.arg(array),
-        None => launch.arg(&NULL),
-    };
 }
 
 /// The statistics of arrays, each cut to rows of its own, with as many pieces per row.
