@@ -5,6 +5,7 @@ mod emulator;
 mod link;
 mod toolkit;
 
+use crate::parity;
 use crate::process::{cargo, root, run, target};
 use std::path::PathBuf;
 use std::process::Command;
@@ -152,8 +153,9 @@ fn check(is_run: bool) -> Result<(), String> {
         for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
             let Some(name) = path.file_name().map(|name| name.to_string_lossy()) else { continue };
             // what describes a network lies beside it
-            let is_one = name.starts_with("net_") && name.ends_with(".safetensors");
-            if is_one || name == "real_config_keys.json" {
+            let stem = name.strip_suffix(".safetensors");
+            let is_network = stem.is_some_and(|stem| parity::on_gpu(stem).is_some());
+            if is_network || ["raft_keys.json", "real_config_keys.json"].contains(&&*name) {
                 let copied = std::fs::copy(&path, fixtures.join(&*name));
                 copied.map_err(|e| format!("{}: {e}", path.display()))?;
                 count += 1;

@@ -162,7 +162,7 @@ pub(crate) struct Tolerance {
 
 /// How far a tensor that is computed in half precision may be off, as a fraction of its norm. Where functions have
 /// kinks gradients are off by the root of the rounding: an element that changes sides changes its slope as a whole.
-fn rounding(what: &str) -> Tolerance {
+pub(super) fn rounding(what: &str) -> Tolerance {
     let [gradients, values] = match precision() {
         Precision::Bf16 => [0.2, 0.03],
         _ => [0.1, 0.005],
@@ -268,7 +268,7 @@ impl Worst {
         }
         let (got, expected) = (values(got)?, values(expected)?);
         if is_half() {
-            self.rounded(what, &got, &expected);
+            self.rounded(what, &got, &expected, rounding(what));
         } else {
             self.compare(what, &got, &expected, tolerance);
         }
@@ -280,11 +280,12 @@ impl Worst {
     pub(crate) fn gradients(
         &mut self,
         found: &[(String, Tensor, Tensor)],
-        tolerance: Tolerance,
+        tolerance: impl Fn(&str) -> Tolerance,
+        in_half: Tolerance,
     ) -> Result<(), String> {
         if !is_half() {
             return found.iter().try_for_each(|(key, got, expected)| {
-                self.tensor(&format!("gradient of {key}"), got, expected, tolerance)
+                self.tensor(&format!("gradient of {key}"), got, expected, tolerance(key))
             });
         }
         let (mut all, mut expected) = (Vec::new(), Vec::new());
@@ -292,19 +293,19 @@ impl Worst {
             all.extend(values(got)?);
             expected.extend(values(reference)?);
         }
-        self.rounded("gradients", &all, &expected);
+        self.rounded("gradients", &all, &expected, in_half);
         Ok(())
     }
 
     /// Compares what was computed in half precision, by the norm of all values.
-    pub(crate) fn rounded(&mut self, what: &str, got: &[f64], expected: &[f64]) {
+    fn rounded(&mut self, what: &str, got: &[f64], expected: &[f64], tolerance: Tolerance) {
         if got.len() != expected.len() {
-            return self.compare(what, got, expected, rounding(what));
+            return self.compare(what, got, expected, tolerance);
         }
         let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
         let error = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));
         let error = error / norm(&mut expected.iter().copied()).max(1e-30);
-        self.compare(what, &[error], &[0.0], rounding(what));
+        self.compare(what, &[error], &[0.0], tolerance);
     }
 
     /// A condition that must hold; `what` is said when it does not.

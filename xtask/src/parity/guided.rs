@@ -14,7 +14,7 @@ use limpid_nn::torch::TorchFile;
 use limpid_nn::{Ctx, Scope};
 use serde_json::Value;
 
-use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, text};
+use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, rounding, text};
 use super::formula;
 use super::networks::{self, Weights, differentiated, filled, unscaled};
 
@@ -132,7 +132,7 @@ pub(super) fn network(fixture: &Fixture) -> Result<Outcome, String> {
         let got = gradients.get(param.var()).ok_or_else(|| format!("no gradient of `{key}`"))?;
         found.push((key, unscaled(got)?, expected));
     }
-    worst.gradients(&found, GRADIENT)?;
+    worst.gradients(&found, |_| GRADIENT, rounding("grad"))?;
     worst.done()
 }
 

@@ -178,6 +178,34 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("weights_trained", guided::trained),
 ];
 
+/// In which precision a kind is compared on a GPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    /// In every one.
+    Every,
+    /// In f32, as it is used.
+    Single,
+}
+
+/// The networks, which are compared on a GPU too, by what their names begin with.
+const NETWORKS: &[(&str, On)] = &[
+    ("cg_nlayer", On::Every),
+    ("cg_pixel", On::Every),
+    ("cg_resnet", On::Every),
+    ("cg_unet", On::Every),
+    ("full256_", On::Every),
+    ("gen_", On::Every),
+    ("net_", On::Every),
+    ("patchgan", On::Every),
+    ("raft_", On::Single),
+    ("vgg_", On::Single),
+];
+
+/// In which precision a file is compared on a GPU, none if it is no network.
+pub(crate) fn on_gpu(stem: &str) -> Option<On> {
+    NETWORKS.iter().find(|(kind, _)| stem.starts_with(kind)).map(|(_, on)| *on)
+}
+
 /// The kinds that are lists in JSON; other such files describe a fixture of the same name.
 const LISTS: &[&str] = &["tiling", "callbacks"];
 
@@ -219,8 +247,9 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     #[cfg(feature = "cuda")]
     if let Some(ordinal) = args.gpu {
         fixture::compute_on(limpid_kernels::gpu::open(ordinal).map_err(|e| e.to_string())?);
-        files.retain(|(stem, _)| stem.starts_with("net_"));
         limpid_kernels::set_precision(args.precision);
+        let is_kept = |at: On| at == On::Every || !fixture::is_half();
+        files.retain(|(stem, _)| on_gpu(stem).is_some_and(is_kept));
     }
     let width = files.iter().map(|(stem, _)| stem.len()).max().unwrap_or(0);
     let mut lines = Vec::new();

@@ -11,7 +11,9 @@ use limpid_kernels::rng::Stream;
 use limpid_nn::{Ctx, Error, Params, Scope};
 use std::collections::BTreeMap;
 
-use super::fixture::{Fixture, Outcome, Tolerance, Worst, absolute, device, is_half, text};
+use super::fixture::{
+    Fixture, Outcome, Tolerance, Worst, absolute, device, is_half, rounding, text,
+};
 
 const GRADIENT: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-4 };
 
@@ -144,7 +146,7 @@ fn compare_passes(
             let got = got.ok_or_else(|| format!("no gradient of `{key}`"))?;
             found.push((key, unscaled(got)?, expected));
         }
-        worst.gradients(&found, GRADIENT)?;
+        worst.gradients(&found, |_| GRADIENT, rounding("grad"))?;
     }
 
     if let Some(expected) = fixture.tensors.get("output_train") {

@@ -1,7 +1,7 @@
 //! RAFT, with which EMDiffuse registers images: its parts, and whole networks with weights by
 //! formula.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use limpid_arch::raft::ops::{
     Correlation, WarpGrid, consistent_matches, pad_to_eight, upsample_convex, upsample_linear, warp,
 };
@@ -12,7 +12,7 @@ use limpid_nn::{Ctx, Params};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use super::fixture::{Fixture, Outcome, Tolerance, Worst, text};
+use super::fixture::{Fixture, Outcome, Tolerance, Worst, device, text};
 use super::formula;
 use super::guided::read_json;
 
@@ -65,10 +65,10 @@ fn matches(fixture: &Fixture, name: &str) -> limpid_nn::Result<Tensor> {
     };
     let (found, length) = consistent_matches(&points("p1")?, &points("p2")?, 0.3)?;
     Ok(if name.ends_with("mean_norm") {
-        Tensor::new(length, &Device::Cpu)?
+        Tensor::new(length, &device())?
     } else {
         let found: Vec<i64> = found.into_iter().map(|i| i as i64).collect();
-        Tensor::new(found, &Device::Cpu)?
+        Tensor::new(found, &device())?
     })
 }
 
@@ -101,7 +101,7 @@ pub(super) fn networks(fixture: &Fixture) -> Result<Outcome, String> {
         worst.require(&format!("parameters of {name}"), fits);
 
         let params = Params::new();
-        let scope = params.scope(Stream::new(0, "parity"), DType::F32, &Device::Cpu);
+        let scope = params.scope(Stream::new(0, "parity"), DType::F32, &device());
         let net = Config { model }.build(&scope).map_err(text)?;
         formula::fill(&params, seed)?;
         let _guard = params.no_grad();

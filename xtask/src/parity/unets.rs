@@ -16,7 +16,7 @@ use limpid_nn::layers::{ActivationConfig, NormConfig};
 use limpid_nn::{Ctx, Params, Scope};
 use std::collections::BTreeMap;
 
-use super::fixture::{Fixture, Outcome, Tolerance, Worst, text, values};
+use super::fixture::{Fixture, Outcome, Tolerance, Worst, rounding, text, values};
 use super::networks::{
     compare, differentiated, filled, output_tolerance, recognised, unscaled, weights,
 };
@@ -289,7 +289,7 @@ fn gradients(
         let got = found.get(param.var()).ok_or_else(|| format!("no gradient of `{key}`"))?;
         compared.push((key, unscaled(got)?, expected));
     }
-    worst.gradients(&compared, GRADIENT)
+    worst.gradients(&compared, |_| GRADIENT, rounding("grad"))
 }
 
 /// What the metadata of a 3D-SR-Unet's file tells.

@@ -5,7 +5,7 @@ use crate::model::built_raft;
 use limpid_arch::raft::ops::WarpGrid;
 use limpid_classical::register::{FlowConfig, optical_flow};
 use limpid_cli::{
-    Align, CommonArgs, Failure, Kind, SetArgs, Verbosity, interrupt, print, report, table,
+    Align, CommonArgs, Device, Failure, Kind, SetArgs, Verbosity, interrupt, print, report, table,
 };
 use limpid_datamodule::normalise::{Normalisation, Normaliser, Normalisers, Transfer};
 use limpid_datamodule::predict::{Enlarged, Input, Output, enlarged_info};
@@ -73,7 +73,13 @@ pub fn pairs(args: &Pairs) -> Result<(), Failure> {
             *path = enlarge(path, &enlarged, args.scale)?;
         }
     }
-    let device = candle_core::Device::Cpu;
+    let device = match args.raft {
+        Some(_) => common.open_device()?,
+        None => candle_core::Device::Cpu,
+    };
+    if args.raft.is_none() && matches!(common.device, Device::Cuda(_)) {
+        report("the classical flow is computed on the CPU; RAFT (`--raft`) would be on the GPU");
+    }
     let raft = args.raft.as_deref().map(|path| built_raft(path, &device)).transpose()?;
     let flow = FlowConfig::default();
     let local = |fixed: &[f64], moving: &[f64], shape: [usize; 2]| -> Result<_, BoxError> {
