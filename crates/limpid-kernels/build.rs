@@ -12,6 +12,9 @@ use std::process::Command;
 const TARGETS: [&str; 3] =
     ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_80,code=compute_80"];
 
+/// The first toolkit whose functions are linked with (`.cargo/config.toml`), as the driver counts.
+const OLDEST: u32 = 13_000;
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
@@ -29,7 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let nvcc = nvcc();
-    println!("cargo:rustc-env=LIMPID_CUDA_VERSION={}", version(&nvcc)?);
+    let version = version(&nvcc)?;
+    if version < OLDEST {
+        let nvcc = nvcc.display();
+        return Err(format!("{nvcc} is of CUDA {}; needed is 13.0 or later", named(version)).into());
+    }
+    println!("cargo:rustc-env=LIMPID_CUDA_VERSION={version}");
     let mut running = Vec::new();
     for folder in std::fs::read_dir("src")? {
         let folder = folder?;
@@ -108,6 +116,11 @@ fn version(nvcc: &Path) -> Result<u32, Box<dyn Error>> {
     let parts = number.and_then(|number| number.split_once('.'));
     let (major, minor) = parts.ok_or("nvcc --version names no release")?;
     Ok(major.parse::<u32>()? * 1000 + minor.parse::<u32>()? * 10)
+}
+
+/// A version as people write it.
+fn named(version: u32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
 fn missing(nvcc: &Path, e: &std::io::Error) -> String {

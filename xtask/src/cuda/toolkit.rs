@@ -41,7 +41,7 @@ impl Toolkit {
         Ok(Self { home })
     }
 
-    /// Lets a build use it, for devices of compute capability 8.0 and later.
+    /// Lets a build use it.
     pub(crate) fn apply(&self, command: &mut Command) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut dirs = vec![self.home.join("bin")];
@@ -50,7 +50,6 @@ impl Toolkit {
             command.env("PATH", path);
         }
         command.env("CUDA_HOME", &self.home).env("CUDA_PATH", &self.home);
-        command.env("CUDA_COMPUTE_CAP", "80").env("CUDARC_CUDA_VERSION", "13000");
     }
 
     /// Where its headers are.
