@@ -287,6 +287,7 @@ impl<'a> Work<'a> {
             "places": self.places.iter().map(|p| [p.index, p.fraction]).collect::<Vec<_>>(),
             "normalisation": self.normalisation, "axes": self.wanted.axes.map(ToString::to_string),
             "precision": format!("{:?}", limpid_kernels::precision()),
+            "gpu": self.trained.device.is_cuda(),
         });
         hash.update(settings.to_string().as_bytes());
         Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())

@@ -58,7 +58,7 @@ const FAULT: (&[&str], &str) = (
         "CUBLAS_STATUS_EXECUTION_FAILED",
         "CUDNN_STATUS_EXECUTION_FAILED",
     ],
-    "with `CUDA_LAUNCH_BLOCKING=1` in the environment and `--set train.gpu.graphs=false` the operation and its sizes are named; a run goes on from its last checkpoint",
+    "with `CUDA_LAUNCH_BLOCKING=1` in the environment the operation and its sizes are named; a run goes on from its last checkpoint",
 );
 
 /// Any error, or a message.

@@ -17,10 +17,14 @@ pub struct Recording {
     never: std::convert::Infallible,
 }
 
-/// Whether work of a device can be recorded.
+/// Whether work of a device can be recorded. With `CUDA_LAUNCH_BLOCKING=1` in the environment nothing is, so that each
+/// kernel is waited for.
 #[must_use]
 pub fn is_recordable(device: &Device) -> bool {
-    device.is_cuda()
+    #[cfg(feature = "cuda")]
+    return device.is_cuda() && !crate::gpu::is_blocking();
+    #[cfg(not(feature = "cuda"))]
+    return device.is_cuda();
 }
 
 /// Runs work that is to be recorded afterwards, so that what it prepares is there then: algorithms, and tables on the

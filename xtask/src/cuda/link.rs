@@ -25,7 +25,7 @@ const LIBRARIES: &[Library] = &[
     Library { name: "cuda", source: "driver", files: &["libcuda.so.1"], missing: 100 },
     Library { name: "cublas", source: "cublas", files: &["libcublas.so.13", "libcublas.so.12"], missing: 1 },
     Library { name: "cublasLt", source: "cublaslt", files: &["libcublasLt.so.13", "libcublasLt.so.12"], missing: 1 },
-    Library { name: "cudnn", source: "cudnn", files: &["libcudnn.so.9"], missing: 1 },
+    Library { name: "cudnn", source: "cudnn", files: &["libcudnn.so.9"], missing: 1001 },
     Library { name: "curand", source: "curand", files: &["libcurand.so.10"], missing: 101 },
     Library { name: "nvrtc", source: "nvrtc", files: &["libnvrtc.so.13", "libnvrtc.so.12"], missing: 1 },
 ];

@@ -162,6 +162,9 @@ fn check(is_run: bool) -> Result<(), String> {
             }
         }
     }
+    if count == 0 {
+        println!("no reference values lie beside the repository: networks cannot be compared");
+    }
     println!("{}: {:.1} MB, {count} fixtures", program.display(), size as f64 / 1e6);
     if size > MOST {
         return Err(format!("{NAME} is larger than {} MB", MOST / 1_000_000));

@@ -13,43 +13,68 @@ const PARTS: &str = "nvcc,nvvm,crt,cudart,cccl,curand,nvrtc";
 /// A toolkit.
 pub(crate) struct Toolkit {
     home: PathBuf,
+    /// Where builds find it. Of an installed one that is a folder without its libraries: the linker would take those
+    /// before ours, and the program would not start where they are missing.
+    seen: PathBuf,
 }
 
 impl Toolkit {
-    /// The toolkit of `CUDA_HOME` or of the path, or else the wheels, fetched if they are not there.
+    /// The toolkit of `CUDA_HOME` or `CUDA_PATH`, of the path, or where NVIDIA installs it, or else the wheels, fetched
+    /// if they are not there.
     ///
     /// # Errors
     /// If they cannot be fetched.
     pub(crate) fn find() -> Result<Self, String> {
-        let named = std::env::var_os("CUDA_HOME").map(PathBuf::from);
-        if let Some(home) = named {
-            return match home.join("bin/nvcc").is_file() {
-                true => Ok(Self { home }),
-                false => Err(format!("CUDA_HOME is {}, which has no bin/nvcc", home.display())),
-            };
+        let has_compiler = |home: &Path| home.join("bin/nvcc").is_file();
+        for name in ["CUDA_HOME", "CUDA_PATH"] {
+            let Some(home) = std::env::var_os(name).map(PathBuf::from) else { continue };
+            if !has_compiler(&home) {
+                return Err(format!("{name} is {}, which has no bin/nvcc", home.display()));
+            }
+            return Self::installed(home);
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let on_path = std::env::split_paths(&path).find(|dir| dir.join("nvcc").is_file());
-        if let Some(home) = on_path.as_deref().and_then(Path::parent) {
-            return Ok(Self { home: home.to_owned() });
+        let usual = || Some(PathBuf::from("/usr/local/cuda")).filter(|home| has_compiler(home));
+        let on_path = on_path.as_deref().and_then(Path::parent).map(Path::to_owned);
+        if let Some(home) = on_path.or_else(usual) {
+            return Self::installed(home);
         }
         let folder = target().join("cuda/toolkit");
         let home = folder.join("nvidia/cu13");
-        if !home.join("bin/nvcc").is_file() {
+        if !has_compiler(&home) {
             fetch(&folder)?;
         }
-        Ok(Self { home })
+        Ok(Self { seen: home.clone(), home })
+    }
+
+    /// With links to all it has but its libraries.
+    fn installed(home: PathBuf) -> Result<Self, String> {
+        let seen = target().join("cuda/installed");
+        let said = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
+        match std::fs::remove_dir_all(&seen) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(said(&seen, e)),
+            _ => {}
+        }
+        std::fs::create_dir_all(&seen).map_err(|e| said(&seen, e))?;
+        for part in ["bin", "include", "nvvm"] {
+            let from = std::fs::canonicalize(home.join(part));
+            let from = from.map_err(|e| said(&home.join(part), e))?;
+            std::os::unix::fs::symlink(from, seen.join(part)).map_err(|e| said(&seen, e))?;
+        }
+        Ok(Self { home, seen })
     }
 
     /// Lets a build use it.
     pub(crate) fn apply(&self, command: &mut Command) {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut dirs = vec![self.home.join("bin")];
+        let mut dirs = vec![self.seen.join("bin")];
         dirs.extend(std::env::split_paths(&path));
         if let Ok(path) = std::env::join_paths(dirs) {
             command.env("PATH", path);
         }
-        command.env("CUDA_HOME", &self.home).env("CUDA_PATH", &self.home);
+        command.env("CUDA_HOME", &self.seen).env("CUDA_PATH", &self.seen);
+        command.env_remove("CUDA_ROOT").env_remove("CUDA_TOOLKIT_ROOT_DIR");
     }
 
     /// Where its headers are.

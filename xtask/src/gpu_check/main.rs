@@ -25,6 +25,9 @@ struct Args {
     /// Compare only operations whose name contains this, and nothing else
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Seed of the shapes that are drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// Run only this part; may be given several times
     #[arg(long = "part", value_name = "PART", conflicts_with = "only")]
     parts: Vec<Part>,
@@ -83,7 +86,7 @@ fn run(args: &Args) -> Result<(), String> {
         None => args.parts.is_empty() || args.parts.contains(&part),
     };
     if is_wanted(Part::Operations) {
-        note("operations", operations(&device, args.only.as_deref().unwrap_or_default()));
+        note("operations", operations(&device, args));
     }
     if is_wanted(Part::Networks) {
         note("networks", networks(args));
@@ -105,11 +108,15 @@ fn run(args: &Args) -> Result<(), String> {
     Err(failures.join("\n"))
 }
 
-/// Operations and losses in all types of numbers.
-fn operations(device: &Device, only: &str) -> Result<(), String> {
+/// Operations and losses in all types of numbers, on chosen shapes and on some that are drawn.
+fn operations(device: &Device, args: &Args) -> Result<(), String> {
+    /// Operations on shapes that are drawn.
+    const DRAWN: usize = 120;
+    let only = args.only.as_deref().unwrap_or_default();
     println!("\n{:44} worst difference, relative", "operation");
     let (mut count, mut failed) = (0, 0);
-    for case in gpu::cases().into_iter().chain(limpid_losses::gpu::cases()) {
+    let chosen = gpu::cases().into_iter().chain(limpid_losses::gpu::cases());
+    for case in chosen.chain(gpu::random_cases(args.seed, DRAWN)) {
         if !case.name.contains(only) {
             continue;
         }

@@ -217,6 +217,9 @@ pub(super) fn killed(gpu: usize) -> Result<(), String> {
     let _ = child.kill();
     child.wait().map_err(text)?;
     let at = checkpoint(broken.path()).map_or(0, |(step, _)| step);
+    if at >= STEPS {
+        return Err("the training had ended before it was killed".into());
+    }
     finish(broken.path())?;
     let (Some((end, a)), Some((_, b))) = (checkpoint(whole.path()), checkpoint(broken.path()))
     else {

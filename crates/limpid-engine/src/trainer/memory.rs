@@ -23,7 +23,16 @@ impl Fit<'_, '_, '_> {
         let buffers = restore::buffers(self.state.model)?;
         let passes = self.bytes_of_passes(&batch);
         self.state.model.params().set(&buffers)?;
-        let Some(passes) = passes else { return Ok(()) };
+        let passes = match passes {
+            Ok(passes) => passes,
+            Err(e) => {
+                let text = e.to_string();
+                let why = text.lines().next().unwrap_or_default();
+                let message = format!("what memory training takes was not found: {why}");
+                self.sink.event(&Event::Warning { message });
+                return Ok(());
+            }
+        };
         // now libraries and kernels are loaded, which take some too
         let Some(now) = memory::of_device(&self.trainer.device)? else { return Ok(()) };
         let bytes = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as u64;
@@ -44,12 +53,12 @@ impl Fit<'_, '_, '_> {
         Ok(())
     }
 
-    /// Of the passes over a batch, from those over one sample and over two; none if that cannot be found.
-    fn bytes_of_passes(&mut self, batch: &Batch) -> Option<u64> {
+    /// Of the passes over a batch, from those over one sample and over two.
+    fn bytes_of_passes(&mut self, batch: &Batch) -> Result<u64> {
         let count = batch.len();
         let apart = batch.tensors.values().all(|t| t.dims().first() == Some(&count));
         if count < 2 || !apart {
-            return self.peak_of_passes(batch.clone()).ok();
+            return self.peak_of_passes(batch.clone());
         }
         let mut first = |n| {
             let tensors = batch.tensors.iter().map(|(k, t)| Ok((k.clone(), t.narrow(0, 0, n)?)));
@@ -57,10 +66,10 @@ impl Fit<'_, '_, '_> {
             self.peak_of_passes(Batch { tensors, ids: batch.ids[..n].to_vec() })
         };
         match (first(1), first(2)) {
-            (Ok(one), Ok(two)) => Some(one + two.saturating_sub(one) * (count as u64 - 1)),
+            (Ok(one), Ok(two)) => Ok(one + two.saturating_sub(one) * (count as u64 - 1)),
             // normalisations may need more than one sample
-            (Err(_), Ok(two)) => Some(two.div_ceil(2) * count as u64),
-            _ => None,
+            (Err(_), Ok(two)) => Ok(two.div_ceil(2) * count as u64),
+            (_, Err(e)) => Err(e),
         }
     }
 

@@ -254,7 +254,7 @@ pub fn compare_all(cases: Vec<Case>, device: &Device) -> Result<()> {
     Err(Error::argument("gpu case", message))
 }
 
-/// Every operation that runs on a GPU, on random and odd shapes.
+/// Every operation that runs on a GPU, on odd shapes and others that are special.
 #[must_use]
 pub fn cases() -> Vec<Case> {
     [
@@ -282,7 +282,9 @@ mod tests {
     #[ignore = "run by cargo xtask cuda test"]
     fn cuda_gives_what_the_cpu_does() {
         let device = crate::gpu::open(0).unwrap();
-        if let Err(e) = super::compare_all(super::cases(), &device) {
+        let drawn = crate::gpu::random_cases(0, 120);
+        let cases = super::cases().into_iter().chain(drawn).collect();
+        if let Err(e) = super::compare_all(cases, &device) {
             panic!("{e}");
         }
     }

@@ -6,6 +6,7 @@ use crate::memory::DeviceMemory;
 use crate::{Error, Result};
 use candle_core::CudaDevice;
 use candle_core::Device;
+use candle_core::cuda_backend::cudarc::cudnn;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     self, CUdevice, CUdevice_attribute_enum as Attribute, CUevent_flags, CUmemPool_attribute,
     CUmemoryPool, CUresult,
@@ -21,13 +22,18 @@ const OP: &str = "device";
 /// The toolkit that the kernels were compiled by, as the driver counts: 13000 is 13.0.
 const TOOLKIT: &str = env!("LIMPID_CUDA_VERSION");
 
+/// The first version of cuDNN with the functions that are called; what stands for it where it is not installed says
+/// less.
+const CUDNN: usize = 90_000;
+
 /// The least capability that kernels are compiled for.
 const CAPABILITY: (i32, i32) = (8, 0);
 
 /// The GPU of that number, for one stream of work, with a pool of memory that keeps what is freed.
 ///
 /// # Errors
-/// [`Error::Argument`] if there is no driver, no such GPU, or one of both is too old.
+/// [`Error::Argument`] if there is no driver, no such GPU, or one of both is too old; or one of the libraries that are
+/// called is not there.
 pub fn open(ordinal: usize) -> Result<Device> {
     let (required, driver) = (TOOLKIT.parse().unwrap_or(0), driver_version()?);
     if driver < required {
@@ -47,7 +53,10 @@ pub fn open(ordinal: usize) -> Result<Device> {
         };
         return Err(Error::argument(OP, message));
     }
-    let device = Device::new_cuda_with_stream(ordinal)?;
+    let device = Device::new_cuda_with_stream(ordinal).map_err(|e| lacking(&e))?;
+    if cudnn::result::get_version() < CUDNN {
+        return Err(Error::argument(OP, not_installed("cuDNN 9 (libcudnn.so.9)")));
+    }
     let cuda = device.as_cuda_device()?;
     let stream = cuda.cuda_stream();
     let context = stream.context();
@@ -63,6 +72,23 @@ pub fn open(ordinal: usize) -> Result<Device> {
     unsafe { cuda.disable_event_tracking() };
     keep_memory(ordinal).map_err(|e| refused(&e))?;
     Ok(device)
+}
+
+/// Why a device could not be made: which library is not there, or what candle says.
+fn lacking(e: &candle_core::Error) -> Error {
+    let text = e.to_string();
+    let library = [("CUBLAS", "cuBLAS (libcublas.so.13)"), ("CURAND", "cuRAND (libcurand.so.10)")];
+    let is_it = |(sign, _): &(&str, &str)| text.contains(&format!("{sign}_STATUS_NOT_INITIALIZED"));
+    let message = match library.into_iter().find(is_it) {
+        Some((_, name)) => not_installed(name),
+        // without the backtrace that some errors carry
+        None => text.lines().next().unwrap_or_default().to_owned(),
+    };
+    Error::argument(OP, message)
+}
+
+fn not_installed(library: &str) -> String {
+    format!("{library} is not installed, or not where `LD_LIBRARY_PATH` tells")
 }
 
 /// What a GPU is called, and its memory: free and in all.

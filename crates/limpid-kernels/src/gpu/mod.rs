@@ -11,12 +11,14 @@ mod device;
 pub(crate) mod dnn;
 pub(crate) mod graph;
 mod plan;
+mod random;
 mod rounded;
 pub(crate) mod upload;
 
 pub use cases::{Case, Comparison, cases, compare_all};
 pub use device::{Clock, describe, open};
 pub(crate) use device::{memory, watch_memory};
+pub use random::random_cases;
 pub(crate) use rounded::turned;
 
 use crate::math::Real;
@@ -273,7 +275,7 @@ impl Gpu {
 }
 
 /// Whether every kernel is waited for, so that an error is its own: CUDA's own variable of the environment.
-fn is_blocking() -> bool {
+pub(crate) fn is_blocking() -> bool {
     static BLOCKING: OnceLock<bool> = OnceLock::new();
     *BLOCKING.get_or_init(|| std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|value| value == "1"))
 }
