@@ -26,6 +26,12 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 }
 
+/// What an error says in a line: without the backtrace that those of candle carry where the environment asks for it.
+#[must_use]
+pub fn first_line(e: &impl std::fmt::Display) -> String {
+    e.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 /// Result of a tensor operation.
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -69,7 +69,7 @@ pub use conv::{
 };
 pub use determinism::set_deterministic;
 pub use dropout::{dropout, dropout_channels};
-pub use error::{Error, Result};
+pub use error::{Error, Result, first_line};
 pub use matrix::{Precision, precision, set_precision};
 pub use norm::{
     batch_norm_eval, batch_norm_eval_act, batch_norm_train, batch_norm_train_act, group_norm,

@@ -2,6 +2,7 @@
 
 use crate::{Ctx, Error, Result};
 use candle_core::{DType, Tensor, Var};
+use limpid_kernels::first_line;
 use limpid_kernels::recording::{Recording, is_recordable, record, rehearse};
 use limpid_kernels::rng::Stream;
 
@@ -87,9 +88,7 @@ impl<R: Clone> Replay<R> {
                 Ok(result)
             }
             Err(e) => {
-                // without the backtrace that some errors carry
-                let why = e.to_string().lines().next().unwrap_or_default().to_owned();
-                self.state = State::Refused(key, why);
+                self.state = State::Refused(key, first_line(&e));
                 ctx.set_sites(first);
                 f(&given(), ctx)
             }

@@ -73,13 +73,15 @@ pub fn pairs(args: &Pairs) -> Result<(), Failure> {
             *path = enlarge(path, &enlarged, args.scale)?;
         }
     }
-    let device = match args.raft {
-        Some(_) => common.open_device()?,
-        None => candle_core::Device::Cpu,
+    let talk = common.verbosity() > Verbosity::Quiet;
+    let device = if args.raft.is_some() {
+        common.open_device()?
+    } else {
+        if talk && matches!(common.device, Device::Cuda(_)) {
+            report("the classical flow is on the CPU; RAFT (`--raft`) would be on the GPU");
+        }
+        candle_core::Device::Cpu
     };
-    if args.raft.is_none() && matches!(common.device, Device::Cuda(_)) {
-        report("the classical flow is computed on the CPU; RAFT (`--raft`) would be on the GPU");
-    }
     let raft = args.raft.as_deref().map(|path| built_raft(path, &device)).transpose()?;
     let flow = FlowConfig::default();
     let local = |fixed: &[f64], moving: &[f64], shape: [usize; 2]| -> Result<_, BoxError> {
@@ -94,7 +96,6 @@ pub fn pairs(args: &Pairs) -> Result<(), Failure> {
             None => optical_flow(fixed, moving, shape, &flow)?,
         })
     };
-    let talk = common.verbosity() > Verbosity::Quiet;
     let (mut reasons, mut correlations) = ([0usize; 3], Vec::new());
     let done = prepare(&clean, &noisy, out, &config, &local, &mut |record| {
         correlations.push(record.correlation);

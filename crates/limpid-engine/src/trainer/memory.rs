@@ -4,7 +4,7 @@ use super::{Fit, restore};
 use crate::stepper::Mode;
 use crate::{Batch, Event, Loader, MemoryPlan, Result};
 use candle_core::Tensor;
-use limpid_kernels::memory;
+use limpid_kernels::{first_line, memory};
 
 impl Fit<'_, '_, '_> {
     /// Says what memory training is going to take. Does nothing on the CPU.
@@ -26,8 +26,7 @@ impl Fit<'_, '_, '_> {
         let passes = match passes {
             Ok(passes) => passes,
             Err(e) => {
-                let text = e.to_string();
-                let why = text.lines().next().unwrap_or_default();
+                let why = first_line(&e);
                 let message = format!("what memory training takes was not found: {why}");
                 self.sink.event(&Event::Warning { message });
                 return Ok(());

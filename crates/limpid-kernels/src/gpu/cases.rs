@@ -282,7 +282,7 @@ mod tests {
     #[ignore = "run by cargo xtask cuda test"]
     fn cuda_gives_what_the_cpu_does() {
         let device = crate::gpu::open(0).unwrap();
-        let drawn = crate::gpu::random_cases(0, 120);
+        let drawn = crate::gpu::random_cases(0);
         let cases = super::cases().into_iter().chain(drawn).collect();
         if let Err(e) = super::compare_all(cases, &device) {
             panic!("{e}");

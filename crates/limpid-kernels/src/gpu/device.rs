@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // the driver
 
 use crate::memory::DeviceMemory;
-use crate::{Error, Result};
+use crate::{Error, Result, first_line};
 use candle_core::CudaDevice;
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::cudnn;
@@ -76,13 +76,12 @@ pub fn open(ordinal: usize) -> Result<Device> {
 
 /// Why a device could not be made: which library is not there, or what candle says.
 fn lacking(e: &candle_core::Error) -> Error {
-    let text = e.to_string();
+    let text = first_line(e);
     let library = [("CUBLAS", "cuBLAS (libcublas.so.13)"), ("CURAND", "cuRAND (libcurand.so.10)")];
     let is_it = |(sign, _): &(&str, &str)| text.contains(&format!("{sign}_STATUS_NOT_INITIALIZED"));
     let message = match library.into_iter().find(is_it) {
         Some((_, name)) => not_installed(name),
-        // without the backtrace that some errors carry
-        None => text.lines().next().unwrap_or_default().to_owned(),
+        None => text,
     };
     Error::argument(OP, message)
 }

@@ -6,9 +6,12 @@ use crate::{Activation, ConvSpec, ConvTransposeSpec, Pad, PoolSpec, Resize};
 
 const EPS: f64 = 1e-5;
 
-/// As many cases, whose shapes the seed determines; the name of each has them.
+/// How many cases are drawn.
+const DRAWN: usize = 120;
+
+/// Cases whose shapes the seed determines; the name of each has them.
 #[must_use]
-pub fn random_cases(seed: u64, count: usize) -> Vec<Case> {
+pub fn random_cases(seed: u64) -> Vec<Case> {
     const KINDS: [fn(&mut Shapes) -> Case; 12] = [
         convolution,
         transposed,
@@ -27,7 +30,7 @@ pub fn random_cases(seed: u64, count: usize) -> Vec<Case> {
         let mut shapes = Shapes(Stream::new(seed, "gpu shapes").at(0, i as u64).draws());
         KINDS[i % KINDS.len()](&mut shapes)
     };
-    (0..count).map(case).collect()
+    (0..DRAWN).map(case).collect()
 }
 
 /// Draws sizes.

@@ -20,6 +20,7 @@ static KERNELS: Kernels =
 
 /// Threads of a block.
 const THREADS: usize = 256;
+
 /// How the rows of an array are cut to pieces.
 #[repr(C)]
 #[derive(Clone, Copy)]
